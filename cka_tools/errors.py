@@ -1,7 +1,7 @@
 """The one error a user is meant to see."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Input that does not fit.
 
     The message is one line: it quotes what was given, says what does not fit and what to do.

@@ -1,0 +1,331 @@
+"""Exact linear CKA of layer pairs over any number of samples, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cka_tools.errors import UserError
+from cka_tools.statistics.gram import gram_sums
+from cka_tools.statistics.hsic import (
+    CentredSums,
+    Estimator,
+    PairSums,
+    check_estimator,
+    normalise,
+    spread_is_rounding,
+)
+from cka_tools.statistics.moments import CrossMoments, norms_by_layer, offsets
+
+ArrayLike = Tensor | np.ndarray[Any, Any]
+Pairs = Literal["all"] | Sequence[tuple[int, int]]
+
+FOLD_ROWS = 256
+"""Rows gathered before they are folded into the moments: thin updates of a large matrix waste memory traffic."""
+
+BUFFER_BYTES = 512 * 2**20
+"""Upper limit of the rows kept for the Gram form."""
+
+FLOAT64 = torch.float64
+
+
+def as_matrix(features: ArrayLike, name: str) -> Tensor:
+    """Features as a floating tensor (n, p); no copy where none is needed.
+
+    Raises:
+        UserError: not two-dimensional, complex, or not finite.
+    """
+    tensor = torch.as_tensor(features).detach()
+    if tensor.ndim != 2:
+        raise UserError(f"{name} has shape {tuple(tensor.shape)}: give a matrix (n, p), one row a sample")
+    if tensor.is_complex():
+        raise UserError(f"{name} is complex ({tensor.dtype}): give real features")
+    if not tensor.is_floating_point():
+        tensor = tensor.to(FLOAT64)
+    if not torch.isfinite(tensor).all():
+        raise UserError(f"{name} holds a value that is not finite: CKA is not defined on NaN or infinity")
+    return tensor
+
+
+class LinearCKA:
+    """Additive sufficient statistics of linear CKA for layer pairs of two models.
+
+    `update` takes batches of any size, `merge` the statistics of another shard or process, `compute` gives
+    the estimate over all samples seen. Rows are buffered while the Gram form costs less, then folded into
+    moments about a fixed shift; both give the same answer to rounding.
+
+    Args:
+        dims_a, dims_b: feature width of each of the L_A layers of model A, and of the L_B of model B.
+        pairs: "all" for L_A × L_B, or a list of pairs (ℓ, m) where only those are needed.
+        device: where sums are kept and computed; it must know float64.
+        shift: provisional means of A's and of B's layers (two lists of vectors), so that processes share one;
+            otherwise the mean of the first rows that are folded.
+
+    Example:
+        >>> import torch
+        >>> X = torch.randn(50, 8, dtype=torch.float64)
+        >>> stat = LinearCKA([8], [8])
+        >>> stat.update([X[:20]], [X[:20]])
+        >>> stat.update([X[20:]], [X[20:]])
+        >>> round(stat.compute("debiased").item(), 6)
+        1.0
+
+    Raises:
+        UserError: widths, row counts or numbers of layers that do not fit.
+    """
+
+    def __init__(
+        self,
+        dims_a: Sequence[int],
+        dims_b: Sequence[int],
+        *,
+        pairs: Pairs = "all",
+        device: torch.device | str = "cpu",
+        shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    ) -> None:
+        self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
+        la, lb = len(self.dims_a), len(self.dims_b)
+        if min([la, lb, *self.dims_a, *self.dims_b]) < 1:
+            raise UserError(f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side")
+        self.pairs: list[tuple[int, int]] | None = None if pairs == "all" else _checked(pairs, la, lb)
+        self.device = torch.device(device)
+        if self.device.type == "mps":
+            raise UserError("device 'mps' has no float64: keep the statistics on 'cpu'")
+        self._columns_a, self._columns_b = offsets(self.dims_a), offsets(self.dims_b)
+        self._given_shift = None if shift is None else self._stack_shift(shift)
+        P, Q = sum(self.dims_a), sum(self.dims_b)
+        crossed = P * Q if self.pairs is None else sum(self.dims_a[i] * self.dims_b[j] for i, j in self.pairs)
+        feature_cost = crossed + sum(d * d for d in self.dims_a + self.dims_b)
+        gram_cost = P + Q + la * lb
+        affordable = BUFFER_BYTES // (8 * (P + Q))
+        self._switch = max(1, min(max(feature_cost // gram_cost, FOLD_ROWS), affordable))
+        self.reset()
+
+    def _stack_shift(self, shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]]) -> tuple[Tensor, Tensor]:
+        sides = []
+        for given, dims in zip(shift, (self.dims_a, self.dims_b), strict=True):
+            vectors = [torch.as_tensor(v).to(self.device, FLOAT64).reshape(-1) for v in given]
+            if [len(v) for v in vectors] != dims:
+                raise UserError(f"shift has widths {[len(v) for v in vectors]}: the layers have {dims}")
+            sides.append(torch.cat(vectors))
+        return sides[0], sides[1]
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self._buffer: list[tuple[Tensor, Tensor]] = []
+        self._buffered = 0
+        self._shift: tuple[Tensor, Tensor] | None = None
+        self._cross: list[CrossMoments] = []
+        self._own: tuple[list[CrossMoments], list[CrossMoments]] = ([], [])
+        self._epsilon = (torch.finfo(FLOAT64).eps, torch.finfo(FLOAT64).eps)
+
+    @property
+    def n(self) -> int:
+        """Samples seen."""
+        return self._buffered + (self._cross[0].n if self._cross else 0)
+
+    def update(self, features_a: Sequence[ArrayLike], features_b: Sequence[ArrayLike]) -> None:
+        """Add a batch: a matrix (n, p_ℓ) for each layer of A, one (n, q_m) for each of B, the same n samples."""
+        sides = []
+        for side, features, dims in (("a", features_a, self.dims_a), ("b", features_b, self.dims_b)):
+            matrices = [as_matrix(f, f"features_{side}[{i}]") for i, f in enumerate(features)]
+            widths = [m.shape[1] for m in matrices]
+            if widths != dims:
+                raise UserError(f"features_{side} have widths {widths}: the statistics were made for {dims}")
+            sides.append(matrices)
+        counts = sorted({m.shape[0] for m in sides[0] + sides[1]})
+        if len(counts) != 1:
+            raise UserError(f"the layers have {counts} rows: a batch needs the same samples in every layer")
+        eps = [max(torch.finfo(m.dtype).eps for m in side) for side in sides]
+        self._epsilon = (max(self._epsilon[0], eps[0]), max(self._epsilon[1], eps[1]))
+        if counts[0]:
+            X, Y = (torch.cat([m.to(self.device, FLOAT64) for m in side], dim=1) for side in sides)
+            self._append(X, Y)
+
+    def _append(self, X: Tensor, Y: Tensor) -> None:
+        self._buffer.append((X, Y))
+        self._buffered += X.shape[0]
+        if self._buffered >= (FOLD_ROWS if self._cross else self._switch):
+            self._fold()
+
+    def _gathered(self) -> tuple[Tensor, Tensor]:
+        """The buffered rows as one stack a side."""
+        if len(self._buffer) > 1:
+            self._buffer = [(torch.cat([x for x, _ in self._buffer]), torch.cat([y for _, y in self._buffer]))]
+        return self._buffer[0]
+
+    def _fold(self) -> None:
+        """Move the buffered rows into the moments."""
+        if not self._buffered:
+            return
+        X, Y = self._gathered()
+        self._buffer, self._buffered = [], 0
+        if self._shift is None:
+            self._begin(self._given_shift or (X.mean(0), Y.mean(0)))
+        assert self._shift is not None
+        X, Y = X - self._shift[0], Y - self._shift[1]
+        for stack, columns, moments in zip((X, Y), (self._columns_a, self._columns_b), self._own, strict=True):
+            for c, layer in zip(columns, moments, strict=True):
+                layer.add(block := stack[:, c], block)
+        if self.pairs is None:
+            self._cross[0].add(X, Y)
+        else:
+            for (i, j), pair in zip(self.pairs, self._cross, strict=True):
+                pair.add(X[:, self._columns_a[i]], Y[:, self._columns_b[j]])
+
+    def _begin(self, shift: tuple[Tensor, Tensor]) -> None:
+        """Start the moments about a shift, which stays."""
+        self._shift = shift
+        by_layer = [shift[0][c] for c in self._columns_a], [shift[1][c] for c in self._columns_b]
+        own = [[CrossMoments.zeros([len(s)], [len(s)], s, s) for s in side] for side in by_layer]
+        self._own = (own[0], own[1])
+        if self.pairs is None:
+            self._cross = [CrossMoments.zeros(self.dims_a, self.dims_b, *shift)]
+        else:
+            shifts = [(by_layer[0][i], by_layer[1][j]) for i, j in self.pairs]
+            self._cross = [CrossMoments.zeros([len(s)], [len(t)], s, t) for s, t in shifts]
+
+    def merge(self, other: LinearCKA) -> None:
+        """Add the samples of another shard; `other` is left as it is.
+
+        Raises:
+            UserError: statistics of other layers or pairs.
+        """
+        if (self.dims_a, self.dims_b, self.pairs) != (other.dims_a, other.dims_b, other.pairs):
+            raise UserError(
+                f"cannot merge statistics of widths {other.dims_a} × {other.dims_b} into {self.dims_a} × {self.dims_b}: "
+                "make both for the same layers and pairs"
+            )
+        self._epsilon = (max(self._epsilon[0], other._epsilon[0]), max(self._epsilon[1], other._epsilon[1]))
+        if other._shift is not None:
+            self._fold()
+            if self._shift is None:
+                self._begin(self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device)))
+            for mine, theirs in zip(self._moments(), other._moments(), strict=True):
+                mine.merge(theirs.to(self.device))
+        for X, Y in other._buffer:
+            self._append(X.to(self.device), Y.to(self.device))
+
+    def _moments(self) -> list[CrossMoments]:
+        return [*self._cross, *self._own[0], *self._own[1]]
+
+    def sums(self) -> PairSums:
+        """The sums that HSIC is made of, about the exact mean of all samples seen.
+
+        Raises:
+            UserError: no samples yet.
+        """
+        if self.n == 0:
+            raise UserError("no samples yet: call update before compute")
+        if self._shift is None:
+            sums = gram_sums(*self._gathered(), self.dims_a, self.dims_b)
+            return sums if self.pairs is None else _only(sums, self.pairs)
+        self._fold()
+        own = [_flat([m.centred() for m in side]) for side in self._own]
+        means = [
+            torch.stack([norms_by_layer((m.shift_a + m.s_x / m.n)[None], [slice(None)])[0, 0].sqrt() for m in side])
+            for side in self._own
+        ]
+        if self.pairs is None:
+            cross = self._cross[0].centred()
+        else:
+            cross = _placed([m.centred() for m in self._cross], self.pairs, own[0], own[1])
+        return PairSums(cross, own[0], own[1], means[0], means[1])
+
+    def hsic(self, estimator: Estimator) -> tuple[Tensor, Tensor, Tensor]:
+        """HSIC_xy (L_A, L_B), HSIC_xx (L_A,), HSIC_yy (L_B,); self-HSIC is 0 where a layer has no variance."""
+        check_estimator(estimator)
+        sums = self.sums()
+        own = []
+        for layer, means, eps in (
+            (sums.own_a, sums.mean_norms_a, self._epsilon[0]),
+            (sums.own_b, sums.mean_norms_b, self._epsilon[1]),
+        ):
+            own.append(torch.where(spread_is_rounding(layer, means, eps), 0.0, layer.hsic(estimator)))
+        return sums.cross.hsic(estimator), own[0], own[1]
+
+    def compute(self, estimator: Estimator = "debiased") -> Tensor:
+        """CKA of every pair, (L_A, L_B) float64 on the CPU; NaN where a layer has no variance or no pair was asked.
+
+        A debiased value may be slightly negative; nothing is clamped.
+
+        Raises:
+            UserError: an unknown estimator, or fewer than four samples.
+        """
+        xy, xx, yy = self.hsic(estimator)
+        return normalise(xy, xx[:, None], yy[None]).cpu()
+
+
+def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
+    """Linear CKA of two feature matrices, computed in float64.
+
+    Args:
+        X: (n, p), one row a sample. Y: (n, q), the same samples.
+        estimator: "debiased" (U-statistic, Song et al. 2012) or "biased" (Kornblith et al. 2019).
+
+    Returns:
+        CKA, not clamped; NaN where one side has no variance.
+
+    Raises:
+        UserError: shapes that do not fit, fewer than four rows, a value that is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(40, 5))
+        >>> round(cka(X, 3 * X + 1), 6)
+        1.0
+    """
+    check_estimator(estimator)
+    X, Y = as_matrix(X, "X"), as_matrix(Y, "Y")
+    if X.shape[0] != Y.shape[0]:
+        raise UserError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}: give the same samples to both")
+    if X.shape[1] == 0 or Y.shape[1] == 0:
+        raise UserError(f"X is {tuple(X.shape)} and Y is {tuple(Y.shape)}: give at least one feature")
+    stat = LinearCKA([X.shape[1]], [Y.shape[1]], device=X.device)
+    stat.update([X], [Y])
+    return float(stat.compute(estimator).item())
+
+
+def _checked(pairs: Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
+    if isinstance(pairs, str):
+        raise UserError(f"pairs={pairs!r} is not known: give 'all' or a list of layer pairs")
+    listed = [(int(i), int(j)) for i, j in pairs]
+    wrong = [p for p in listed if not (0 <= p[0] < la and 0 <= p[1] < lb)]
+    if wrong or not listed:
+        raise UserError(f"pairs {wrong or listed} do not fit {la} × {lb} layers: count from 0")
+    return listed
+
+
+def _flat(sums: list[CentredSums]) -> CentredSums:
+    """1 × 1 sums of single layers as one vector."""
+    parts = [torch.stack([getattr(s, name).reshape(()) for s in sums]) for name in _SUM_FIELDS]
+    return CentredSums(sums[0].n, *parts)
+
+
+def _placed(
+    sums: list[CentredSums], pairs: list[tuple[int, int]], own_a: CentredSums, own_b: CentredSums
+) -> CentredSums:
+    """1 × 1 sums of single pairs in a matrix that is NaN elsewhere."""
+    cross = torch.full((len(own_a.cross), len(own_b.cross)), torch.nan, dtype=FLOAT64, device=own_a.cross.device)
+    products = cross.clone()
+    for (i, j), pair in zip(pairs, sums, strict=True):
+        cross[i, j], products[i, j] = pair.cross.reshape(()), pair.norm_products.reshape(())
+    return CentredSums(sums[0].n, cross, own_a.norms_a[:, None], own_b.norms_a[None], products)
+
+
+def _only(sums: PairSums, pairs: list[tuple[int, int]]) -> PairSums:
+    """All pairs but those listed set to NaN."""
+    keep = torch.zeros_like(sums.cross.cross, dtype=torch.bool)
+    keep[tuple(torch.tensor(pairs).T)] = True
+    cross = sums.cross
+    masked = CentredSums(
+        cross.n, torch.where(keep, cross.cross, torch.nan), cross.norms_a, cross.norms_b, cross.norm_products
+    )
+    return PairSums(masked, sums.own_a, sums.own_b, sums.mean_norms_a, sums.mean_norms_b)
+
+
+_SUM_FIELDS = ("cross", "norms_a", "norms_b", "norm_products")

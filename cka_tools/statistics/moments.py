@@ -1,0 +1,137 @@
+"""Additive moments of two stacks of layers: the whole of CKA in one pass, in memory constant in n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from cka_tools.statistics.hsic import CentredSums
+
+
+def offsets(dims: Sequence[int]) -> list[slice]:
+    """Columns of each layer in the stack of all layers."""
+    starts = [0]
+    for dim in dims:
+        starts.append(starts[-1] + dim)
+    return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def norms_by_layer(stack: Tensor, layers: Sequence[slice]) -> Tensor:
+    """‖x_i‖² of every row and layer: (n, P) → (n, L)."""
+    return torch.stack([torch.linalg.vector_norm(stack[:, c], dim=1).square() for c in layers], dim=1)
+
+
+@dataclass
+class CrossMoments:
+    """Sums over samples of two stacks X (n, P) and Y (n, Q), each after subtracting a fixed shift.
+
+    The shift is a provisional mean and part of the state: without it a feature with a mean far above its
+    spread loses every digit. P and Q are the summed widths of L_A and L_B layers.
+
+    Attributes:
+        dims_a, dims_b: width of each layer.
+        shift_a, shift_b: (P,), (Q,).
+        n: samples seen.
+        S: Σ x yᵀ, (P, Q). s_x, s_y: Σ x, Σ y. a, b: Σ ‖x‖² by layer, (L_A,), (L_B,).
+        ab: Σ ‖x‖²‖y‖², (L_A, L_B). xb: Σ x ‖y‖², (P, L_B). ay: Σ ‖x‖² y, (L_A, Q).
+    """
+
+    dims_a: list[int]
+    dims_b: list[int]
+    shift_a: Tensor
+    shift_b: Tensor
+    n: int
+    S: Tensor
+    s_x: Tensor
+    s_y: Tensor
+    a: Tensor
+    b: Tensor
+    ab: Tensor
+    xb: Tensor
+    ay: Tensor
+
+    @classmethod
+    def zeros(cls, dims_a: Sequence[int], dims_b: Sequence[int], shift_a: Tensor, shift_b: Tensor) -> CrossMoments:
+        """No samples yet, about the shifts given."""
+        P, Q, la, lb = sum(dims_a), sum(dims_b), len(dims_a), len(dims_b)
+        z = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=shift_a.device)  # noqa: E731
+        return cls(
+            list(dims_a), list(dims_b), shift_a, shift_b, n=0,
+            S=z(P, Q), s_x=z(P), s_y=z(Q), a=z(la), b=z(lb), ab=z(la, lb), xb=z(P, lb), ay=z(la, Q),
+        )  # fmt: skip
+
+    def add(self, X: Tensor, Y: Tensor) -> None:
+        """Add rows X (n, P) and Y (n, Q), float64, shift already subtracted."""
+        norms_x = norms_by_layer(X, offsets(self.dims_a))
+        norms_y = norms_x if Y is X else norms_by_layer(Y, offsets(self.dims_b))
+        self.n += X.shape[0]
+        self.S.addmm_(X.T, Y)
+        self.s_x += X.sum(0)
+        self.s_y += Y.sum(0)
+        self.a += norms_x.sum(0)
+        self.b += norms_y.sum(0)
+        self.ab.addmm_(norms_x.T, norms_y)
+        self.xb.addmm_(X.T, norms_y)
+        self.ay.addmm_(norms_x.T, Y)
+
+    def _moved(self, delta: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
+        """The small sums with every x replaced by x + δ and every y by y + ε (S, the large one, apart)."""
+        layers_a, layers_b = offsets(self.dims_a), offsets(self.dims_b)
+        n = self.n
+        d2 = norms_by_layer(delta[None], layers_a)[0]
+        e2 = norms_by_layer(epsilon[None], layers_b)[0]
+        dx = torch.stack([delta[c] @ self.s_x[c] for c in layers_a])
+        ey = torch.stack([epsilon[c] @ self.s_y[c] for c in layers_b])
+        S_eps = torch.stack([self.S[:, c] @ epsilon[c] for c in layers_b], dim=1)  # (P, L_B)
+        S_delta = torch.stack([delta[c] @ self.S[c] for c in layers_a])  # (L_A, Q)
+        d_S_eps = torch.stack([delta[c] @ S_eps[c] for c in layers_a])
+        d_xb = torch.stack([delta[c] @ self.xb[c] for c in layers_a])
+        e_ay = torch.stack([self.ay[:, c] @ epsilon[c] for c in layers_b], dim=1)
+        a_moved = self.a + 2 * dx + n * d2
+        b_moved = self.b + 2 * ey + n * e2
+        return {
+            "s_x": self.s_x + n * delta,
+            "s_y": self.s_y + n * epsilon,
+            "a": a_moved,
+            "b": b_moved,
+            "ab": (
+                self.ab + 2 * e_ay + self.a[:, None] * e2 + 2 * d_xb + 4 * d_S_eps + 2 * dx[:, None] * e2
+                + d2[:, None] * b_moved
+            ),
+            "xb": self.xb + 2 * S_eps + self.s_x[:, None] * e2 + delta[:, None] * b_moved,
+            "ay": self.ay + 2 * S_delta + d2[:, None] * self.s_y + a_moved[:, None] * epsilon,
+        }  # fmt: skip
+
+    def merge(self, other: CrossMoments) -> None:
+        """Add another shard's sums, re-expressed about this shift first (both stay valid)."""
+        delta, epsilon = other.shift_a - self.shift_a, other.shift_b - self.shift_b
+        moved = other._moved(delta, epsilon)
+        self.S += other.S
+        self.S.addr_(delta, other.s_y)
+        self.S.addr_(moved["s_x"], epsilon)
+        for name, value in moved.items():
+            getattr(self, name).add_(value)
+        self.n += other.n
+
+    def centred(self) -> CentredSums:
+        """The sums of HSIC about the exact mean, shape (L_A, L_B)."""
+        layers_a, layers_b = offsets(self.dims_a), offsets(self.dims_b)
+        mean_x, mean_y = self.s_x / self.n, self.s_y / self.n
+        moved = self._moved(-mean_x, -mean_y)
+        cross = torch.empty_like(self.ab)
+        for i, rows in enumerate(layers_a):
+            squares = torch.addr(self.S[rows], self.s_x[rows], mean_y, alpha=-1).square_().sum(0)
+            cross[i] = torch.stack([squares[c].sum() for c in layers_b])
+        return CentredSums(self.n, cross, moved["a"][:, None], moved["b"][None], moved["ab"])
+
+    def to(self, device: torch.device) -> CrossMoments:
+        """The same sums on another device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every array of the state, by name."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in named if isinstance(value, Tensor)}
