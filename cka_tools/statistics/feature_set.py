@@ -1,0 +1,142 @@
+"""Pooled features of one model, read in centred float64 blocks from memory or from mapped files."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cka_tools.errors import UserError
+
+Rows = slice | np.ndarray[Any, np.dtype[np.int64]]
+
+READ_ROWS = 512
+"""Documents read at a time."""
+
+
+class FeatureSet:
+    """Features of L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn).
+
+    Args:
+        layers: L arrays (n, p_ℓ) or (K, n, p_ℓ), finite.
+        device: where blocks are computed on.
+        rescale: divide each feature by its standard deviation (features without variance become 0).
+        documents: sorted indices of the documents to use; all by default.
+
+    Attributes:
+        n, draws, dims: documents, draws a document, widths.
+        means: L tensors (K, p_ℓ). variances: L tensors (p_ℓ,), divisor n − 1, averaged over draws,
+            before any rescaling.
+        epsilon: relative rounding of the stored features.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[np.ndarray[Any, Any] | Tensor],
+        *,
+        device: torch.device | str = "cpu",
+        rescale: bool = False,
+        documents: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    ) -> None:
+        self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
+        shapes = {layer.shape[:2] for layer in self._layers}
+        if len(shapes) != 1:
+            raise UserError(f"layers have {sorted(shapes)} (draws, documents): give the same documents in every layer")
+        (self.draws, available), self.device = shapes.pop(), torch.device(device)
+        self._documents = documents
+        self.n = available if documents is None else len(documents)
+        self.dims = [layer.shape[2] for layer in self._layers]
+        first = torch.as_tensor(self._layers[0][0, :1])
+        self.epsilon = torch.finfo(first.dtype).eps
+        self.means: list[Tensor] = []
+        self.variances: list[Tensor] = []
+        for layer in range(len(self.dims)):
+            means, variance = self._first_two_moments(layer)
+            self.means.append(means)
+            self.variances.append(variance)
+        self._scales = [self._scale(layer) for layer in range(len(self.dims))] if rescale else None
+
+    def _first_two_moments(self, layer: int) -> tuple[Tensor, Tensor]:
+        means, variances = [], []
+        for draw in range(self.draws):
+            shift: Tensor | None = None
+            total = squares = torch.zeros(self.dims[layer], dtype=torch.float64, device=self.device)
+            for rows in self.blocks():
+                block = self._raw(draw, layer, rows)
+                shift = block.mean(0) if shift is None else shift
+                block = block - shift
+                total, squares = total + block.sum(0), squares + block.square().sum(0)
+            assert shift is not None
+            means.append(shift + total / self.n)
+            variances.append((squares - total.square() / self.n) / (self.n - 1))
+        return torch.stack(means), torch.stack(variances).mean(0)
+
+    def _scale(self, layer: int) -> Tensor:
+        """1/σ of each feature, 0 where the spread is no more than rounding."""
+        spread = self.variances[layer].clamp(min=0).sqrt()
+        alive = spread > 4 * self.epsilon * self.means[layer].abs().amax(0)
+        return torch.where(alive, 1 / torch.where(alive, spread, 1.0), 0.0)
+
+    def blocks(self) -> list[slice]:
+        """Slices over the documents, in order."""
+        return [slice(i, min(i + READ_ROWS, self.n)) for i in range(0, self.n, READ_ROWS)]
+
+    def _raw(self, draw: int, layer: int, rows: slice) -> Tensor:
+        array = self._layers[layer]
+        chosen: Rows = rows if self._documents is None else self._documents[rows]
+        block = torch.as_tensor(np.asarray(array[draw, chosen]) if isinstance(array, np.ndarray) else array[draw, chosen])
+        copy = block.to(self.device, torch.float64, copy=True)
+        _release(array)
+        return copy
+
+    def rows(self, draw: int, layer: int, rows: slice) -> Tensor:
+        """Centred (and, if asked, rescaled) features of some documents, (rows, p_ℓ) float64."""
+        block = self._raw(draw, layer, rows) - self.means[layer][draw]
+        return block if self._scales is None else block * self._scales[layer]
+
+    def constant_layers(self) -> list[bool]:
+        """Which layers have no variance beyond rounding over these documents."""
+        spread = [v.clamp(min=0).sum().sqrt() for v in self.variances]
+        size = [torch.linalg.vector_norm(m, dim=1).max() for m in self.means]
+        return [bool(s <= 4 * self.epsilon * m) for s, m in zip(spread, size, strict=True)]
+
+    def spectrum(self, layer: int, hsic_xx: float) -> Spectrum:
+        """Effective dimension and top-feature share of a layer, given its debiased self-HSIC."""
+        variance = self.variances[layer].clamp(min=0)
+        if self._scales is not None:
+            variance = variance * self._scales[layer].square()
+        total = float(variance.sum())
+        if total <= 0 or hsic_xx <= 0:
+            return Spectrum(float("nan"), float("nan"), 0)
+        return Spectrum(total**2 / hsic_xx, float(variance.max()) / total, int(variance.argmax()))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How a layer's variance is spread.
+
+    Attributes:
+        effective_dim: (tr Σ̂)² / HSIC_xx debiased, Σ̂ with divisor n − 1; the participation ratio without
+            its small-sample bias.
+        top_feature_share: max_j Σ̂_jj / tr Σ̂.
+        top_feature: that j.
+    """
+
+    effective_dim: float
+    top_feature_share: float
+    top_feature: int
+
+
+def _release(array: Any) -> None:
+    """Give the pages of a mapped file back: what is on disk need not stay in memory."""
+    base = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and isinstance(base.base, mmap.mmap):
+            base.base.madvise(mmap.MADV_DONTNEED)
+            return
+        base = base.base

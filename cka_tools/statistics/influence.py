@@ -1,0 +1,224 @@
+"""What each document contributes to CKA: the influence that intervals are made of.
+
+For U-centred Gram matrices K̄ and L̄ (Székely and Rizzo 2014), debiased CKA is a ratio of U-statistics, and
+W_ij = K̄_ij L̄_ij / √(xx·yy) − (θ/2)(K̄_ij² / xx + L̄_ij² / yy), i ≠ j, is its kernel linearised at the
+estimate θ: the row means g_i are the first-order influence, what is left of W_ij without g_i + g_j is the
+second order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cka_tools.statistics.feature_set import FeatureSet
+from cka_tools.statistics.gram import upper_tiles
+
+INFLUENCE_TILE = 1024
+"""Rows and columns of the Gram tiles."""
+
+Hsic = tuple[Tensor, Tensor, Tensor]
+"""HSIC_xy, HSIC_xx, HSIC_yy of D layer pairs, each (D,), averaged over the draws."""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Per-document influence on the CKA of D layer pairs, and on means over groups of pairs.
+
+    Attributes:
+        n: documents. theta, theta_biased: CKA of each pair, (D,).
+        first: g_i of the debiased CKA, (D, n), mean 0 over documents.
+        second: ζ₂ = mean over i ≠ j of (W_ij − g_i − g_j)², (D,).
+        groups: positions of the pairs of each group. group_second: ζ₂ of W averaged over each group.
+        first_biased: influence on the biased CKA, (D, n).
+        without: debiased CKA with one document left out, (D, n).
+    """
+
+    n: int
+    theta: Tensor
+    theta_biased: Tensor
+    first: Tensor
+    second: Tensor
+    groups: list[list[int]]
+    group_second: list[float]
+    first_biased: Tensor
+    without: Tensor
+
+
+class _Rows:
+    """Row sums over j ≠ i of a symmetric n × n matrix that is seen in upper tiles."""
+
+    def __init__(self, pairs: int, n: int, device: torch.device) -> None:
+        self.sums = torch.zeros(pairs, n, dtype=torch.float64, device=device)
+
+    def add(self, pair: int, tile: Tensor, rows_i: slice, rows_j: slice) -> None:
+        self.sums[pair, rows_i] += tile.sum(1)
+        if rows_i != rows_j:
+            self.sums[pair, rows_j] += tile.sum(0)
+
+
+def influence(
+    a: FeatureSet,
+    b: FeatureSet,
+    pairs: Sequence[tuple[int, int]],
+    debiased: Hsic,
+    biased: Hsic,
+    groups: Sequence[Sequence[int]] = (),
+) -> Influence:
+    """One pass over the Gram tiles of the layer pairs.
+
+    Args:
+        a, b: features of the two models over the same n documents.
+        pairs: D layer pairs (ℓ, m), none of them constant.
+        debiased, biased: HSIC of these pairs on these documents.
+        groups: sets of positions in `pairs` whose mean CKA is wanted as well.
+
+    Time O(n² Σp), memory of one tile a group.
+    """
+    n, D, device, draws = a.n, len(pairs), a.device, a.draws
+    off_diagonal = (n - 3) / (n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
+    xy, xx, yy = (h * off_diagonal for h in debiased)
+    theta = xy / (xx * yy).sqrt()
+    w_xy, w_xx, w_yy = 1 / (xx * yy).sqrt(), theta / (2 * xx), theta / (2 * yy)
+    norms_a = _norms(a, [i for i, _ in pairs])
+    norms_b = _norms(b, [j for _, j in pairs])
+    W = _Rows(D, n, device)
+    raw = {name: [_Rows(D, n, device) for _ in range(draws)] for name in ("xy", "xx", "yy")}
+    squares = torch.zeros(D, dtype=torch.float64, device=device)
+    group_squares = [0.0] * len(groups)
+    for rows_i, rows_j in upper_tiles(n, INFLUENCE_TILE):
+        weight = 1.0 if rows_i == rows_j else 2.0
+        means = [torch.zeros(()).to(squares) for _ in groups]
+        for d, (i, j) in enumerate(pairs):
+            tile: Tensor | None = None
+            for draw in range(draws):
+                K, K_bar = _gram_tile(a, draw, i, rows_i, rows_j, norms_a[d][draw])
+                L, L_bar = _gram_tile(b, draw, j, rows_i, rows_j, norms_b[d][draw])
+                raw["xy"][draw].add(d, K * L, rows_i, rows_j)
+                raw["xx"][draw].add(d, K.square_(), rows_i, rows_j)
+                raw["yy"][draw].add(d, L.square_(), rows_i, rows_j)
+                part = (K_bar * L_bar).mul_(w_xy[d])
+                part -= K_bar.square_().mul_(w_xx[d])
+                part -= L_bar.square_().mul_(w_yy[d])
+                tile = part if tile is None else tile.add_(part)
+            assert tile is not None
+            tile /= draws
+            W.add(d, tile, rows_i, rows_j)
+            squares[d] += weight * torch.linalg.vector_norm(tile).square()
+            for g, members in enumerate(groups):
+                if d in members:
+                    means[g] = means[g] + tile / len(members)
+        for g, mean in enumerate(means):
+            group_squares[g] += weight * float(torch.linalg.vector_norm(mean).square())
+    first = W.sums / (n - 1)
+    second = torch.stack([_second_order(s, g, n) for s, g in zip(squares, first, strict=True)])
+    grouped = [
+        float(_second_order(torch.tensor(s), first[list(members)].mean(0), n))
+        for s, members in zip(group_squares, groups, strict=True)
+    ]
+    return Influence(
+        n, theta, biased[0] / (biased[1] * biased[2]).sqrt(), first, second,
+        [list(members) for members in groups], grouped,
+        _biased_influence(raw, norms_a, norms_b, biased, n),
+        _leave_one_out(a, b, pairs, raw, norms_a, norms_b),
+    )  # fmt: skip
+
+
+def _norms(features: FeatureSet, layers: Sequence[int]) -> list[Tensor]:
+    """‖x_i‖² for each pair's layer and draw: D tensors (K, n)."""
+    return [
+        torch.stack([
+            torch.cat([features.rows(draw, layer, rows).square().sum(1) for rows in features.blocks()])
+            for draw in range(features.draws)
+        ])
+        for layer in layers
+    ]  # fmt: skip
+
+
+def _gram_tile(
+    features: FeatureSet, draw: int, layer: int, rows_i: slice, rows_j: slice, norms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A tile of K̃ (diagonal zero) and of its U-centred form K̄; centred features make its row sums −a."""
+    X_i = features.rows(draw, layer, rows_i)
+    X_j = X_i if rows_i == rows_j else features.rows(draw, layer, rows_j)
+    n = len(norms)
+    K = X_i @ X_j.T
+    K_bar = K + ((norms[rows_i, None] + norms[None, rows_j]) / (n - 2) - norms.sum() / ((n - 1) * (n - 2)))
+    if rows_i == rows_j:
+        K.fill_diagonal_(0)
+        K_bar.fill_diagonal_(0)
+    return K, K_bar
+
+
+def _second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
+    """Mean over i ≠ j of (W_ij − g_i − g_j)², from ΣW² and the row means g."""
+    G = first.square().sum()
+    total = squares.to(first) - 4 * (n - 1) * G + 2 * (n - 2) * G + 2 * first.sum().square()
+    return (total / (n * (n - 1))).clamp(min=0)
+
+
+def _biased_influence(
+    raw: dict[str, list[_Rows]], norms_a: list[Tensor], norms_b: list[Tensor], biased: Hsic, n: int
+) -> Tensor:
+    """Row means of the biased kernel (diagonal included), (D, n)."""
+    xy, xx, yy = (h * ((n - 1) / n) ** 2 for h in biased)  # HSIC's 1/(n−1)² to a mean over all i, j
+    theta = xy / (xx * yy).sqrt()
+    a, b = torch.stack(norms_a), torch.stack(norms_b)  # (D, K, n)
+    means = {
+        name: (torch.stack([r.sums for r in raw[name]], dim=1) + diagonal).mean(1) / n
+        for name, diagonal in (("xy", a * b), ("xx", a * a), ("yy", b * b))
+    }
+    return (
+        means["xy"] / (xx * yy).sqrt()[:, None]
+        - (theta / 2)[:, None] * (means["xx"] / xx[:, None] + means["yy"] / yy[:, None])
+    )
+
+
+def _leave_one_out(
+    a: FeatureSet,
+    b: FeatureSet,
+    pairs: Sequence[tuple[int, int]],
+    raw: dict[str, list[_Rows]],
+    norms_a: list[Tensor],
+    norms_b: list[Tensor],
+) -> Tensor:
+    """Debiased CKA without each document in turn, (D, n): exact, from row sums alone."""
+    result = []
+    for d, (i, j) in enumerate(pairs):
+        xy, xx, yy = [], [], []
+        for draw in range(a.draws):
+            p, q = norms_a[d][draw], norms_b[d][draw]
+            K_p, K_q = _off_diagonal_products(a, draw, i, p, [p, q])
+            L_p, L_q = _off_diagonal_products(b, draw, j, q, [p, q])
+            xy.append(_hsic_without(raw["xy"][draw].sums[d], p, q, K_q, L_p))
+            xx.append(_hsic_without(raw["xx"][draw].sums[d], p, p, K_p, K_p))
+            yy.append(_hsic_without(raw["yy"][draw].sums[d], q, q, L_q, L_q))
+        mean_xy, mean_xx, mean_yy = (torch.stack(h).mean(0) for h in (xy, xx, yy))
+        result.append(mean_xy / (mean_xx * mean_yy).sqrt())
+    return torch.stack(result)
+
+
+def _off_diagonal_products(
+    features: FeatureSet, draw: int, layer: int, norms: Tensor, vectors: Sequence[Tensor]
+) -> list[Tensor]:
+    """K̃ v for each vector v (n,), through the features: X (Xᵀ v) − a ∘ v."""
+    V = torch.stack(list(vectors), dim=1)
+    blocks = features.blocks()
+    XtV = sum((features.rows(draw, layer, r).T @ V[r] for r in blocks), torch.zeros((), device=V.device))
+    KV = torch.cat([features.rows(draw, layer, r) @ XtV for r in blocks]) - norms[:, None] * V
+    return list(KV.T)
+
+
+def _hsic_without(row_sums: Tensor, a: Tensor, b: Tensor, K_b: Tensor, L_a: Tensor) -> Tensor:
+    """Debiased HSIC (up to rounding) of the n − 1 documents left, for each one left out.
+
+    Args: row sums of K̃∘L̃; ‖x_i‖²; ‖y_i‖²; K̃ b; L̃ a. Row sums of K̃ and L̃ are −a and −b.
+    """
+    n = len(a)
+    trace = row_sums.sum() - 2 * row_sums
+    grand = (-a.sum() + 2 * a) * (-b.sum() + 2 * b)
+    rows = (a * b).sum() - a * b + K_b + L_a + row_sums
+    return (trace + grand / ((n - 2) * (n - 3)) - 2 * rows / (n - 3)) / ((n - 1) * (n - 4))
