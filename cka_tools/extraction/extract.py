@@ -1,0 +1,292 @@
+"""Documents → features of each model: every batch of one plan goes through every model."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from cka_tools.errors import UserError
+from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.batches import BatchPlan, TokenBatch, make_batch, plan_corpus_order, plan_sorted
+from cka_tools.extraction.features import FeatureStore, ModelFeatures
+from cka_tools.extraction.memory import DoesNotFit, run_splitting
+from cka_tools.extraction.pooling import accumulation_dtype, draw_positions
+from cka_tools.extraction.settings import ExtractionSettings
+from cka_tools.extraction.sites import resolve_layers
+from cka_tools.extraction.tokens import (
+    TextDocument,
+    TokenTable,
+    resolve_max_length,
+    share_tokenizer,
+    tokenize,
+)
+from cka_tools.extraction.transfer import HostCopy
+from cka_tools.models.model import LoadedModel
+
+#: Called after each batch with documents and tokens done so far (tokens of the first model's tokenizer).
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Prepared:
+    """What is fixed before anything runs: documents kept, their tokens under each model, the batch plan."""
+
+    kept: np.ndarray
+    tables: list[TokenTable]
+    plan: BatchPlan
+    max_length: int
+    shared_tokenizer: bool
+    positions: np.ndarray | None
+    notes: list[str]
+
+
+@dataclass
+class Extraction:
+    """Features of each model and how they came about.
+
+    Attributes:
+        features: one a model, in the models' order.
+        kept: (n,) indices of the documents the rows belong to; all of them unless some hold no token of text.
+        tokens: JSON-ready counts, one a model.
+        plan: the batches.
+        splits: batches that ran out of memory and were split: model, documents, halves.
+        notes: plain sentences for the user.
+    """
+
+    features: list[ModelFeatures]
+    kept: np.ndarray
+    tokens: list[dict[str, Any]]
+    plan: BatchPlan
+    splits: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready provenance: tokens, plan, splits."""
+        return {"tokens": self.tokens, "plan": self.plan.record() | {"splits": self.splits}}
+
+
+def prepare(
+    models: Sequence[LoadedModel], documents: Sequence[TextDocument], settings: ExtractionSettings
+) -> Prepared:
+    """Tokenize and plan; nothing runs through a model yet.
+
+    Raises:
+        UserError: as `extract_features` does for settings and documents.
+    """
+    max_length, notes = resolve_max_length(models, settings.max_length)
+    shared = share_tokenizer(models)
+    if settings.pooling == "token" and not shared:
+        names = " and ".join(repr(model.name) for model in models)
+        raise UserError(
+            f"pooling 'token' compares one token at a time, but {names} have different tokenizers: use "
+            "pooling 'mean'"
+        )
+    tables = [tokenize(documents, model, max_length) for model in (models[:1] if shared else models)]
+    textual = np.all([table.ordinary_counts() > 0 for table in tables], axis=0)
+    kept = np.flatnonzero(textual)
+    if len(kept) < len(documents):
+        empty = [documents[i].id for i in np.flatnonzero(~textual).tolist()]
+        named = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
+        notes.append(f"{len(empty)} documents hold no token of text and were left out: {named}.")
+        tables = [table.take(kept) for table in tables]
+    if not len(kept):
+        raise UserError(
+            f"none of the {len(documents)} documents holds a token of text: give a corpus of text"
+        )
+    lengths = np.max([table.lengths for table in tables], axis=0)
+    if settings.plan == "sorted":
+        plan = plan_sorted(lengths, settings.batch_tokens)
+    else:
+        plan = plan_corpus_order(lengths, settings.batch_size)
+    positions = (
+        draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
+    )
+    return Prepared(
+        kept, tables * len(models) if shared else tables, plan, max_length, shared, positions, notes
+    )
+
+
+def extract_features(
+    models: Sequence[LoadedModel],
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings | None = None,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Run documents through models and pool the activations of each layer.
+
+    Rows are in the documents' order whatever the batches were. Models are put back as they were, with no
+    hook left, also when this raises.
+
+    Raises:
+        UserError: settings that do not fit the models, documents without text, a non-finite activation, a
+            document that does not fit in memory, no space left on the disk.
+    """
+    settings = settings or ExtractionSettings()
+    layers = [resolve_layers(model, settings.layers) for model in models]
+    with ExitStack() as stack:
+        # Entered first: a site that cannot be hooked is refused before documents are tokenized.
+        forwards = [
+            stack.enter_context(PooledForward(model, settings.sites, chosen, settings.pooling))
+            for model, chosen in zip(models, layers, strict=True)
+        ]
+        prepared = prepare(models, documents, settings)
+        stores = _make_stores(models, layers, len(prepared.kept), settings)
+        runs = [
+            _ModelRun(forward, store, table, prepared, documents)
+            for forward, store, table in zip(forwards, stores, prepared.tables, strict=True)
+        ]
+        lengths = prepared.tables[0].lengths
+        done = tokens = 0
+        for rows in prepared.plan.batches:
+            for run in runs:
+                run.forward_batch(rows)
+            done, tokens = done + len(rows), tokens + int(lengths[list(rows)].sum())
+            if progress is not None:
+                progress(done, tokens)
+        for run in runs:
+            run.drain(0)
+    return Extraction(
+        features=[store.finish() for store in stores],
+        kept=prepared.kept,
+        tokens=[
+            {
+                "model": model.name,
+                "tokens": int(table.lengths.sum()),
+                "truncated": table.truncated,
+                "max_length": prepared.max_length,
+                "shared_tokenizer": prepared.shared_tokenizer,
+            }
+            for model, table in zip(models, prepared.tables, strict=True)
+        ],
+        plan=prepared.plan,
+        splits=[split for run in runs for split in run.splits],
+        notes=[note for model in models for note in model.notes] + prepared.notes,
+    )
+
+
+def _make_stores(
+    models: Sequence[LoadedModel],
+    layers: Sequence[Sequence[int]],
+    documents: int,
+    settings: ExtractionSettings,
+) -> list[FeatureStore]:
+    shapes = []
+    for model, chosen in zip(models, layers, strict=True):
+        widths = [int(model.blocks[layer].width or 0) for layer in chosen]
+        dtype = np.dtype("float64" if accumulation_dtype(model.dtype) == torch.float64 else "float32")
+        shapes.append((chosen, widths, dtype))
+    total = sum(
+        documents * (settings.draws or 1) * sum(widths) * dtype.itemsize for _, widths, dtype in shapes
+    )
+    on_disk = total > settings.memory_limit
+    return [
+        FeatureStore(
+            documents, chosen, widths, settings.draws, dtype, on_disk=on_disk, folder=settings.spill_folder
+        )
+        for chosen, widths, dtype in shapes
+    ]
+
+
+class _ModelRun:
+    """One model's way through the batches: forward, copy to the host, check, write."""
+
+    def __init__(
+        self,
+        forward: PooledForward,
+        store: FeatureStore,
+        table: TokenTable,
+        prepared: Prepared,
+        documents: Sequence[TextDocument],
+    ) -> None:
+        self.forward, self.store, self.table = forward, store, table
+        self.prepared, self.documents = prepared, documents
+        self.model = forward.model
+        self.splits: list[dict[str, Any]] = []
+        # On a GPU the next batch is launched before the last one's rows are waited for.
+        self.depth = 1 if self.model.device.type == "cuda" else 0
+        self.pending: deque[tuple[Sequence[int], HostCopy]] = deque()
+
+    def forward_batch(self, rows: Sequence[int]) -> None:
+        """Launch one batch, splitting it where memory runs out, and write what is ready."""
+        try:
+            for part, copy in run_splitting(self._run, rows, self._record_split):
+                self.pending.append((part, copy))
+                self.drain(self.depth)
+        except DoesNotFit as error:
+            document = self._document(error.row)
+            length = int(self.table.lengths[error.row])
+            raise UserError(
+                f"model {self.model.name!r} runs out of memory on document {document!r} alone ({length} "
+                "tokens): "
+                "use a shorter max-length, a smaller dtype or another device"
+            ) from None
+
+    def drain(self, leave: int) -> None:
+        """Check and write the oldest pending rows until `leave` batches are pending."""
+        while len(self.pending) > leave:
+            rows, copy = self.pending.popleft()
+            values, checks = copy.wait()
+            if not _finite(values, checks):
+                values = self._rerun(rows)
+            self.store.write(rows, values)
+
+    def _run(self, rows: Sequence[int], *, blank_padding: bool = False) -> HostCopy:
+        batch: TokenBatch = make_batch(self.table, rows, self.model.device)
+        positions = None
+        if self.prepared.positions is not None:
+            positions = torch.from_numpy(self.prepared.positions[list(rows)]).to(self.model.device)
+        with self.model.evaluating():
+            return HostCopy(*self.forward(batch, positions, blank_padding=blank_padding))
+
+    def _rerun(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """A batch with non-finite values once more, padding blanked out: a fault of padding alone goes away.
+
+        Raises:
+            UserError: naming the first layer and document with a non-finite activation.
+        """
+        values, checks = self._run(rows, blank_padding=True).wait()
+        if _finite(values, checks):
+            return values
+        for at, layer in enumerate(self.forward.layers):
+            bad = ~np.isfinite(values[at]).all(axis=(0, 2))
+            if checks is not None:
+                bad |= ~np.isfinite(checks[at])
+            if bad.any():
+                document = self._document(rows[int(np.flatnonzero(bad)[0])])
+                raise non_finite(self.model, layer, document)
+        raise AssertionError("a non-finite value was seen but not found")
+
+    def _record_split(self, rows: Sequence[int]) -> None:
+        self.splits.append(
+            {
+                "model": self.model.name,
+                "rows": list(rows),
+                "halves": [len(rows) // 2, len(rows) - len(rows) // 2],
+            }
+        )
+
+    def _document(self, row: int) -> str:
+        return self.documents[int(self.prepared.kept[row])].id
+
+
+def non_finite(model: LoadedModel, layer: int, document: str) -> UserError:
+    """The error for an activation that is infinite or not a number."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    cure = {
+        "float16": "float16 overflows at 65,504: use dtype bfloat16 or float32",
+        "bfloat16": "use dtype float32",
+    }.get(dtype, "its weights are damaged; with sound weights use dtype float64")
+    return UserError(
+        f"model {model.name!r}: non-finite activation in layer {layer} on document {document!r} "
+        f"({dtype}): {cure}"
+    )
+
+
+def _finite(values: Sequence[np.ndarray], checks: np.ndarray | None) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in values) and (
+        checks is None or bool(np.isfinite(checks).all())
+    )

@@ -1,0 +1,157 @@
+"""Documents → token ids, once per tokenizer, in compact arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cka_tools.errors import UserError
+from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH
+from cka_tools.models.model import LoadedModel
+
+# Documents tokenized at once: the tokenizer's own objects take about 100 bytes a token while they live.
+_CHUNK = 256
+
+
+class TextDocument(Protocol):
+    """What is read of a document."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Token ids of n documents under one tokenizer.
+
+    Attributes:
+        ids: (tokens,) int32, one document after the other.
+        ordinary: (tokens,) bool, False on special tokens.
+        offsets: (n + 1,) int64; document i is `ids[offsets[i]:offsets[i + 1]]`.
+        pad_id: id to fill batches with; always masked.
+        truncated: documents that were cut.
+    """
+
+    ids: np.ndarray
+    ordinary: np.ndarray
+    offsets: np.ndarray
+    pad_id: int
+    truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens of each document, special ones too."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> np.ndarray:
+        """Ids of one document."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def ordinary_positions(self, index: int) -> np.ndarray:
+        """Positions of one document's tokens that are not special."""
+        return np.flatnonzero(self.ordinary[self.offsets[index] : self.offsets[index + 1]])
+
+    def ordinary_counts(self) -> np.ndarray:
+        """(n,) tokens of each document that are not special."""
+        total = np.concatenate([[0], np.cumsum(self.ordinary)])
+        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+
+    def take(self, rows: np.ndarray) -> "TokenTable":
+        """The table of some documents only."""
+        pieces = [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        return TokenTable(self.ids[flat], self.ordinary[flat], offsets, self.pad_id, self.truncated)
+
+
+def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tuple[int, list[str]]:
+    """The length documents are cut to, and notes on it.
+
+    Raises:
+        UserError: an explicit length above what a model takes.
+    """
+    limits = {model.name: model.max_length for model in models}
+    wanted = DEFAULT_MAX_LENGTH if asked is None else asked
+    notes = []
+    for name, limit in limits.items():
+        if limit is None or wanted <= limit:
+            continue
+        if asked is not None:
+            raise UserError(
+                f"max-length {asked} is above what model {name!r} takes ({limit} tokens): ask for {limit} "
+                "or less"
+            )
+        notes.append(f"Documents are cut to {limit} tokens, the most that {name} takes, not to {wanted}.")
+        wanted = limit
+    return wanted, notes
+
+
+def share_tokenizer(models: Sequence[LoadedModel]) -> bool:
+    """Whether all models have one tokenizer, by content: same rules, vocabulary and special tokens."""
+    return len({model.provenance["tokenizer_sha256"] for model in models}) == 1
+
+
+def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: int) -> TokenTable:
+    """Tokenize documents with special tokens, cut to `max_length`, without padding.
+
+    Raises:
+        UserError: the tokenizer gives an id the model has no embedding for, or `max_length` leaves no room
+            beside the special tokens.
+    """
+    tokenizer = model.tokenizer
+    overhead = tokenizer.num_special_tokens_to_add()
+    if max_length <= overhead:
+        raise UserError(
+            f"max-length {max_length} leaves no token of text beside the {overhead} special tokens of model "
+            f"{model.name!r}: ask for {overhead + 1} or more"
+        )
+    specials = _special_ids(tokenizer)
+    ids, masks, truncated = [], [], 0
+    lengths: list[int] = []
+    for start in range(0, len(documents), _CHUNK):
+        chunk = [document.text for document in documents[start : start + _CHUNK]]
+        encoded = tokenizer(
+            chunk,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_special_tokens_mask=True,
+        )
+        rows = encoded["input_ids"]
+        ids.append(np.fromiter((i for row in rows for i in row), dtype=np.int32))
+        masks.append(np.fromiter((m for row in encoded["special_tokens_mask"] for m in row), dtype=bool))
+        lengths.extend(len(row) for row in rows)
+        truncated += _count_truncated(encoded, rows, max_length)
+    flat = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
+    added = np.concatenate(masks) if masks else np.empty(0, dtype=bool)
+    if flat.size and int(flat.max()) >= model.vocabulary:
+        raise UserError(
+            f"model {model.name!r}: its tokenizer gives the id {int(flat.max())}, but the model has "
+            f"{model.vocabulary} embeddings: the tokenizer belongs to another model"
+        )
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return TokenTable(flat, ~(added | np.isin(flat, specials)), offsets, _pad_id(model), truncated)
+
+
+def _special_ids(tokenizer: Any) -> np.ndarray:
+    """Ids that are never text, also where the text spells them out. An unknown word is text."""
+    return np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), dtype=np.int32)
+
+
+def _pad_id(model: LoadedModel) -> int:
+    """The model's or tokenizer's pad id; 0 where there is none (GPT-2), as padding is masked anyway."""
+    for candidate in (model.tokenizer.pad_token_id, getattr(model.model.config, "pad_token_id", None)):
+        if isinstance(candidate, int) and 0 <= candidate < model.vocabulary:
+            return candidate
+    return 0
+
+
+def _count_truncated(encoded: Any, rows: list[list[int]], max_length: int) -> int:
+    if encoded.encodings is None:  # a slow tokenizer does not tell; a document that just fits counts as cut
+        return sum(len(row) >= max_length for row in rows)
+    return sum(bool(encoding.overflowing) for encoding in encoded.encodings)

@@ -1,0 +1,131 @@
+"""The transformer blocks of any encoder or decoder, and the modules whose outputs are their branches."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from cka_tools.errors import UserError
+
+# Where known families keep their blocks, below the base model.
+_BLOCK_LISTS = (
+    "layers",  # ModernBERT and its decoder, Llama, Gemma 1 to 3, GPT-NeoX
+    "encoder.layer",  # BERT, RoBERTa, and what was built on them
+    "transformer.layer",  # DistilBERT
+    "h",  # GPT-2
+    "decoder.layers",  # OPT
+    "encoder.layers",
+    "language_model.layers",  # text half of a multimodal model
+)
+
+# Branches as they are *added to the residual*, first match wins; each is checked at load (check.py).
+# (attention, mlp, the two norms of a post-norm block or None)
+_BRANCHES: tuple[tuple[str, str, tuple[str, str] | None], ...] = (
+    # Gemma 2 and 3, OLMo 2: the contribution is what leaves the post-norm.
+    ("post_attention_layernorm", "post_feedforward_layernorm", None),
+    # BERT, RoBERTa: `output` holds dropout, residual and norm too, so the dense map is the branch.
+    ("attention.output.dense", "output.dense", ("attention.output.LayerNorm", "output.LayerNorm")),
+    ("attention", "ffn", ("sa_layer_norm", "output_layer_norm")),  # DistilBERT
+    ("attn", "mlp", None),  # ModernBERT and its decoder, GPT-2
+    ("self_attn", "mlp", None),  # Llama, Gemma
+    ("attention", "mlp", None),  # GPT-NeoX
+)
+
+
+@dataclass
+class Block:
+    """One transformer block.
+
+    Paths are relative to the base model. `attention` and `mlp` name the module whose output is the branch's
+    contribution as it is added to the residual, or are None where no such module is known.
+    `norms` are the two norms of a post-norm block. `width` is filled in by the check at load.
+    """
+
+    index: int
+    path: str
+    module: nn.Module = field(repr=False)
+    attention: str | None = None
+    mlp: str | None = None
+    norms: tuple[str, str] | None = None
+    scope: str | None = None
+    window: int | None = None
+    width: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Class name of the block."""
+        return type(self.module).__name__
+
+
+def text_config(config: Any) -> Any:
+    """The config of the text model (a multimodal config nests it)."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def find_blocks(name: str, model: nn.Module) -> list[Block]:
+    """Find the blocks of a base model, in the order in which they run.
+
+    A known place is tried first, then the one ModuleList whose length is `config.num_hidden_layers`.
+
+    Raises:
+        UserError: no list of blocks, or several that could be it.
+    """
+    config = text_config(model.config)
+    path, blocks = _find_list(name, model, getattr(config, "num_hidden_layers", None))
+    kinds = getattr(config, "layer_types", None)
+    found = []
+    for index, module in enumerate(blocks):
+        block = Block(index, f"{path}.{index}", module)
+        block.attention, block.mlp, block.norms = _find_branches(block)
+        if kinds and index < len(kinds):
+            block.scope = {"full_attention": "global", "sliding_attention": "local"}.get(
+                kinds[index], kinds[index]
+            )
+            block.window = getattr(config, "sliding_window", None) if block.scope == "local" else None
+        found.append(block)
+    return found
+
+
+def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.ModuleList]:
+    modules = dict(model.named_modules())
+    for path in _BLOCK_LISTS:
+        known = modules.get(path)
+        if isinstance(known, nn.ModuleList) and len(known) and depth in (None, len(known)):
+            return path, known
+    candidates = {
+        path: module
+        for path, module in modules.items()
+        if isinstance(module, nn.ModuleList) and depth is not None and len(module) == depth
+    }
+    # A list inside a block of another list (experts, heads) is not a list of blocks.
+    outer = {
+        path: module
+        for path, module in candidates.items()
+        if not any(re.match(re.escape(other) + r"\.\d+\.", path) for other in candidates)
+    }
+    if len(outer) == 1:
+        return next(iter(outer.items()))
+    problem = "several lists could be" if outer else "no list of modules is"
+    raise UserError(
+        f"model {name!r}: {problem} the blocks of {type(model).__name__} ({depth} layers by its config"
+        f"{': ' + ', '.join(outer) if outer else ''}): this architecture cannot be hooked"
+    )
+
+
+def _find_branches(block: Block) -> tuple[str | None, str | None, tuple[str, str] | None]:
+    inside = dict(block.module.named_modules())
+    for attention, mlp, norms in _BRANCHES:
+        if attention in inside and mlp in inside and all(norm in inside for norm in norms or ()):
+            prefix = f"{block.path}."
+            return (
+                prefix + attention,
+                prefix + mlp,
+                (prefix + norms[0], prefix + norms[1]) if norms else None,
+            )
+    return None, None, None
+
+
+def block_output(output: Any) -> Any:
+    """The tensor of a module's output: the output itself, or the first of a tuple."""
+    return output[0] if isinstance(output, tuple | list) else output

@@ -1,0 +1,162 @@
+"""Checks at load, on one small batch: hooks see what they claim to see."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from cka_tools.errors import UserError
+from cka_tools.models.blocks import Block, block_output
+from cka_tools.models.model import LoadedModel
+
+
+def check_blocks(loaded: LoadedModel) -> None:
+    """Compare each block's output with what the model itself reports as its hidden states.
+
+    Below the last layer they must be the same tensor. For the last layer the hook, or the final norm of it,
+    must equal the last entry. Branch modules are kept only where input and branches give the block's output.
+    Fills in each block's width and `loaded.final_norm`.
+
+    Raises:
+        UserError: naming the model and the first layer that does not fit.
+    """
+    seen: dict[str, list[Any]] = {}
+    with loaded.evaluating(), _own_hooks_only(loaded.model):
+        states = _run(loaded, seen)
+        if states is None or len(states) != len(loaded.blocks) + 1:
+            count = "none" if states is None else len(states)
+            raise UserError(
+                f"model {loaded.name!r}: {len(loaded.blocks)} blocks were found, but {count} hidden "
+                "states come "
+                "out of it: this architecture cannot be hooked"
+            )
+        for block in loaded.blocks:
+            calls = seen.get(block.path, [])
+            if len(calls) != 1:
+                raise UserError(
+                    f"model {loaded.name!r}: layer {block.index} ({block.path}) ran {len(calls)} times in "
+                    "one "
+                    "forward pass, not once: this architecture cannot be hooked"
+                )
+            output = calls[0][1]
+            if not isinstance(output, torch.Tensor) or output.shape[:2] != (2, _LENGTH):
+                raise UserError(
+                    f"model {loaded.name!r}: layer {block.index} ({block.path}) does not return hidden "
+                    "states of "
+                    "shape (batch, tokens, features): this architecture cannot be hooked"
+                )
+            block.width = int(output.shape[-1])
+            if block is loaded.blocks[-1]:
+                loaded.final_norm = _check_last(loaded, output, states[-1])
+            elif not _same(output, states[block.index + 1]):
+                raise _mismatch(loaded, block)
+        modules = dict(loaded.model.named_modules())
+        for block in loaded.blocks:
+            if block.attention is not None and not _branches_add_up(block, seen, modules):
+                # Sites `attention` and `mlp` are refused for this block; its residual stream is as checked.
+                block.attention = block.mlp = block.norms = None
+
+
+_LENGTH = 8
+
+
+def _run(loaded: LoadedModel, seen: dict[str, list[Any]]) -> Any:
+    """One forward pass over two short sequences, one padded; `seen` gets (input, output) by path."""
+    paths = [p for block in loaded.blocks for p in (block.path, block.attention, block.mlp) if p is not None]
+    modules = dict(loaded.model.named_modules())
+    handles = []
+
+    def recorder(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            given = args[0] if args else kwargs.get("hidden_states")
+            seen.setdefault(path, []).append((given, block_output(output)))
+
+        return hook
+
+    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) % loaded.vocabulary
+    mask = torch.ones_like(ids)
+    mask[1, _LENGTH - 2 :] = 0
+    try:
+        for path in paths:
+            handles.append(modules[path].register_forward_hook(recorder(path), with_kwargs=True))
+        output = loaded.model(
+            input_ids=ids.to(loaded.device),
+            attention_mask=mask.to(loaded.device),
+            output_hidden_states=True,
+            return_dict=True,
+        )
+    except Exception as error:
+        raise UserError(
+            f"model {loaded.name!r}: {type(loaded.model).__name__} does not run on token ids and an "
+            "attention mask "
+            f"({type(error).__name__}): give a text encoder or decoder"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return getattr(output, "hidden_states", None)
+
+
+def _check_last(loaded: LoadedModel, output: torch.Tensor, last: torch.Tensor) -> str | None:
+    """Path of the final norm that turns the last block's output into the last hidden state; None if equal."""
+    if _same(output, last):
+        return None
+    inside = tuple(f"{block.path}." for block in loaded.blocks)
+    for path, module in loaded.model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower() and not path.startswith(inside)
+        if is_norm and output.shape == last.shape and _same(module(output), last):
+            return path
+    raise _mismatch(loaded, loaded.blocks[-1])
+
+
+def _branches_add_up(block: Block, seen: dict[str, list[Any]], modules: dict[str, nn.Module]) -> bool:
+    assert block.attention is not None
+    assert block.mlp is not None
+    branches = [seen.get(path, []) for path in (block.attention, block.mlp)]
+    given, output = seen[block.path][0]
+    if any(len(calls) != 1 for calls in branches) or not isinstance(given, torch.Tensor):
+        return False
+    attention, mlp = (calls[0][1] for calls in branches)
+    if not attention.shape == mlp.shape == given.shape == output.shape:
+        return False
+    if block.norms is not None:
+        first, second = (modules[path] for path in block.norms)
+        return _close(second(mlp + first(attention + given)), output)
+    # Both orders of addition are in use, and they round differently.
+    return _close((given + attention) + mlp, output) or _close((mlp + attention) + given, output)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal, where an overflow (reported later, by its document) counts as equal to itself."""
+    return a.shape == b.shape and (a is b or torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True))
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to one unit in the last place of the larger terms."""
+    scale = torch.finfo(b.dtype).eps * max(1.0, float(b.abs().max()))
+    return torch.allclose(a, b, rtol=torch.finfo(b.dtype).eps, atol=scale, equal_nan=True)
+
+
+def _mismatch(loaded: LoadedModel, block: Block) -> UserError:
+    return UserError(
+        f"model {loaded.name!r}: the output of layer {block.index} ({block.path}) is not the hidden state "
+        "the model "
+        "reports there: this architecture cannot be hooked"
+    )
+
+
+@contextmanager
+def _own_hooks_only(model: nn.Module) -> Iterator[None]:
+    """Take away the hooks transformers installs for good once hidden states have been asked for."""
+    before = {module: set(module._forward_hooks) for module in model.modules()}
+    flags = [m for m in model.modules() if not getattr(m, "_output_capturing_hooks_installed", False)]
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for key in set(module._forward_hooks) - before[module]:
+                module._forward_hooks.pop(key)
+        for module in flags:
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
