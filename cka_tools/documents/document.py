@@ -1,0 +1,43 @@
+"""What is compared on: a document, and a draw of documents from a corpus."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULT_DOCUMENTS = 500
+"""How many documents are drawn unless a number is given; the paper's protocol draws as many."""
+
+MINIMUM_DOCUMENTS = 4
+"""The debiased HSIC divides by n(n - 3): with fewer documents it does not exist."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, the independent unit of every statistic, and the name it has in its corpus."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DocumentDraw:
+    """The documents drawn from a corpus, and what a reader needs in order to draw them again.
+
+    Attributes:
+        documents: the drawn documents, in an order that depends on texts and seed alone.
+        corpus: the corpus as it was given; for one in memory, its kind and size.
+        fingerprint: sha256 (hex) over the drawn texts in order and the counts: contents only, no path, no
+            time.
+        seed: the seed of the draw.
+        counts: `read` = `empty` + `duplicates` + `usable` + what a reader sets aside (`no_abstract`,
+            `deleted`, `replaced`); `drawn` of the usable ones.
+        source: what the reader recorded: files, text column, hub revision, parts, `synthetic`.
+        notes: sentences for the user, one for each thing that is not as a reader might assume.
+    """
+
+    documents: list[Document]
+    corpus: str
+    fingerprint: str
+    seed: int
+    counts: dict[str, int]
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
