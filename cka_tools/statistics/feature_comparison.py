@@ -16,11 +16,12 @@ from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
     LOW_DIMENSION,
     MINIMUM_DOCUMENTS,
+    RANK_ONE,
     Interval,
-    leave_one_out_interval,
+    correlation_interval,
+    debiased_variance,
     t_interval,
     too_few,
-    u_statistic_variance,
     union,
 )
 from cka_tools.statistics.linear_cka import LinearCKA
@@ -126,47 +127,58 @@ def compare_features(
         on_pairs = {e: _of_pairs(hsic[e], chosen) for e in ESTIMATORS}
         found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
 
-    low = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) < LOW_DIMENSION for i, j in pairs]
+    dimensions = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) for i, j in pairs]
+
+    def mean_cka(members: list[int]) -> tuple[Interval, Interval]:
+        """Biased and debiased mean CKA over some of the pairs."""
+        if not members:
+            nothing = Interval(None, reason="no layer with variance to average over")
+            return nothing, nothing
+        values = {e: float(np.mean([matrices[e][pairs[d]] for d in members])) for e in ESTIMATORS}
+        positions = [usable.index(d) for d in members]
+        few = [dimensions[d] for d in members]
+        biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
+        return biased, debiased
+
     layers = []
     for d, (i, j) in enumerate(pairs):
-        if d in usable:
-            biased, debiased = (
-                _interval(e, [float(matrices[e][i, j])], n, found, [usable.index(d)], low[d]) for e in ESTIMATORS
-            )
-        else:
+        biased, debiased = mean_cka([d] if d in usable else [])
+        if d not in usable:
             side, layer = ("A", i) if constant_a[i] else ("B", j)
             biased = debiased = Interval(None, reason=NO_VARIANCE.format(layer=layer, side=side))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
-    means = []
-    for members in groups:
-        over = [usable.index(d) for d in members]
-        few_dimensions = any(low[d] for d in members)
-        biased, debiased = (
-            _interval(e, [float(matrices[e][pairs[d]]) for d in members], n, found, over, few_dimensions).complement()
-            for e in ESTIMATORS
-        )
-        means.append(MeanDivergence(biased, debiased))
+    mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
     first = [None if found is None or d not in usable else found.first[usable.index(d)] for d in range(len(pairs))]
     by_pair = [None if g is None else g.cpu().numpy() for g in first]
-    return FeatureComparison(n, matrices, layers, means[0], means[1], by_pair, documents)
+    return FeatureComparison(n, matrices, layers, mean, early_mean, by_pair, documents)
 
 
 def _interval(
-    estimator: Estimator, values: list[float], n: int, found: Influence | None, members: list[int], low: bool
+    estimator: Estimator,
+    values: dict[Estimator, float],
+    n: int,
+    found: Influence | None,
+    members: list[int],
+    dimensions: list[float],
 ) -> Interval:
-    """Interval of mean CKA over some pairs, from the influence of each document on that mean."""
-    if not values:
-        return Interval(None, reason="no layer with variance to average over")
-    value = float(np.mean(values))
+    """Interval of mean CKA over some pairs, from what each document does to that mean.
+
+    Args:
+        values: the mean in both estimators.
+        members: positions of the pairs in `found`. dimensions: effective dimension of each.
+    """
+    value = values[estimator]
     if found is None:
         return too_few(value, n)
     if estimator == "biased":
         return t_interval(value, 4 * float(found.first_biased[members].mean(0).var()) / n, found.n)
     second = float(found.second[members[0]]) if len(members) == 1 else found.group_second[found.groups.index(members)]
-    variance = u_statistic_variance(found.first[members].mean(0), second, n)
-    interval = t_interval(value, variance, found.n)
-    if low:
-        interval = union(interval, leave_one_out_interval(value, found.without[members].mean(0), n))
+    variance = debiased_variance(found.without[members].mean(0), second, n)
+    interval = t_interval(value, variance.total, found.n)
+    if min(dimensions) < LOW_DIMENSION:
+        rank_one = max(dimensions) < RANK_ONE
+        joined = correlation_interval(value, values["biased"], variance.first_order, n, rank_one=rank_one)
+        interval = union(interval, joined)
     return interval
 
 

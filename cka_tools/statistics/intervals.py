@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from scipy import stats
 from torch import Tensor
 
@@ -15,7 +14,10 @@ MINIMUM_DOCUMENTS = 30
 """Fewer documents give no interval: the influence of each is then too poorly known."""
 
 LOW_DIMENSION = 5.0
-"""Below this effective dimension a few features decide, and the leave-one-out interval is joined."""
+"""Below this effective dimension a few features decide, and an interval on the scale of a correlation is joined."""
+
+RANK_ONE = 2.0
+"""Below this one CKA is nearly the squared correlation of one feature, whose standard error is known from below."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,31 @@ def too_few(value: float | None, n: int) -> Interval:
     return Interval(value, reason=f"{n} documents are fewer than the {MINIMUM_DOCUMENTS} an interval needs")
 
 
-def u_statistic_variance(first: Tensor, second: float, n: int | None = None) -> float:
-    """Variance of debiased CKA over n documents, from the influence of m.
+@dataclass(frozen=True)
+class Variance:
+    """Sampling variance of debiased CKA over n documents: all of it, and its first-order part."""
 
-    A jackknife's 4·var(g)/m holds the second-order variance 2ζ₂/m² twice; it is taken out once. For n other
-    than m, the first-order variance ζ₁ is estimated on the m documents and carried over.
+    total: float
+    first_order: float
+
+
+def debiased_variance(without: Tensor, second: float, n: int | None = None) -> Variance:
+    """Variance from the estimates with one of m documents left out.
+
+    The jackknife holds the second-order variance 2ζ₂/m² of a U-statistic twice; it is taken out once.
 
     Args:
-        first: influence g_i of m documents, (m,).
-        second: ζ₂.
-        n: documents that the estimate was made from; m by default.
+        without: estimates with each document left out, (m,).
+        second: ζ₂, the second-order component (see `influence`).
+        n: documents that the estimate was made from; m by default. The first-order part is carried over to it.
     """
-    m = len(first)
-    jackknife = 4 * float(first.var()) / m
-    if n is None or n == m:
-        return max(jackknife - 2 * second / m**2, 2 * second / m**2)
-    zeta_1 = max(jackknife - 4 * second / m**2, 0.0) * m / 4
-    return 4 * zeta_1 / n + 2 * second / n**2
+    m = len(without)
+    n = n or m
+    jackknife = (m - 1) / m * float((without - without.mean()).square().sum())
+    first_order = max(jackknife - 4 * second / m**2, 0.0) * m / n
+    if n == m:
+        return Variance(max(jackknife - 2 * second / m**2, 2 * second / m**2), first_order)
+    return Variance(first_order + 2 * second / n**2, first_order)
 
 
 def t_interval(value: float, variance: float, n: int, level: float = LEVEL) -> Interval:
@@ -63,31 +73,27 @@ def t_interval(value: float, variance: float, n: int, level: float = LEVEL) -> I
     return Interval(value, value - half, value + half)
 
 
-def leave_one_out_interval(value: float, without: Tensor, n: int | None = None, level: float = LEVEL) -> Interval:
-    """Jackknife interval on atanh √CKA, where one feature's squared correlation is nearly normal.
+def correlation_interval(
+    value: float, biased: float, first_order: float, n: int, *, rank_one: bool, level: float = LEVEL
+) -> Interval:
+    """Interval on atanh √CKA, the scale on which a squared correlation is nearly normal.
+
+    The centre is the biased estimate, which a single feature makes an exact squared correlation and which is
+    never negative. Where one feature is all there is (`rank_one`), the standard error is at least that of
+    Fisher's z, 1/√(n − 3): at a sample correlation near 0 the estimated one vanishes.
 
     Args:
-        value: debiased CKA; a negative one has the negative root.
-        without: the estimates with one of m documents left out, (m,).
-        n: documents that the estimate was made from; m by default.
+        value: debiased CKA. biased: biased CKA. first_order: first-order variance of the debiased one.
     """
-    m = len(without)
-    point, others = _to_root(np.array(value)), _to_root(without.cpu().numpy())
-    variance = (m - 1) / m * float(((others - others.mean()) ** 2).sum()) * m / (n or m)
-    half = float(stats.t.ppf(0.5 + level / 2, m - 1)) * math.sqrt(variance)
-    return Interval(value, _from_root(float(point) - half), _from_root(float(point) + half))
+    centre = math.atanh(math.sqrt(min(max(biased, 1e-12), 1 - 1e-12)))
+    variance = first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
+    if rank_one:
+        variance = max(variance, 1 / (n - 3))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(variance)
+    return Interval(value, math.tanh(max(centre - half, 0.0)) ** 2, math.tanh(centre + half) ** 2)
 
 
 def union(a: Interval, b: Interval) -> Interval:
     """The shortest interval that holds both; both are of one estimate."""
     assert a.ci_low is not None and a.ci_high is not None and b.ci_low is not None and b.ci_high is not None
     return Interval(a.value, min(a.ci_low, b.ci_low), max(a.ci_high, b.ci_high))
-
-
-def _to_root(cka: np.ndarray) -> np.ndarray:
-    limit = 1 - 1e-12
-    return np.arctanh(np.clip(np.sign(cka) * np.sqrt(np.abs(cka)), -limit, limit))
-
-
-def _from_root(z: float) -> float:
-    return math.copysign(math.tanh(z) ** 2, z)

@@ -1,0 +1,110 @@
+"""Warnings where a number is not what it seems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from cka_tools.statistics.feature_comparison import FeatureComparison
+from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS
+
+ESTIMATOR_GAP = 0.05
+"""Biased and debiased CKA further apart than this: the sample is too small for the biased one."""
+
+MASSIVE_SHARE = 0.5
+"""One feature with more than this share of a layer's variance decides its CKA."""
+
+DRAW_OVERLAP = 0.25
+"""Draws that share more than this part of their documents are not independent."""
+
+
+class Caveat(TypedDict):
+    """A warning: a code for machines, a plain sentence, and the layers (of A) that it concerns."""
+
+    code: str
+    text: str
+    layers: list[int]
+
+
+def layer_list(layers: Sequence[int]) -> str:
+    """Layers as a reader writes them: 0–3, 5, 7–9."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}"
+
+
+def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Sequence[int]) -> list[Caveat]:
+    """Every warning a comparison deserves.
+
+    Args:
+        found: the comparison, its layers counted within what was extracted.
+        layers_a, layers_b: the models' own indices of those layers.
+    """
+    caveats: list[Caveat] = []
+
+    def warn(code: str, text: str, layers: list[int]) -> None:
+        caveats.append({"code": code, "text": text, "layers": layers})
+
+    if found.n < MINIMUM_DOCUMENTS:
+        warn(
+            "few-documents",
+            f"{found.n} documents are fewer than the {MINIMUM_DOCUMENTS} an interval needs: none is given.",
+            [],
+        )
+    constant = [p for p in found.layers if p.debiased.value is None]
+    if constant:
+        layers = [layers_a[p.layer_a] for p in constant]
+        warn("no-variance", f"{_layers(layers).capitalize()}: no variance over these documents, so CKA is not defined.", layers)
+    gaps = {
+        layers_a[p.layer_a]: p.biased.value - p.debiased.value
+        for p in found.layers
+        if p.biased.value is not None
+        and p.debiased.value is not None
+        and abs(p.biased.value - p.debiased.value) > ESTIMATOR_GAP
+    }
+    if gaps:
+        widest = max(gaps, key=lambda layer: abs(gaps[layer]))
+        warn(
+            "estimators-disagree",
+            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): {found.n} documents "
+            "are too few for the biased one; read the debiased.",
+            sorted(gaps),
+        )
+    for side, indices in (("A", layers_a), ("B", layers_b)):
+        massive = []
+        for p in found.layers:
+            spectrum, layer = (p.spectrum_a, p.layer_a) if side == "A" else (p.spectrum_b, p.layer_b)
+            if spectrum.top_feature_share > MASSIVE_SHARE:
+                massive.append((indices[layer], layers_a[p.layer_a], spectrum))
+        if massive:
+            top = max(massive, key=lambda entry: entry[2].top_feature_share)
+            warn(
+                "massive-feature",
+                f"One feature carries more than half of the variance of model {side} in "
+                f"{_layers([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
+                f"{top[2].top_feature_share:.0%} in layer {top[0]}): CKA there is nearly the squared correlation of that "
+                "feature; compare with --rescale.",
+                [row for _, row, _ in massive],
+            )
+    return caveats
+
+
+def overlap_caveat(draws: Sequence[Sequence[str]]) -> Caveat | None:
+    """A warning where two draws share more than a quarter of their documents (ids or fingerprints)."""
+    worst = 0.0
+    for i, first in enumerate(draws):
+        for second in draws[i + 1 :]:
+            shared = len(set(first) & set(second)) / max(1, min(len(first), len(second)))
+            worst = max(worst, shared)
+    if worst <= DRAW_OVERLAP:
+        return None
+    text = f"Two draws share {worst:.0%} of their documents: their standard deviation understates the uncertainty; read the interval."
+    return {"code": "overlapping-draws", "text": text, "layers": []}

@@ -1,0 +1,103 @@
+"""A run on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from cka_tools.errors import UserError
+
+FORMAT = 1
+RESULT, ARRAYS, LAYERS, FIGURE = "result.json", "arrays.safetensors", "layers.csv", "figure"
+
+
+def check_free(run_dir: Path) -> None:
+    """Refuse an output directory that cannot become a new run, before any work is done.
+
+    Raises:
+        UserError: it is a file, or holds files already.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--out {str(run_dir)!r} is a file: name a directory that does not exist yet")
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        held = "another run" if (run_dir / RESULT).exists() else "files already"
+        raise UserError(f"--out {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
+    parent = next(p for p in run_dir.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--out {str(run_dir)!r}: {str(parent)!r} cannot be written to; name another place")
+
+
+def write_run(
+    run_dir: Path,
+    record: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    table: pd.DataFrame,
+    figure: Callable[[], Figure],
+) -> Path:
+    """Write all files of a run under a temporary name, then rename.
+
+    Raises:
+        UserError: the directory is taken, or the disk is full or read-only.
+    """
+    check_free(run_dir)
+    staging: Path | None = None
+    try:
+        run_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.absolute().parent))
+        staging.chmod(0o755)
+        text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
+        (staging / RESULT).write_text(text + "\n", encoding="utf-8")
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, staging / ARRAYS)
+        table.to_csv(staging / LAYERS, index=False)
+        drawn = figure()
+        for suffix in ("pdf", "png"):
+            drawn.savefig(staging / f"{FIGURE}.{suffix}")
+        if run_dir.is_dir():
+            run_dir.rmdir()
+        staging.rename(run_dir)
+    except (OSError, SafetensorError) as error:
+        raise UserError(_why_not_written(run_dir, error)) from error
+    finally:
+        if staging is not None and staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+    return run_dir
+
+
+def _why_not_written(run_dir: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {str(run_dir)!r}: nothing was kept; free some or name another --out"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{str(run_dir)!r} could not be written ({reason}): nothing was kept; name another --out"
+
+
+def read_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The record and arrays of a run.
+
+    Raises:
+        UserError: no run there, or one that is damaged or of a later format.
+    """
+    path = run_dir / RESULT
+    if not path.is_file():
+        raise UserError(f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that `cka compare` wrote")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        arrays = load_file(run_dir / ARRAYS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
+    if not isinstance(record, dict) or "summary" not in record:
+        raise UserError(f"{str(path)!r} is not a comparison's result: name a directory that `cka compare` wrote")
+    if record.pop("format", 0) > FORMAT:
+        raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
+    return record, arrays
