@@ -67,9 +67,7 @@ class Abstract:
             choice = self.generator.choice(match[1].split("|"))
             pattern = pattern[: match.start()] + choice + pattern[match.end() :]
         text = re.sub(r"\{([^{}]*)\}", lambda match: self.fill(match[1]), pattern)
-        text = re.sub(
-            r"\ba\(n\) (?=([a-zA-Z]))", lambda match: "an " if match[1] in "aeiouAEIO" else "a ", text
-        )
+        text = re.sub(r"\b([aA])\(n\) (?=(8|11\b|18\b|[aeiouAEIO])?)", _article, text)
         return text[0].upper() + text[1:]
 
     def fill(self, slot: str) -> str:
@@ -90,6 +88,10 @@ class Abstract:
             words = [word for word in self.words[slot.rstrip("2")] if word not in taken]
             self.bound[slot] = self.generator.choice(words)
         return self.bound[slot]
+
+
+def _article(match: re.Match[str]) -> str:
+    return f"{match[1]}n " if match[2] else f"{match[1]} "
 
 
 def _interval(generator: random.Random, low: float, high: float, digits: int, unit: str = "") -> str:
