@@ -1,0 +1,137 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import ModernBertForMaskedLM
+
+from cka_tools.errors import UserError
+from cka_tools.training.attention_masks import attention_masks, boolean_masks
+
+WINDOW = 4
+SHORT, LONG = 4, 24
+# Sequence length and the position at which each later document begins.
+PACKINGS = {
+    "short, no boundary": (SHORT, []),
+    "short, one boundary": (SHORT, [2]),
+    "short, many boundaries": (SHORT, [1, 2, 3]),
+    "long, no boundary": (LONG, []),
+    "long, one boundary": (LONG, [11]),
+    "long, many boundaries": (LONG, [3, 4, 9, 17, 22]),
+}
+packings = pytest.mark.parametrize(("length", "starts"), PACKINGS.values(), ids=PACKINGS.keys())
+implementations = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+
+
+def documents(length: int, starts: list[int]) -> torch.Tensor:
+    ids = np.zeros(length, dtype=np.int64)
+    ids[starts] = 1
+    return torch.from_numpy(ids.cumsum())[None].repeat(2, 1)
+
+
+def states(
+    model: ModernBertForMaskedLM, ids: torch.Tensor, owner: torch.Tensor, causal: bool
+) -> torch.Tensor:
+    """Return all hidden states, (layers + 1, batch, length, hidden)."""
+    with torch.inference_mode():
+        masks = attention_masks(model, owner, causal=causal)
+        return torch.stack(model.model(ids, attention_mask=masks, output_hidden_states=True).hidden_states)
+
+
+def random_ids(length: int) -> torch.Tensor:
+    return torch.randint(5, 32, (2, length), generator=torch.Generator().manual_seed(1))
+
+
+def changed(ids: torch.Tensor, position: int) -> torch.Tensor:
+    other = ids.clone()
+    other[:, position] = 5 + (other[:, position] - 4) % 27
+    return other
+
+
+@implementations
+@packings
+def test_in_clm_a_future_token_changes_no_earlier_hidden_state(
+    tiny_model: Callable[..., ModernBertForMaskedLM], implementation: str, length: int, starts: list[int]
+) -> None:
+    model, ids, owner = tiny_model(implementation), random_ids(length), documents(length, starts)
+    before = states(model, ids, owner, causal=True)
+    for position in range(1, length):
+        after = states(model, changed(ids, position), owner, causal=True)
+        assert torch.equal(after[:, :, :position], before[:, :, :position])
+        assert not torch.allclose(after[:, :, position], before[:, :, position])
+
+
+@implementations
+@packings
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_token_reaches_all_of_its_document_that_it_may_and_nothing_of_another(
+    tiny_model: Callable[..., ModernBertForMaskedLM],
+    implementation: str,
+    length: int,
+    starts: list[int],
+    causal: bool,
+) -> None:
+    model, ids, owner = tiny_model(implementation), random_ids(length), documents(length, starts)
+    before = states(model, ids, owner, causal)
+    for position in range(length):
+        after = states(model, changed(ids, position), owner, causal)
+        moved = (after[1:] != before[1:]).any(dim=(0, 1, 3))
+        reachable = owner[0] == owner[0, position]
+        if causal:
+            reachable &= torch.arange(length) >= position
+        assert torch.equal(moved, reachable)
+
+
+@implementations
+def test_local_layers_see_the_window_and_no_further(
+    tiny_model: Callable[..., ModernBertForMaskedLM], implementation: str
+) -> None:
+    model, ids, owner = tiny_model(implementation), random_ids(LONG), documents(LONG, [])
+    assert model.config.layer_types[0] == "full_attention"
+    model.model.layers = model.model.layers[1:2]
+    for causal, reach in ((True, range(10, 15)), (False, range(6, 15))):
+        before = states(model, ids, owner, causal)
+        after = states(model, changed(ids, 10), owner, causal)
+        moved = (after[-1] != before[-1]).any(dim=(0, 2))
+        assert moved.nonzero().ravel().tolist() == list(reach)
+
+
+@implementations
+def test_bidirectional_masks_of_one_document_equal_the_models_own(
+    tiny_model: Callable[..., ModernBertForMaskedLM], implementation: str
+) -> None:
+    model, ids = tiny_model(implementation), random_ids(LONG)
+    with torch.inference_mode():
+        own = torch.stack(model.model(ids, output_hidden_states=True).hidden_states)
+    torch.testing.assert_close(states(model, ids, documents(LONG, []), causal=False), own, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_eager_and_sdpa_agree(tiny_model: Callable[..., ModernBertForMaskedLM], causal: bool) -> None:
+    ids, owner = random_ids(LONG), documents(LONG, [3, 9])
+    a, b = (states(tiny_model(name), ids, owner, causal) for name in ("sdpa", "eager"))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@packings
+def test_the_causal_masks_are_the_bidirectional_ones_cut_at_the_diagonal(
+    length: int, starts: list[int]
+) -> None:
+    owner = documents(length, starts)
+    causal = boolean_masks(owner, causal=True, sliding_window=WINDOW)
+    both = boolean_masks(owner, causal=False, sliding_window=WINDOW)
+    for kind in ("full_attention", "sliding_attention"):
+        assert causal[kind].dtype == torch.bool
+        assert causal[kind].shape == (2, 1, length, length)
+        assert torch.equal(causal[kind], both[kind].tril())
+        assert torch.equal(both[kind], both[kind].transpose(2, 3))
+    assert int(causal["sliding_attention"].sum(-1).max()) <= WINDOW + 1
+
+
+def test_an_implementation_without_masks_of_ours_is_refused(
+    tiny_model: Callable[..., ModernBertForMaskedLM],
+) -> None:
+    model = tiny_model()
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(UserError, match="'flex_attention'"):
+        attention_masks(model, documents(SHORT, []), causal=True)

@@ -1,0 +1,195 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
+
+from cka_tools.errors import UserError
+from cka_tools.training.loop import evaluate, save_run, train
+from cka_tools.training.objectives import Masking, Objective, ObjectiveName
+from cka_tools.training.packing import PackedTokens, pack_tokens
+from cka_tools.training.recipe import Phase, Recipe
+from cka_tools.training.target_loss import TargetLoss
+from cka_tools.training.tokenizer import train_tokenizer
+
+MASK, SEPARATOR, SPECIAL, VOCABULARY = 4, 3, (0, 1, 2, 3, 4), 32
+Build = Callable[..., ModernBertForMaskedLM]
+
+
+def phase(objective: ObjectiveName, tokens: int, name: str = "one", rate: float = 0.3) -> Phase:
+    masking = Masking(rate) if objective == "mlm" else None
+    return Phase(name, objective, tokens, "warmup-constant", masking, warmup_tokens=tokens // 10)
+
+
+def recipe(*phases: Phase, length: int = 16, per_step: int = 4, peak_lr: float = 3e-3) -> Recipe:
+    return Recipe("test", "test", phases, peak_lr, (0.9, 0.98), 1e-8, 1e-5, length, per_step)
+
+
+def repeated(data: PackedTokens, times: int) -> PackedTokens:
+    return PackedTokens(
+        np.tile(data.input_ids, (times, 1)), np.tile(data.document_ids, (times, 1)), SEPARATOR, SPECIAL
+    )
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_ten_sequences_are_learnt_by_heart(
+    tiny_model: Build, pack: Callable[..., PackedTokens], objective: ObjectiveName, implementation: str
+) -> None:
+    model, ten = tiny_model(implementation), pack([9, 22, 40, 3, 30, 50], length=16)
+    assert ten.sequences == 10
+    task = Objective(
+        objective, Masking(0.15) if objective == "mlm" else None, MASK, VOCABULARY, seed=9, phase=0
+    )
+    before = evaluate(model, ten, task)
+    steps = 200 if objective == "clm" else 300
+    run = train(
+        model,
+        repeated(ten, steps),
+        recipe(phase(objective, steps * 160), per_step=10),
+        seed=1,
+        mask_id=MASK,
+    )
+    after = evaluate(model, ten, task)
+    assert run.tokens == steps * 160
+    assert before > 3.0
+    # By chance alone it is ln 27 = 3.3.
+    assert after < (0.5 if objective == "clm" else 1.0)
+
+
+def test_clm_without_a_causal_mask_would_be_caught(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    """A copying model reaches zero loss; a causal one stays at the entropy of unseen random tokens."""
+    model, data = tiny_model(), pack([63] * 400, length=16)
+    train(model, data, recipe(phase("clm", 300 * 64)), seed=1, mask_id=MASK)
+    unseen = pack([63] * 20, length=16, seed=5)
+    loss = evaluate(model, unseen, Objective("clm", None, MASK, VOCABULARY, seed=0, phase=0))
+    assert loss > 0.9 * np.log(27)
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_a_step_cut_into_forward_passes_gives_the_same_losses(
+    tiny_model: Build, pack: Callable[..., PackedTokens], objective: ObjectiveName
+) -> None:
+    data, plan = pack([7, 33, 20, 5, 120, 64], length=16), recipe(phase(objective, 3 * 64))
+    curves = [
+        [
+            row.loss
+            for row in train(tiny_model(), data, plan, seed=1, mask_id=MASK, sequences_per_forward=n).losses
+        ]
+        for n in (None, 3, 1)
+    ]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
+
+
+def test_the_same_run_gives_the_same_weights_and_another_seed_others(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    data, plan = pack([400], length=16), recipe(phase("mlm", 5 * 64))
+    weights = []
+    for seed in (1, 1, 2):
+        model = tiny_model()
+        train(model, data, plan, seed=seed, mask_id=MASK)
+        weights.append(model.model.layers[0].attn.Wqkv.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_second_phase_reads_on_and_keeps_the_optimizers_state(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    data = pack([600], length=16)
+    one = recipe(dataclasses.replace(phase("clm", 8 * 64), warmup_tokens=0))
+    halves = (dataclasses.replace(phase("clm", 4 * 64, name), warmup_tokens=0) for name in ("a", "b"))
+    two = recipe(*halves)
+    models = [tiny_model(), tiny_model()]
+    for model, plan in zip(models, (one, two), strict=True):
+        train(model, data, plan, seed=1, mask_id=MASK)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_loss_is_the_mean_over_targets(tiny_model: Build, pack: Callable[..., PackedTokens]) -> None:
+    model, data = tiny_model(), pack([7, 33, 20, 5], length=16)
+    batch = Objective("clm", None, MASK, VOCABULARY, 0, 0).batch(data, range(data.sequences))
+    with torch.inference_mode():
+        ours = TargetLoss(model)(batch) / batch.targets
+        masks = {"full_attention": None, "sliding_attention": None}
+        owner = torch.from_numpy(batch.document_ids)
+        seen = (owner[:, None, :, None] == owner[:, None, None, :]).tril()
+        near = torch.ones(16, 16).triu(-4).bool()
+        masks = {"full_attention": seen, "sliding_attention": seen & near}
+        logits = model(torch.from_numpy(batch.input_ids), attention_mask=masks).logits
+        theirs = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.from_numpy(batch.labels).flatten(), ignore_index=-100
+        )
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.decoder.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="loss of step 0"):
+        train(model, pack([400], length=16), recipe(phase("clm", 4 * 64)), seed=1, mask_id=MASK)
+
+
+def test_impossible_runs_are_refused_before_training(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    data, plan = pack([200], length=16), recipe(phase("clm", 3 * 64))
+    with pytest.raises(UserError, match="packed to 8"):
+        train(tiny_model(), pack([200], length=8), plan, seed=1, mask_id=MASK)
+    with pytest.raises(UserError, match="needs 6,400 tokens"):
+        train(tiny_model(), data, recipe(phase("clm", 6400)), seed=1, mask_id=MASK)
+    with pytest.raises(UserError, match="positions"):
+        train(
+            tiny_model(), pack([300], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
+        )
+    foreign = pack_tokens([[40] * 200], length=16, separator=SEPARATOR)
+    with pytest.raises(UserError, match="token id 40"):
+        train(tiny_model(), foreign, plan, seed=1, mask_id=MASK)
+    with pytest.raises(UserError, match=r"\[MASK\]"):
+        train(tiny_model(), data, recipe(phase("mlm", 3 * 64)), seed=1, mask_id=None)
+    with pytest.raises(UserError, match="shorter than one step"):
+        recipe(phase("clm", 63))
+    with pytest.raises(UserError, match="no 'model'"):
+        TargetLoss(torch.nn.Sequential())  # type: ignore[arg-type]
+
+
+def test_a_saved_run_is_an_ordinary_directory_with_its_manifest(
+    tiny_model: Build, pack: Callable[..., PackedTokens], tmp_path: Path
+) -> None:
+    model, data = tiny_model(), pack([400], length=16)
+    tokenizer = train_tokenizer(["a cell", "a membrane"], vocabulary_size=270)
+    run = train(model, data, recipe(phase("clm", 4 * 64)), seed=7, mask_id=MASK)
+    save_run(tmp_path / "run", model, tokenizer, run, dtype=torch.float16, extra={"corpus": "none"})
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "run", dtype=torch.float16)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert AutoTokenizer.from_pretrained(tmp_path / "run").mask_token_id == MASK
+    manifest = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert manifest["data_sha256"] == data.fingerprint
+    assert (manifest["tokens"], manifest["seed"], manifest["corpus"]) == (256, 7, "none")
+    assert manifest["recipe"]["phases"][0]["objective"] == "clm"
+    assert len((tmp_path / "run" / "loss.csv").read_text().splitlines()) == 1 + 4
+    assert not list((tmp_path / "run").glob("*.bin"))
+
+
+def test_the_loss_curve_has_at_most_two_hundred_rows(
+    tiny_model: Build, pack: Callable[..., PackedTokens]
+) -> None:
+    data = pack([4 * 16 * 450], length=16)
+    plan = recipe(phase("clm", 401 * 16, "a"), phase("mlm", 40 * 16, "b"), per_step=1)
+    run = train(tiny_model(), data, plan, seed=1, mask_id=MASK)
+    assert 100 < len(run.losses) <= 200
+    assert run.losses[-1].step == 441
+    assert [row.phase for row in run.losses] == sorted(row.phase for row in run.losses)
