@@ -108,7 +108,7 @@ def make_model(
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny_model(architecture, seed=0, layers=6, head=False)` → a directory; made once for the same arguments."""
+    """`tiny_model(architecture, seed=0, layers=6, head=False)` → a directory, made once per argument list."""
     made: dict[tuple[Any, ...], Path] = {}
 
     def make(architecture: str = "bert", *, seed: int = 0, layers: int = 6, head: bool = False) -> Path:

@@ -241,9 +241,14 @@ def test_an_architecture_without_a_list_of_blocks_is_refused(
     tmp_path: Path, fresh_tokenizer: Callable[..., Any]
 ) -> None:
     config = AutoConfig.for_model(  # ALBERT runs one block many times
-        "albert", vocab_size=125, hidden_size=16, embedding_size=16, num_attention_heads=2, intermediate_size=16,
+        "albert",
+        vocab_size=125,
+        hidden_size=16,
+        embedding_size=16,
+        num_attention_heads=2,
         num_hidden_layers=3,
-    )  # fmt: skip
+        intermediate_size=16,
+    )
     AutoModel.from_config(config).save_pretrained(tmp_path)
     fresh_tokenizer().save_pretrained(tmp_path)
     assert "AlbertModel" in refusal(tmp_path)
