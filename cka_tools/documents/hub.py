@@ -81,16 +81,17 @@ def _explain(error: Exception, dataset_id: str) -> str | None:
         return f"the hub answers with error {found[0]}; try again later, or {OFFLINE_CHOICES}"
     libraries = {type(raised).__module__.partition(".")[0] for raised in chain}
     if libraries & TRANSPORTS or kinds & {"ConnectionError", "TimeoutError", "gaierror"}:
-        return f"the hub cannot be reached ({_first_line(error)}); check the network, or {OFFLINE_CHOICES}"
+        return f"the hub cannot be reached ({_reason(error)}); check the network, or {OFFLINE_CHOICES}"
     # A bad config, data of no known kind, a script of its own: `load_dataset` has no common error for them.
     if libraries & {"datasets", "pyarrow"} or isinstance(error, ValueError | RuntimeError | OSError):
-        return f"{dataset_id} cannot be loaded ({_first_line(error)}); use another, or {OFFLINE_CHOICES}"
+        return f"{dataset_id} cannot be loaded ({_reason(error)}); use another, or {OFFLINE_CHOICES}"
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]
+def _reason(error: BaseException) -> str:
+    """What an exception says, in one line of at most 200 characters."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said.rstrip(".") if len(said) <= 200 else said[:199] + "…"
 
 
 def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> Iterator[Document]:

@@ -52,6 +52,8 @@ def _draw_lines(
     wanted = candidates + candidates // 10 + 16  # some are empty or duplicates
     generator = seeded("pubmed", seed)
     drawn_parts = generator.sample(parts, min(len(parts), wanted))
+    population = f"up to {wanted:,} seeded lines of {len(drawn_parts):,} seeded parts of {len(parts):,}"
+    opened.notes.append(f"pubmed was not read whole: the draw is from {population}")
     opened.source.update(
         kind="hub",
         repository=DATASET,
@@ -59,25 +61,27 @@ def _draw_lines(
         column=TEXT,
         parts_total=len(parts),
         parts=sorted(drawn_parts),
-        population=f"up to {wanted} seeded lines of {len(drawn_parts)} seeded parts of {len(parts)}",
+        population=population,
     )
     offsets = [
         (part, generator.randrange(dataset.files[part]))
         for part in (drawn_parts[turn % len(drawn_parts)] for turn in range(wanted * ATTEMPTS_PER_LINE))
     ]
     taken: set[tuple[str, int]] = set()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
         # In rounds, and in the order of the offsets: the draw does not depend on which answer is first.
         for begin in range(0, len(offsets), wanted):
-            found = pool.map(lambda at: _fetch_line(dataset, *at), offsets[begin : begin + wanted])
-            for (part, _), (start, line) in zip(offsets[begin : begin + wanted], found, strict=True):
-                if len(taken) == wanted:
-                    return
+            batch = offsets[begin : begin + wanted]
+            found = pool.map(lambda at: _fetch_line(dataset, *at), batch)
+            for (part, _), (start, line) in zip(batch, found, strict=True):
                 if (part, start) not in taken:
                     taken.add((part, start))
                     yield _as_document(line, f"{part}:byte:{start}")
-            if len(taken) == wanted:
-                return
+                if len(taken) == wanted:
+                    return
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, no further request
 
 
 def _as_document(line: bytes, where: str) -> Document:
