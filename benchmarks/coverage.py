@@ -31,7 +31,9 @@ class Population:
     draw: Draw
 
 
-def mixed(p: int, share: float, spectrum: np.ndarray | None = None, q: int | None = None) -> tuple[float, Draw]:
+def mixed(
+    p: int, share: float, spectrum: np.ndarray | None = None, q: int | None = None
+) -> tuple[float, Draw]:
     """Features x = D z, y = D (√share · z + √(1 − share) · w): Gaussian, y of width q ≤ p where given."""
     d = np.ones(p) if spectrum is None else spectrum
     e = d[: q or p]
@@ -62,7 +64,7 @@ def massive(cka: float, p: int = 64, size: float = 30.0) -> tuple[float, Draw]:
 
 
 def stacked(parts: list[tuple[float, Draw]]) -> Population:
-    """Several layer pairs at once, to test the interval of their mean; layers share their documents' signal."""
+    """Several layer pairs at once, for the interval of their mean; layers share their documents' signal."""
 
     def draw(rng: np.random.Generator, n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         seed = int(rng.integers(2**63))

@@ -62,7 +62,11 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
     constant = [p for p in found.layers if p.debiased.value is None]
     if constant:
         layers = [layers_a[p.layer_a] for p in constant]
-        warn("no-variance", f"{_layers(layers).capitalize()}: no variance over these documents, so CKA is not defined.", layers)
+        warn(
+            "no-variance",
+            f"{_layers(layers).capitalize()}: no variance over these documents, so CKA is not defined.",
+            layers,
+        )
     gaps = {
         layers_a[p.layer_a]: p.biased.value - p.debiased.value
         for p in found.layers
@@ -74,7 +78,8 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
         widest = max(gaps, key=lambda layer: abs(gaps[layer]))
         warn(
             "estimators-disagree",
-            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): {found.n} documents "
+            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): "
+            f"{found.n} documents "
             "are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
@@ -90,7 +95,8 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
                 "massive-feature",
                 f"One feature carries more than half of the variance of model {side} in "
                 f"{_layers([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
-                f"{top[2].top_feature_share:.0%} in layer {top[0]}): CKA there is nearly the squared correlation of that "
+                f"{top[2].top_feature_share:.0%} in layer {top[0]}): CKA there is nearly the squared correlation "
+                "of that "
                 "feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
@@ -106,5 +112,8 @@ def overlap_caveat(draws: Sequence[Sequence[str]]) -> Caveat | None:
             worst = max(worst, shared)
     if worst <= DRAW_OVERLAP:
         return None
-    text = f"Two draws share {worst:.0%} of their documents: their standard deviation understates the uncertainty; read the interval."
+    text = (
+        f"Two draws share {worst:.0%} of their documents: their standard deviation understates the uncertainty; "
+        "read the interval."
+    )
     return {"code": "overlapping-draws", "text": text, "layers": []}

@@ -18,7 +18,7 @@ class Comparison:
     """How far two models have drifted apart over one corpus, layer by layer.
 
     Attributes:
-        record: everything, as `result.json` holds it: fractions, `None` with a `reason` for what cannot be given.
+        record: everything, as `result.json` holds it: fractions, `None` where a value cannot be given.
         arrays: "matrix.biased", "matrix.debiased" (L_A, L_B) and "influence" (pairs, documents), float64;
             with rescaling also "rescaled.matrix.biased" and "rescaled.matrix.debiased".
     """
@@ -31,7 +31,9 @@ class Comparison:
         a, b = self.names
         mean = self.summary["mean_divergence"]["debiased"]["value"]
         shown = "undefined" if mean is None else f"{mean:.1%}"
-        return f"<Comparison {a} vs {b}: mean divergence {shown} over {self.summary['n_documents']} documents>"
+        return (
+            f"<Comparison {a} vs {b}: mean divergence {shown} over {self.summary['n_documents']} documents>"
+        )
 
     @property
     def names(self) -> tuple[str, str]:
@@ -94,7 +96,9 @@ class Comparison:
         """
         from cka_tools.plotting import comparison_figure
 
-        return write_run(Path(run_dir), self.record, self.arrays, self.to_frame(), lambda: comparison_figure(self))
+        return write_run(
+            Path(run_dir), self.record, self.arrays, self.to_frame(), lambda: comparison_figure(self)
+        )
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Comparison:

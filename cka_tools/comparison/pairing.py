@@ -20,10 +20,14 @@ def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if not match:
-            raise UserError(f"{option} {text!r}: {part!r} is not an index or a range; write it like 0-7 or 0,3,8-11")
+            raise UserError(
+                f"{option} {text!r}: {part!r} is not an index or a range; write it like 0-7 or 0,3,8-11"
+            )
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
-            raise UserError(f"{option} {text!r}: {part.strip()!r} runs backwards; write the smaller index first")
+            raise UserError(
+                f"{option} {text!r}: {part.strip()!r} runs backwards; write the smaller index first"
+            )
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 
@@ -55,7 +59,9 @@ def choose_layers(
     shallow = min(depth_a, depth_b)
     wrong = [i for i in layers if not 0 <= i < shallow]
     if wrong or not layers:
-        raise UserError(f"layers {wrong or list(layers)} do not exist: there are {shallow}, 0 to {shallow - 1}")
+        raise UserError(
+            f"layers {wrong or list(layers)} do not exist: there are {shallow}, 0 to {shallow - 1}"
+        )
     side = 0 if depth_a <= depth_b else 1
     kept = [pair for pair in pairs if pair[side] in set(layers)]
     return kept, tuple(sorted({i for i, _ in kept})), tuple(sorted({j for _, j in kept}))
@@ -71,5 +77,7 @@ def early_layers(depth: int, early: Sequence[int] | None) -> tuple[int, ...]:
         return tuple(range(-(-depth * EARLY_SHARE[0] // EARLY_SHARE[1])))
     wrong = [i for i in early if not 0 <= i < depth]
     if wrong or not early:
-        raise UserError(f"early layers {wrong or list(early)} do not exist: there are {depth}, 0 to {depth - 1}")
+        raise UserError(
+            f"early layers {wrong or list(early)} do not exist: there are {depth}, 0 to {depth - 1}"
+        )
     return tuple(sorted(set(early)))

@@ -90,14 +90,18 @@ def read_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     path = run_dir / RESULT
     if not path.is_file():
-        raise UserError(f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that `cka compare` wrote")
+        raise UserError(
+            f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that `cka compare` wrote"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         arrays = load_file(run_dir / ARRAYS)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
     if not isinstance(record, dict) or "summary" not in record:
-        raise UserError(f"{str(path)!r} is not a comparison's result: name a directory that `cka compare` wrote")
+        raise UserError(
+            f"{str(path)!r} is not a comparison's result: name a directory that `cka compare` wrote"
+        )
     if record.pop("format", 0) > FORMAT:
         raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
     return record, arrays

@@ -20,6 +20,7 @@ from cka_tools.statistics.intervals import (
     Interval,
     correlation_interval,
     debiased_variance,
+    mean_variance,
     t_interval,
     too_few,
     union,
@@ -103,7 +104,7 @@ def compare_features(
     b = FeatureSet(features_b, device=device, rescale=rescale)
     if (a.n, a.draws) != (b.n, b.draws):
         raise UserError(
-            f"features hold {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give the same ones to both"
+            f"features hold {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
         )
     if a.n < MINIMUM_SAMPLES:
         raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
@@ -148,7 +149,9 @@ def compare_features(
             biased = debiased = Interval(None, reason=NO_VARIANCE.format(layer=layer, side=side))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
     mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
-    first = [None if found is None or d not in usable else found.first[usable.index(d)] for d in range(len(pairs))]
+    first = [
+        None if found is None or d not in usable else found.first[usable.index(d)] for d in range(len(pairs))
+    ]
     by_pair = [None if g is None else g.cpu().numpy() for g in first]
     return FeatureComparison(n, matrices, layers, mean, early_mean, by_pair, documents)
 
@@ -171,18 +174,24 @@ def _interval(
     if found is None:
         return too_few(value, n)
     if estimator == "biased":
-        return t_interval(value, 4 * float(found.first_biased[members].mean(0).var()) / n, found.n)
-    second = float(found.second[members[0]]) if len(members) == 1 else found.group_second[found.groups.index(members)]
+        return t_interval(value, mean_variance(found.first_biased[members].mean(0), n))
+    second = (
+        float(found.second[members[0]])
+        if len(members) == 1
+        else found.group_second[found.groups.index(members)]
+    )
     variance = debiased_variance(found.without[members].mean(0), second, n)
-    interval = t_interval(value, variance.total, found.n)
+    interval = t_interval(value, variance)
     if min(dimensions) < LOW_DIMENSION:
         rank_one = max(dimensions) < RANK_ONE
-        joined = correlation_interval(value, values["biased"], variance.first_order, n, rank_one=rank_one)
+        joined = correlation_interval(value, values["biased"], variance, n, rank_one=rank_one)
         interval = union(interval, joined)
     return interval
 
 
-def _hsic(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]] | None = None) -> dict[Estimator, Hsic]:
+def _hsic(
+    a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]] | None = None
+) -> dict[Estimator, Hsic]:
     """HSIC_xy (L_A, L_B), HSIC_xx (L_A,) and HSIC_yy (L_B,), averaged over the draws."""
     by_draw: dict[Estimator, list[Hsic]] = {e: [] for e in ESTIMATORS}
     for draw in range(a.draws):

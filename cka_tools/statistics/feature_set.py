@@ -46,8 +46,11 @@ class FeatureSet:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
         shapes = {layer.shape[:2] for layer in self._layers}
         if len(shapes) != 1:
-            raise UserError(f"layers have {sorted(shapes)} (draws, documents): give the same documents in every layer")
-        (self.draws, available), self.device = shapes.pop(), torch.device(device)
+            raise UserError(
+                f"layers have {sorted(shapes)} (draws, documents): give the same documents in every layer"
+            )
+        draws, available = shapes.pop()
+        self.draws, self.device = int(draws), torch.device(device)
         self._documents = documents
         self.n = available if documents is None else len(documents)
         self.dims = [layer.shape[2] for layer in self._layers]
@@ -89,7 +92,9 @@ class FeatureSet:
     def _raw(self, draw: int, layer: int, rows: slice) -> Tensor:
         array = self._layers[layer]
         chosen: Rows = rows if self._documents is None else self._documents[rows]
-        block = torch.as_tensor(np.asarray(array[draw, chosen]) if isinstance(array, np.ndarray) else array[draw, chosen])
+        block = torch.as_tensor(
+            np.asarray(array[draw, chosen]) if isinstance(array, np.ndarray) else array[draw, chosen]
+        )
         copy = block.to(self.device, torch.float64, copy=True)
         _release(array)
         return copy

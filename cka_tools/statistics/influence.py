@@ -88,7 +88,7 @@ def influence(
     W = _Rows(D, n, device)
     raw = {name: [_Rows(D, n, device) for _ in range(draws)] for name in ("xy", "xx", "yy")}
     squares = torch.zeros(D, dtype=torch.float64, device=device)
-    group_squares = [0.0] * len(groups)
+    group_squares = torch.zeros(len(groups), dtype=torch.float64, device=device)
     for rows_i, rows_j in upper_tiles(n, INFLUENCE_TILE):
         weight = 1.0 if rows_i == rows_j else 2.0
         means = [torch.zeros(()).to(squares) for _ in groups]
@@ -112,11 +112,11 @@ def influence(
                 if d in members:
                     means[g] = means[g] + tile / len(members)
         for g, mean in enumerate(means):
-            group_squares[g] += weight * float(torch.linalg.vector_norm(mean).square())
+            group_squares[g] += weight * torch.linalg.vector_norm(mean).square()
     first = W.sums / (n - 1)
     second = torch.stack([_second_order(s, g, n) for s, g in zip(squares, first, strict=True)])
     grouped = [
-        float(_second_order(torch.tensor(s), first[list(members)].mean(0), n))
+        float(_second_order(s, first[list(members)].mean(0), n))
         for s, members in zip(group_squares, groups, strict=True)
     ]
     return Influence(
@@ -156,7 +156,7 @@ def _gram_tile(
 def _second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
     """Mean over i ≠ j of (W_ij − g_i − g_j)², from ΣW² and the row means g."""
     G = first.square().sum()
-    total = squares.to(first) - 4 * (n - 1) * G + 2 * (n - 2) * G + 2 * first.sum().square()
+    total = squares - 4 * (n - 1) * G + 2 * (n - 2) * G + 2 * first.sum().square()
     return (total / (n * (n - 1))).clamp(min=0)
 
 
@@ -171,9 +171,8 @@ def _biased_influence(
         name: (torch.stack([r.sums for r in raw[name]], dim=1) + diagonal).mean(1) / n
         for name, diagonal in (("xy", a * b), ("xx", a * a), ("yy", b * b))
     }
-    return (
-        means["xy"] / (xx * yy).sqrt()[:, None]
-        - (theta / 2)[:, None] * (means["xx"] / xx[:, None] + means["yy"] / yy[:, None])
+    return means["xy"] / (xx * yy).sqrt()[:, None] - (theta / 2)[:, None] * (
+        means["xx"] / xx[:, None] + means["yy"] / yy[:, None]
     )
 
 

@@ -14,10 +14,10 @@ MINIMUM_DOCUMENTS = 30
 """Fewer documents give no interval: the influence of each is then too poorly known."""
 
 LOW_DIMENSION = 5.0
-"""Below this effective dimension a few features decide, and an interval on the scale of a correlation is joined."""
+"""Below this effective dimension a few features decide: an interval on a correlation's scale is joined."""
 
 RANK_ONE = 2.0
-"""Below this one CKA is nearly the squared correlation of one feature, whose standard error is known from below."""
+"""Below this one CKA is nearly a squared correlation, whose standard error is known from below."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,17 @@ def too_few(value: float | None, n: int) -> Interval:
 
 @dataclass(frozen=True)
 class Variance:
-    """Sampling variance of debiased CKA over n documents: all of it, and its first-order part."""
+    """Sampling variance of debiased CKA over n documents.
+
+    Attributes:
+        total: all of it. first_order: the part that falls with 1/n.
+        degrees: degrees of freedom of the estimate, after Satterthwaite: influences with heavy tails know
+            their own variance less well than as many Gaussian ones.
+    """
 
     total: float
     first_order: float
+    degrees: float
 
 
 def debiased_variance(without: Tensor, second: float, n: int | None = None) -> Variance:
@@ -56,25 +63,46 @@ def debiased_variance(without: Tensor, second: float, n: int | None = None) -> V
     Args:
         without: estimates with each document left out, (m,).
         second: ζ₂, the second-order component (see `influence`).
-        n: documents that the estimate was made from; m by default. The first-order part is carried over to it.
+        n: documents that the estimate was made from; m by default. The first-order part is carried over.
     """
     m = len(without)
     n = n or m
-    jackknife = (m - 1) / m * float((without - without.mean()).square().sum())
+    deviations = without - without.mean()
+    jackknife = (m - 1) / m * float(deviations.square().sum())
+    degrees = _degrees_of_freedom(deviations)
     first_order = max(jackknife - 4 * second / m**2, 0.0) * m / n
     if n == m:
-        return Variance(max(jackknife - 2 * second / m**2, 2 * second / m**2), first_order)
-    return Variance(first_order + 2 * second / n**2, first_order)
+        return Variance(max(jackknife - 2 * second / m**2, 2 * second / m**2), first_order, degrees)
+    return Variance(first_order + 2 * second / n**2, first_order, degrees)
 
 
-def t_interval(value: float, variance: float, n: int, level: float = LEVEL) -> Interval:
-    """Estimate ± t quantile × standard error, n − 1 degrees of freedom."""
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(max(variance, 0.0))
+def mean_variance(influence: Tensor, n: int | None = None) -> Variance:
+    """Variance of a mean of influences, each counted twice as in a U-statistic of two: 4·var(g)/n.
+
+    Args:
+        influence: g_i of m documents, (m,). n: documents of the estimate; m by default.
+    """
+    total = 4 * float(influence.var()) / (n or len(influence))
+    return Variance(total, total, _degrees_of_freedom(influence - influence.mean()))
+
+
+def _degrees_of_freedom(deviations: Tensor) -> float:
+    """2m/(kurtosis − 1), at most m − 1."""
+    m, second = len(deviations), float(deviations.square().mean())
+    if second == 0:
+        return float(m - 1)
+    kurtosis = float(deviations.pow(4).mean()) / second**2
+    return min(2 * m / max(kurtosis - 1, 1e-9), m - 1.0)
+
+
+def t_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
+    """Estimate ± t quantile × standard error."""
+    half = float(stats.t.ppf(0.5 + level / 2, variance.degrees)) * math.sqrt(max(variance.total, 0.0))
     return Interval(value, value - half, value + half)
 
 
 def correlation_interval(
-    value: float, biased: float, first_order: float, n: int, *, rank_one: bool, level: float = LEVEL
+    value: float, biased: float, variance: Variance, n: int, *, rank_one: bool, level: float = LEVEL
 ) -> Interval:
     """Interval on atanh √CKA, the scale on which a squared correlation is nearly normal.
 
@@ -83,17 +111,18 @@ def correlation_interval(
     Fisher's z, 1/√(n − 3): at a sample correlation near 0 the estimated one vanishes.
 
     Args:
-        value: debiased CKA. biased: biased CKA. first_order: first-order variance of the debiased one.
+        value: debiased CKA. biased: biased CKA. variance: of the debiased one.
     """
     centre = math.atanh(math.sqrt(min(max(biased, 1e-12), 1 - 1e-12)))
-    variance = first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
+    on_scale = variance.first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
     if rank_one:
-        variance = max(variance, 1 / (n - 3))
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(variance)
+        on_scale = max(on_scale, 1 / (n - 3))
+    half = float(stats.t.ppf(0.5 + level / 2, variance.degrees)) * math.sqrt(on_scale)
     return Interval(value, math.tanh(max(centre - half, 0.0)) ** 2, math.tanh(centre + half) ** 2)
 
 
 def union(a: Interval, b: Interval) -> Interval:
     """The shortest interval that holds both; both are of one estimate."""
-    assert a.ci_low is not None and a.ci_high is not None and b.ci_low is not None and b.ci_high is not None
-    return Interval(a.value, min(a.ci_low, b.ci_low), max(a.ci_high, b.ci_high))
+    lows = [i.ci_low for i in (a, b) if i.ci_low is not None]
+    highs = [i.ci_high for i in (a, b) if i.ci_high is not None]
+    return Interval(a.value, min(lows), max(highs))

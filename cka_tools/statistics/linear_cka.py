@@ -25,7 +25,7 @@ ArrayLike = Tensor | np.ndarray[Any, Any]
 Pairs = Literal["all"] | Sequence[tuple[int, int]]
 
 FOLD_ROWS = 256
-"""Rows gathered before they are folded into the moments: thin updates of a large matrix waste memory traffic."""
+"""Rows gathered before they are folded into the moments: thin updates of a large matrix cost memory traffic."""
 
 BUFFER_BYTES = 512 * 2**20
 """Upper limit of the rows kept for the Gram form."""
@@ -90,7 +90,9 @@ class LinearCKA:
         self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
         la, lb = len(self.dims_a), len(self.dims_b)
         if min([la, lb, *self.dims_a, *self.dims_b]) < 1:
-            raise UserError(f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side")
+            raise UserError(
+                f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side"
+            )
         self.pairs: list[tuple[int, int]] | None = None if pairs == "all" else _checked(pairs, la, lb)
         self.device = torch.device(device)
         if self.device.type == "mps":
@@ -129,7 +131,7 @@ class LinearCKA:
         return self._buffered + (self._cross[0].n if self._cross else 0)
 
     def update(self, features_a: Sequence[ArrayLike], features_b: Sequence[ArrayLike]) -> None:
-        """Add a batch: a matrix (n, p_ℓ) for each layer of A, one (n, q_m) for each of B, the same n samples."""
+        """Add n samples: a matrix (n, p_ℓ) for each layer of A, one (n, q_m) for each of B."""
         sides = []
         for side, features, dims in (("a", features_a, self.dims_a), ("b", features_b, self.dims_b)):
             matrices = [as_matrix(f, f"features_{side}[{i}]") for i, f in enumerate(features)]
@@ -155,7 +157,9 @@ class LinearCKA:
     def _gathered(self) -> tuple[Tensor, Tensor]:
         """The buffered rows as one stack a side."""
         if len(self._buffer) > 1:
-            self._buffer = [(torch.cat([x for x, _ in self._buffer]), torch.cat([y for _, y in self._buffer]))]
+            self._buffer = [
+                (torch.cat([x for x, _ in self._buffer]), torch.cat([y for _, y in self._buffer]))
+            ]
         return self._buffer[0]
 
     def _fold(self) -> None:
@@ -168,7 +172,9 @@ class LinearCKA:
             self._begin(self._given_shift or (X.mean(0), Y.mean(0)))
         assert self._shift is not None
         X, Y = X - self._shift[0], Y - self._shift[1]
-        for stack, columns, moments in zip((X, Y), (self._columns_a, self._columns_b), self._own, strict=True):
+        for stack, columns, moments in zip(
+            (X, Y), (self._columns_a, self._columns_b), self._own, strict=True
+        ):
             for c, layer in zip(columns, moments, strict=True):
                 layer.add(block := stack[:, c], block)
         if self.pairs is None:
@@ -197,14 +203,17 @@ class LinearCKA:
         """
         if (self.dims_a, self.dims_b, self.pairs) != (other.dims_a, other.dims_b, other.pairs):
             raise UserError(
-                f"cannot merge statistics of widths {other.dims_a} × {other.dims_b} into {self.dims_a} × {self.dims_b}: "
+                f"cannot merge statistics of widths {other.dims_a} × {other.dims_b} "
+                f"into {self.dims_a} × {self.dims_b}: "
                 "make both for the same layers and pairs"
             )
         self._epsilon = (max(self._epsilon[0], other._epsilon[0]), max(self._epsilon[1], other._epsilon[1]))
         if other._shift is not None:
             self._fold()
             if self._shift is None:
-                self._begin(self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device)))
+                self._begin(
+                    self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device))
+                )
             for mine, theirs in zip(self._moments(), other._moments(), strict=True):
                 mine.merge(theirs.to(self.device))
         for X, Y in other._buffer:
@@ -227,7 +236,9 @@ class LinearCKA:
         self._fold()
         own = [_flat([m.centred() for m in side]) for side in self._own]
         means = [
-            torch.stack([norms_by_layer((m.shift_a + m.s_x / m.n)[None], [slice(None)])[0, 0].sqrt() for m in side])
+            torch.stack(
+                [norms_by_layer((m.shift_a + m.s_x / m.n)[None], [slice(None)])[0, 0].sqrt() for m in side]
+            )
             for side in self._own
         ]
         if self.pairs is None:
@@ -237,7 +248,7 @@ class LinearCKA:
         return PairSums(cross, own[0], own[1], means[0], means[1])
 
     def hsic(self, estimator: Estimator) -> tuple[Tensor, Tensor, Tensor]:
-        """HSIC_xy (L_A, L_B), HSIC_xx (L_A,), HSIC_yy (L_B,); self-HSIC is 0 where a layer has no variance."""
+        """HSIC_xy (L_A, L_B), HSIC_xx (L_A,), HSIC_yy (L_B,); the last two are 0 without variance."""
         check_estimator(estimator)
         sums = self.sums()
         own = []
@@ -249,7 +260,7 @@ class LinearCKA:
         return sums.cross.hsic(estimator), own[0], own[1]
 
     def compute(self, estimator: Estimator = "debiased") -> Tensor:
-        """CKA of every pair, (L_A, L_B) float64 on the CPU; NaN where a layer has no variance or no pair was asked.
+        """CKA of every pair, (L_A, L_B) float64 on the CPU; NaN without variance, or for a pair not asked.
 
         A debiased value may be slightly negative; nothing is clamped.
 
@@ -310,7 +321,9 @@ def _placed(
     sums: list[CentredSums], pairs: list[tuple[int, int]], own_a: CentredSums, own_b: CentredSums
 ) -> CentredSums:
     """1 × 1 sums of single pairs in a matrix that is NaN elsewhere."""
-    cross = torch.full((len(own_a.cross), len(own_b.cross)), torch.nan, dtype=FLOAT64, device=own_a.cross.device)
+    cross = torch.full(
+        (len(own_a.cross), len(own_b.cross)), torch.nan, dtype=FLOAT64, device=own_a.cross.device
+    )
     products = cross.clone()
     for (i, j), pair in zip(pairs, sums, strict=True):
         cross[i, j], products[i, j] = pair.cross.reshape(()), pair.norm_products.reshape(())

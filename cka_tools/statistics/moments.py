@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ def offsets(dims: Sequence[int]) -> list[slice]:
     starts = [0]
     for dim in dims:
         starts.append(starts[-1] + dim)
-    return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(starts)]
 
 
 def norms_by_layer(stack: Tensor, layers: Sequence[slice]) -> Tensor:
@@ -54,7 +55,9 @@ class CrossMoments:
     ay: Tensor
 
     @classmethod
-    def zeros(cls, dims_a: Sequence[int], dims_b: Sequence[int], shift_a: Tensor, shift_b: Tensor) -> CrossMoments:
+    def zeros(
+        cls, dims_a: Sequence[int], dims_b: Sequence[int], shift_a: Tensor, shift_b: Tensor
+    ) -> CrossMoments:
         """No samples yet, about the shifts given."""
         P, Q, la, lb = sum(dims_a), sum(dims_b), len(dims_a), len(dims_b)
         z = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=shift_a.device)  # noqa: E731
@@ -129,7 +132,8 @@ class CrossMoments:
 
     def to(self, device: torch.device) -> CrossMoments:
         """The same sums on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return CrossMoments(self.dims_a, self.dims_b, n=self.n, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every array of the state, by name."""

@@ -1,0 +1,63 @@
+"""Where a number comes from: everything needed to make it again."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from cka_tools.comparison.record import Reading
+from cka_tools.extraction import ExtractionSettings
+from cka_tools.models import LoadedModel
+
+PACKAGES = ("cka-tools", "torch", "transformers", "tokenizers", "numpy")
+
+
+def provenance(
+    a: LoadedModel,
+    b: LoadedModel,
+    readings: Sequence[Reading],
+    settings: ExtractionSettings,
+    *,
+    protocol: str | None,
+    device: torch.device,
+    rescale: bool,
+) -> dict[str, Any]:
+    """JSON-ready provenance of a comparison; everything but `created` and `command` can change a number."""
+    return {
+        "models": {"a": {"name": a.name, **a.provenance}, "b": {"name": b.name, **b.provenance}},
+        "corpus": {
+            "spec": readings[0].draw.corpus,
+            "source": readings[0].draw.source,
+            "draws": [
+                {
+                    "seed": r.draw.seed,
+                    "fingerprint": r.draw.fingerprint,
+                    "counts": r.draw.counts,
+                    "document_ids": r.document_ids,
+                    **r.extraction.record(),
+                }
+                for r in readings
+            ],
+        },
+        "settings": {
+            "pooling": settings.pooling,
+            "sites": settings.sites,
+            "max_length": readings[0].extraction.tokens[0]["max_length"],
+            "tokens_per_document": settings.tokens_per_document if settings.pooling == "token" else None,
+            "dtype": str(a.dtype).removeprefix("torch."),
+            "device": str(device),
+            "seed": settings.seed,
+            "protocol": protocol,
+            "rescale": rescale,
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }

@@ -1,0 +1,205 @@
+"""Statistics → the record that is saved: plain numbers, null with a reason, warnings, one entry a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cka_tools import paper
+from cka_tools.comparison.caveats import find_caveats, overlap_caveat
+from cka_tools.documents import DocumentDraw
+from cka_tools.extraction import Extraction
+from cka_tools.models import LoadedModel
+from cka_tools.statistics.feature_comparison import FeatureComparison, LayerPair, MeanDivergence
+from cka_tools.statistics.hsic import ESTIMATORS
+from cka_tools.statistics.intervals import LEVEL, Interval
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One draw of documents, read by both models.
+
+    `layers_a` and `layers_b` are the models' own indices of the layers that were extracted; `early` holds
+    positions in the layer pairs.
+    """
+
+    draw: DocumentDraw
+    extraction: Extraction
+    layers_a: list[int]
+    layers_b: list[int]
+    early: list[int]
+    plain: FeatureComparison
+    rescaled: FeatureComparison | None
+
+    @property
+    def document_ids(self) -> list[str]:
+        """Ids of the documents that entered, in row order."""
+        return [self.draw.documents[row].id for row in self.extraction.kept]
+
+
+def build_record(
+    readings: Sequence[Reading],
+    models: tuple[LoadedModel, LoadedModel],
+    provenance: dict[str, Any],
+    early: Sequence[int],
+    protocol: str | None,
+) -> dict[str, Any]:
+    """The content of `result.json`; numbers are of the first draw, the protocol's spread of all."""
+    reading = readings[0]
+    plain = reading.plain
+    caveats = find_caveats(plain, reading.layers_a, reading.layers_b)
+    if len(readings) > 1:
+        overlap = overlap_caveat([r.document_ids for r in readings])
+        caveats += [overlap] if overlap else []
+    summary: dict[str, Any] = {
+        **_means(plain),
+        "early_layers": [reading.layers_a[plain.layers[at].layer_a] for at in reading.early],
+        "n_documents": plain.n,
+        "interval": {"level": LEVEL, "over": "documents"},
+        "pairing": _pairing(models),
+        "warnings": caveats,
+        "notes": _notes(readings, models),
+    }
+    if reading.rescaled is not None:
+        summary["rescaled"] = _means(reading.rescaled)
+    if protocol is not None:
+        summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(readings)}
+    return {
+        "summary": summary,
+        "n_documents": plain.n,
+        "warnings": caveats,
+        "layers": [_layer(reading, at, pair) for at, pair in enumerate(plain.layers)],
+        "best_match": _best_matches(reading),
+        "matrix": _matrices(plain)
+        | ({} if reading.rescaled is None else {"rescaled": _matrices(reading.rescaled)}),
+        "provenance": provenance,
+    }
+
+
+def build_arrays(reading: Reading) -> dict[str, np.ndarray]:
+    """The arrays beside the record: matrices, and each document's influence on each pair's debiased CKA."""
+    plain = reading.plain
+    arrays = {f"matrix.{e}": plain.matrices[e] for e in ESTIMATORS}
+    if reading.rescaled is not None:
+        arrays |= {f"rescaled.matrix.{e}": reading.rescaled.matrices[e] for e in ESTIMATORS}
+    nothing = np.full(len(plain.influence_documents), np.nan)
+    arrays["influence"] = np.stack([nothing if g is None else g for g in plain.influence])
+    return arrays
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "value": _number(interval.value),
+        "ci_low": _number(interval.ci_low),
+        "ci_high": _number(interval.ci_high),
+    }
+    return entry if interval.reason is None else entry | {"reason": interval.reason}
+
+
+def _mean(mean: MeanDivergence) -> dict[str, Any]:
+    return {e: _interval(getattr(mean, e)) for e in ESTIMATORS}
+
+
+def _means(found: FeatureComparison) -> dict[str, Any]:
+    return {"mean_divergence": _mean(found.mean), "early_divergence": _mean(found.early)}
+
+
+def _cka(pair: LayerPair) -> dict[str, Any]:
+    return {
+        "cka_biased": _number(pair.biased.value),
+        "cka_debiased": _number(pair.debiased.value),
+        "ci_low": _number(pair.debiased.ci_low),
+        "ci_high": _number(pair.debiased.ci_high),
+    }
+
+
+def _layer(reading: Reading, at: int, pair: LayerPair) -> dict[str, Any]:
+    best, best_cka = _best(reading.plain.matrices["debiased"][pair.layer_a])
+    entry: dict[str, Any] = {
+        "layer_a": reading.layers_a[pair.layer_a],
+        "layer_b": reading.layers_b[pair.layer_b],
+        "early": at in reading.early,
+        **_cka(pair),
+        "best_layer_b": None if best is None else reading.layers_b[best],
+        "best_cka_debiased": best_cka,
+    }
+    for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
+        entry[f"effective_dim_{side}"] = _number(spectrum.effective_dim)
+        entry[f"top_feature_share_{side}"] = _number(spectrum.top_feature_share)
+        entry[f"top_feature_{side}"] = spectrum.top_feature
+    if pair.reason is not None:
+        entry["reason"] = pair.reason
+    if reading.rescaled is not None:
+        entry["rescaled"] = _cka(reading.rescaled.layers[at])
+    return entry
+
+
+def _best(row: np.ndarray) -> tuple[int | None, float | None]:
+    if not np.isfinite(row).any():
+        return None, None
+    best = int(np.nanargmax(row))
+    return best, float(row[best])
+
+
+def _best_matches(reading: Reading) -> list[dict[str, Any]]:
+    """For each layer of A the layer of B with the highest debiased CKA."""
+    matches = []
+    for layer, row in zip(reading.layers_a, reading.plain.matrices["debiased"], strict=True):
+        best, value = _best(row)
+        matches.append(
+            {
+                "layer_a": layer,
+                "layer_b": None if best is None else reading.layers_b[best],
+                "cka_debiased": value,
+            }
+        )
+    return matches
+
+
+def _matrices(found: FeatureComparison) -> dict[str, Any]:
+    return {e: [[_number(v) for v in row] for row in found.matrices[e]] for e in ESTIMATORS}
+
+
+def _pairing(models: tuple[LoadedModel, LoadedModel]) -> str:
+    a, b = (len(m.blocks) for m in models)
+    if a == b:
+        return "index by index"
+    return f"by relative depth: {a} layers of A against {b} of B"
+
+
+def _notes(readings: Sequence[Reading], models: tuple[LoadedModel, LoadedModel]) -> list[str]:
+    notes: list[str] = []
+    if len(models[0].blocks) != len(models[1].blocks):
+        notes.append(f"The models have different depths; layers are paired {_pairing(models)}.")
+    for reading in readings:
+        notes += [note for note in (*reading.draw.notes, *reading.extraction.notes) if note not in notes]
+    return notes
+
+
+def _spread(readings: Sequence[Reading]) -> dict[str, Any]:
+    """Mean and standard deviation (divisor draws − 1) over the draws, of means and of each layer."""
+    spread: dict[str, Any] = {"seeds": [r.draw.seed for r in readings]}
+    for name, of in (("mean_divergence", "mean"), ("early_divergence", "early")):
+        spread[name] = {
+            e: _over_draws([getattr(getattr(r.plain, of), e).value for r in readings]) for e in ESTIMATORS
+        }
+    spread["layers"] = [
+        {e: _over_draws([getattr(r.plain.layers[at], e).value for r in readings]) for e in ESTIMATORS}
+        for at in range(len(readings[0].plain.layers))
+    ]
+    return spread
+
+
+def _over_draws(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return {"mean": None, "std": None, "draws": list(values), "reason": "undefined in one of the draws"}
+    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)), "draws": known}

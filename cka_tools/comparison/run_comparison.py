@@ -1,0 +1,201 @@
+"""Two models, one corpus: the main job, from specs to a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from cka_tools import paper
+from cka_tools.comparison.comparison import Comparison
+from cka_tools.comparison.pairing import choose_layers, early_layers
+from cka_tools.comparison.provenance import provenance
+from cka_tools.comparison.record import Reading, build_arrays, build_record
+from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.errors import UserError
+from cka_tools.extraction import ExtractionSettings, extract_features
+from cka_tools.models import LoadedModel, ModelGiven, load_model, parse_spec, resolve_device
+from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
+
+if TYPE_CHECKING:
+    import datasets
+
+Progress = Callable[[int, int, int], None]
+"""Called with documents done, tokens done and documents in all."""
+
+
+def compare(
+    model_a: ModelGiven,
+    model_b: ModelGiven,
+    corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset = "sample",
+    *,
+    documents: int | None = None,
+    max_length: int | None = None,
+    pooling: Literal["mean", "cls", "last", "token"] = "mean",
+    sites: Literal["residual", "attention", "mlp"] = "residual",
+    layers: Sequence[int] | None = None,
+    early: Sequence[int] | None = None,
+    dtype: str | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 42,
+    rescale: bool = False,
+    protocol: Literal["paper"] | None = None,
+    batch_tokens: int = ExtractionSettings.batch_tokens,
+    tokens_per_document: int = ExtractionSettings.tokens_per_document,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models layer by layer over documents of a corpus.
+
+    Args:
+        model_a, model_b: `demo:NAME`, a local directory, `org/name[@revision]`, or `(model, tokenizer)`.
+        corpus: a corpus spec, a path, a list of strings or a `datasets.Dataset`.
+        documents: documents to draw; None takes 500, or what there is if less.
+        max_length: tokens a document is cut to; None takes 512, or what the models take if less.
+        pooling: how the hidden states of a document become one row.
+        sites: the residual stream after each block, or what a branch adds to it.
+        layers: layer indices (of the shallower model where depths differ); None is all.
+        early: layers that count as early; None is the first third, rounded up.
+        dtype: float32 (default), bfloat16, float16 or float64, for the forward passes.
+        device: auto, cpu, cuda, cuda:N or mps.
+        seed: of the document draw, and of token draws.
+        rescale: also give CKA with every feature scaled to unit variance.
+        protocol: "paper" for the settings of arXiv 2605.12438: 500 documents in each of three draws (seeds
+            42, 43, 44), 512 tokens, batches of 16 in corpus order, float16, mean pooling.
+        batch_tokens: padded tokens a batch holds.
+        tokens_per_document: draws of token pooling.
+        trust_remote_code: run code that comes with a model.
+        progress: called after each batch with documents done, tokens done, documents in all.
+
+    Raises:
+        UserError: input that does not fit, in one line.
+    """
+    for given in (model_a, model_b):
+        if not isinstance(given, tuple):
+            parse_spec(given)
+    place = resolve_device(device)
+    settings = ExtractionSettings(
+        max_length=max_length,
+        pooling=pooling,
+        sites=sites,
+        batch_tokens=batch_tokens,
+        tokens_per_document=tokens_per_document,
+        seed=seed,
+    )
+    seeds: Sequence[int] = (seed,)
+    if protocol is not None:
+        settings, seeds = _paper_settings(protocol, settings, documents, dtype)
+        documents, dtype = documents or paper.DOCUMENTS, paper.MODEL_DTYPE
+    draws = [draw_documents(corpus, documents, s) for s in seeds]
+    load = {"device": place, "dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
+    a = load_model(model_a, **load)  # type: ignore[arg-type]
+    b = a if _same(model_a, model_b) else load_model(model_b, **load)  # type: ignore[arg-type]
+    pairs, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
+    early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
+    done = _Progress(progress, sum(len(d.documents) for d in draws))
+    readings = [
+        _read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done)
+        for draw in draws
+    ]
+    origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)
+    record = build_record(readings, (a, b), origin, early_given, protocol)
+    return Comparison(record, build_arrays(readings[0]))
+
+
+def _paper_settings(
+    protocol: str, settings: ExtractionSettings, documents: int | None, dtype: str | None
+) -> tuple[ExtractionSettings, Sequence[int]]:
+    """The paper's settings.
+
+    Raises:
+        UserError: an unknown protocol, or a setting that contradicts it.
+    """
+    if protocol != "paper":
+        raise UserError(f"protocol {protocol!r} is not known: the one there is is 'paper'")
+    fixed = {
+        "documents": (documents, None, paper.DOCUMENTS),
+        "max-length": (settings.max_length, None, paper.MAX_LENGTH),
+        "dtype": (dtype, None, paper.MODEL_DTYPE),
+        "pooling": (settings.pooling, "mean", "mean"),
+        "sites": (settings.sites, "residual", "residual"),
+        "seed": (settings.seed, paper.DRAW_SEEDS[0], paper.DRAW_SEEDS[0]),
+    }
+    for name, (given, default, wanted) in fixed.items():
+        if given not in (default, wanted):
+            raise UserError(
+                f"{name} {given!r} contradicts protocol 'paper', which has {wanted!r}: leave one of them out"
+            )
+    exact = replace(settings, max_length=paper.MAX_LENGTH, plan="corpus-order", batch_size=paper.BATCH_SIZE)
+    return exact, paper.DRAW_SEEDS
+
+
+def _same(a: ModelGiven, b: ModelGiven) -> bool:
+    """Whether both are the same model, which then runs once."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return a[0] is b[0] and a[1] is b[1]
+    return not isinstance(a, tuple) and not isinstance(b, tuple) and str(a) == str(b)
+
+
+@dataclass
+class _Progress:
+    """Progress over several draws as one."""
+
+    report: Progress | None
+    total: int
+    documents: int = 0
+    tokens: int = 0
+
+    def __call__(self, documents: int, tokens: int) -> None:
+        if self.report is not None:
+            self.report(self.documents + documents, self.tokens + tokens, self.total)
+
+    def next_draw(self, documents: int, tokens: int) -> None:
+        self.documents += documents
+        self.tokens += tokens
+
+
+def _read_draw(
+    a: LoadedModel,
+    b: LoadedModel,
+    draw: DocumentDraw,
+    settings: ExtractionSettings,
+    pairs: list[tuple[int, int]],
+    layers: tuple[tuple[int, ...] | None, tuple[int, ...] | None],
+    early: tuple[int, ...],
+    rescale: bool,
+    progress: _Progress,
+) -> Reading:
+    """Features of one draw, and what they say."""
+    models = [a] if a is b else [a, b]
+    extraction = extract_features(models, draw.documents, settings, progress, layers=layers[: len(models)])
+    progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
+    first, second = extraction.features[0], extraction.features[-1]
+    position_a = {layer: at for at, layer in enumerate(first.layers)}
+    position_b = {layer: at for at, layer in enumerate(second.layers)}
+    within = [(position_a[i], position_b[j]) for i, j in pairs]
+    shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
+    early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
+
+    def read(rescaled: bool) -> FeatureComparison:
+        return compare_features(
+            first.features,
+            second.features,
+            within,
+            early_positions,
+            rescale=rescaled,
+            device="cpu" if a.device.type == "mps" else a.device,
+            seed=settings.seed,
+        )
+
+    return Reading(
+        draw,
+        extraction,
+        first.layers,
+        second.layers,
+        early_positions,
+        read(False),
+        read(True) if rescale else None,
+    )

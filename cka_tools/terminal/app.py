@@ -1,0 +1,71 @@
+"""The `cka` command."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cka_tools.errors import UserError
+from cka_tools.terminal.compare_command import compare_command, demo_command
+from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
+
+HELP = "How far two checkpoints have drifted apart, layer by layer, and whether that can be believed."
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="cka",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cka-tools {version('cka-tools')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `cka` itself."""
+
+
+app.command("demo")(demo_command)
+app.command("compare")(compare_command)
+app.command("show")(show_command)
+app.command("plot")(plot_command)
+app.command("layers")(layers_command)
+
+
+def main() -> None:
+    """Run `cka`: exit code 2 and one line for input that does not fit, 130 for Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), BAD_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted: nothing was written, so the same command starts anew", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(BAD_INPUT)
+    except Exception as error:
+        # Usage errors of the parser: known by their interface, as typer brings a parser of its own.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()} See `cka --help`.", BAD_INPUT)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"cka: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

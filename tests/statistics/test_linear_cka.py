@@ -1,0 +1,280 @@
+"""CKA against brute-force float64 Gram references, in every form, batching and merge order."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ortho_group
+from torch import Tensor
+
+from cka_tools.errors import UserError
+from cka_tools.statistics import LinearCKA, cka
+from cka_tools.statistics.hsic import ESTIMATORS, Estimator
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def reference(X: Tensor, Y: Tensor, estimator: Estimator) -> float:
+    """CKA from whole Gram matrices, as the definitions write it."""
+    X, Y = X.double() - X.double().mean(0), Y.double() - Y.double().mean(0)
+    n = len(X)
+    K, L = X @ X.T, Y @ Y.T
+    H = torch.eye(n, dtype=torch.float64) - 1 / n
+    one = torch.ones(n, dtype=torch.float64)
+
+    def hsic(K: Tensor, L: Tensor) -> Tensor:
+        if estimator == "biased":
+            return torch.trace(K @ H @ L @ H) / (n - 1) ** 2
+        K, L = K - torch.diag(K.diagonal()), L - torch.diag(L.diagonal())
+        terms = (
+            torch.trace(K @ L)
+            + (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
+            - 2 * one @ K @ L @ one / (n - 2)
+        )
+        return terms / (n * (n - 3))
+
+    return float(hsic(K, L) / torch.sqrt(hsic(K, K) * hsic(L, L)))
+
+
+def tolerance(value: float) -> float:
+    return max(1e-10, 1e-10 * abs(value))
+
+
+def features(seed: int, n: int, p: int, q: int) -> tuple[Tensor, Tensor]:
+    """Two matrices that share part of their signal, about means of their own."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, max(p, q), generator=g, dtype=torch.float64)
+    noise = torch.randn(n, q, generator=g, dtype=torch.float64)
+    shift = 5 * torch.randn(p + q, generator=g, dtype=torch.float64)
+    return z[:, :p] + shift[:p], z[:, :q] * 0.7 + noise + shift[p:]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@given(seed=seeds, n=st.integers(4, 40), p=st.integers(1, 30), q=st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_equals_the_brute_force_gram_form(estimator, seed, n, p, q):
+    X, Y = features(seed, n, p, q)
+    expected = reference(X, Y, estimator)
+    assert abs(cka(X, Y, estimator) - expected) <= tolerance(expected)
+
+
+def layers(seed: int, n: int, dims: list[int], mean: float = 0.0) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, max(dims), generator=g, dtype=torch.float64)
+    return [base[:, :d] + torch.randn(n, d, generator=g, dtype=torch.float64) + mean for d in dims]
+
+
+def streaming(dims_a: list[int], dims_b: list[int], **options) -> LinearCKA:
+    """Statistics that fold every batch into moments at once: the feature form."""
+    stat = LinearCKA(dims_a, dims_b, **options)
+    stat._switch = 1
+    return stat
+
+
+@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("batches", [[1] * 60, [60], [1, 59], [7, 20, 0, 33], [59, 1]], ids=str)
+def test_any_batching_gives_every_layer_pair(make, estimator, batches):
+    A, B = layers(1, 60, [5, 70, 3], mean=50), layers(1, 60, [4, 90], mean=-9)
+    stat = make([5, 70, 3], [4, 90])
+    stop = 0
+    for size in batches:
+        start, stop = stop, stop + size
+        stat.update([a[start:stop] for a in A], [b[start:stop] for b in B])
+    found = stat.compute(estimator)
+    assert found.shape == (3, 2)
+    assert found.dtype == torch.float64
+    assert stat.n == 60
+    for i, a in enumerate(A):
+        for j, b in enumerate(B):
+            expected = reference(a, b, estimator)
+            assert abs(found[i, j].item() - expected) <= tolerance(expected)
+
+
+def test_the_form_changes_with_the_number_of_samples():
+    stat = LinearCKA([3], [3])
+    X, Y = features(0, 2000, 3, 3)
+    stat.update([X[:10]], [Y[:10]])
+    assert not stat._cross, "few samples are kept as rows"
+    stat.update([X[10:]], [Y[10:]])
+    assert stat._cross, "many samples are folded into moments"
+    assert abs(stat.compute("debiased").item() - reference(X, Y, "debiased")) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "makers", [(LinearCKA, LinearCKA), (streaming, streaming), (LinearCKA, streaming), (streaming, LinearCKA)]
+)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@given(
+    seed=seeds,
+    cuts=st.lists(st.integers(0, 50), min_size=1, max_size=4),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=15, deadline=None)
+def test_merging_shards_of_different_means_in_any_order(makers, estimator, seed, cuts, order):
+    X, Y = layers(seed, 50, [6]), layers(seed, 50, [4])
+    X[0][25:] += 3000
+    Y[0][10:30] -= 3000
+    edges = [0, *sorted(cuts), 50]
+    shards = []
+    for k, (start, stop) in enumerate(pairwise(edges)):
+        shard = makers[k % 2]([6], [4])
+        shard.update([X[0][start:stop]], [Y[0][start:stop]])
+        shards.append(shard)
+    order.shuffle(shards)
+    counts = [s.n for s in shards]
+    whole = shards[0]
+    for other in shards[1:]:
+        whole.merge(other)
+    assert [s.n for s in shards[1:]] == counts[1:], "the other shards are left as they were"
+    expected = reference(X[0], Y[0], estimator)
+    assert abs(whole.compute(estimator).item() - expected) <= tolerance(expected)
+
+
+@pytest.mark.parametrize("first", [1, 2, 100], ids=lambda n: f"first batch of {n}")
+@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_feature_of_mean_3000_in_float32(make, estimator, first):
+    g = torch.Generator().manual_seed(3)
+    X, Y = torch.randn(400, 64, generator=g), torch.randn(400, 64, generator=g)
+    X[:, 0] = 3000 + 30 * X[:, 0]
+    Y[:, 5] = 3000 + 0.15 * (X[:, 0] - 3000) + 30 * Y[:, 5]
+    stat = make([64], [64])
+    stat.update([X[:first]], [Y[:first]])
+    stat.update([X[first:]], [Y[first:]])
+    assert stat.compute(estimator).item() == pytest.approx(reference(X, Y, estimator), abs=1e-6)
+
+
+def test_processes_can_share_a_shift():
+    X, Y = features(5, 80, 6, 4)
+    shift = ([X[:10].mean(0)], [Y[:10].mean(0)])
+    shards = [streaming([6], [4], shift=shift) for _ in range(2)]
+    shards[0].update([X[:30]], [Y[:30]])
+    shards[1].update([X[30:]], [Y[30:]])
+    assert torch.equal(shards[0]._shift[0], shards[1]._shift[0])
+    shards[0].merge(shards[1])
+    assert shards[0].compute().item() == pytest.approx(reference(X, Y, "debiased"), abs=1e-10)
+
+
+@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
+def test_chosen_pairs_equal_those_of_all_pairs(make):
+    A, B = layers(2, 40, [5, 8]), layers(2, 40, [4, 3, 7])
+    whole, some = make([5, 8], [4, 3, 7]), make([5, 8], [4, 3, 7], pairs=[(0, 2), (1, 0)])
+    for stat in (whole, some):
+        stat.update(A, B)
+    full, part = whole.compute(), some.compute()
+    assert part[0, 2].item() == pytest.approx(full[0, 2].item(), abs=1e-12)
+    assert part[1, 0].item() == pytest.approx(full[1, 0].item(), abs=1e-12)
+    assert torch.isnan(part).sum() == 4
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@given(seed=seeds, scale=st.floats(1e-3, 1e3), p=st.integers(2, 12))
+@settings(max_examples=25, deadline=None)
+def test_invariant_to_rotation_isotropic_scaling_and_translation(estimator, seed, scale, p):
+    X, Y = features(seed, 25, p, 6)
+    rng = np.random.default_rng(seed)
+    Q = torch.from_numpy(np.atleast_2d(ortho_group.rvs(p, random_state=rng)))
+    moved = scale * (X @ Q) + torch.from_numpy(rng.normal(size=p) * scale)
+    assert cka(moved, Y, estimator) == pytest.approx(cka(X, Y, estimator), abs=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_not_invariant_to_a_general_linear_map(estimator):
+    X, Y = features(1, 60, 6, 6)
+    stretch = torch.diag(torch.tensor([50.0, 1, 1, 1, 1, 1], dtype=torch.float64))
+    assert abs(cka(X @ stretch, Y, estimator) - cka(X, Y, estimator)) > 0.05
+
+
+def test_symmetric_and_one_with_itself():
+    X, Y = features(9, 30, 7, 4)
+    assert cka(X, Y) == pytest.approx(cka(Y, X), abs=1e-12)
+    assert cka(X, X) == pytest.approx(1, abs=1e-12)
+    assert cka(X.numpy(), Y) == cka(X, Y), "torch and numpy are taken alike"
+
+
+@pytest.mark.parametrize("constant", [0.0, 3000.1, -1e-3])
+def test_a_layer_without_variance_is_nan_and_the_rest_goes_on(constant):
+    X, Y = features(0, 20, 3, 3)
+    for make in (LinearCKA, streaming):
+        stat = make([3, 3], [3])
+        stat.update([X, torch.full((20, 3), constant, dtype=torch.float64)], [Y])
+        found = stat.compute("debiased")
+        assert torch.isnan(found[1, 0])
+        assert found[0, 0].item() == pytest.approx(cka(X, Y), abs=1e-10)
+
+
+def test_rounding_of_float32_is_no_variance():
+    X = torch.full((50, 4), 3000.0) + 1e-4 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    assert np.isnan(cka(X, X))
+
+
+def test_nothing_is_clamped():
+    values = [
+        cka(
+            *(
+                t
+                for t in (
+                    np.random.default_rng(s).normal(size=(30, 4)),
+                    np.random.default_rng(s + 99).normal(size=(30, 4)),
+                )
+            )
+        )
+        for s in range(20)
+    ]
+    assert min(values) < 0
+
+
+@pytest.mark.parametrize(
+    ("X", "Y", "words"),
+    [
+        (np.zeros(5), np.zeros((5, 2)), "X has shape (5,)"),
+        (np.ones((5, 2)), np.ones((4, 2)), "X has 5 rows and Y has 4"),
+        (np.ones((3, 2)), np.ones((3, 2)), "3 samples are too few"),
+        (np.full((5, 2), np.nan), np.ones((5, 2)), "not finite"),
+        (np.ones((5, 2)) * 1j, np.ones((5, 2)), "complex"),
+        (np.ones((5, 0)), np.ones((5, 2)), "at least one feature"),
+    ],
+)
+def test_input_that_does_not_fit_is_named_in_one_line(X, Y, words):
+    with pytest.raises(UserError) as error:
+        cka(X, Y)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: cka(np.ones((5, 2)), np.ones((5, 2)), "unbiased"),  # type: ignore[arg-type]
+        lambda: LinearCKA([], [3]),
+        lambda: LinearCKA([3], [0]),
+        lambda: LinearCKA([3], [3], pairs=[(0, 1)]),
+        lambda: LinearCKA([3], [3], pairs="diagonal"),  # type: ignore[arg-type]
+        lambda: LinearCKA([3], [3], shift=([np.zeros(2)], [np.zeros(3)])),
+        lambda: LinearCKA([3], [3]).compute(),
+        lambda: LinearCKA([3], [3]).update([np.ones((2, 4))], [np.ones((2, 3))]),
+        lambda: LinearCKA([3], [3]).update([np.ones((2, 3))], [np.ones((3, 3))]),
+        lambda: LinearCKA([3], [3]).merge(LinearCKA([3], [4])),
+    ],
+)
+def test_misuse_of_the_statistics_is_an_error_of_the_user(wrong):
+    with pytest.raises(UserError):
+        wrong()
+
+
+def test_known_populations_debiased_is_right_where_biased_is_not():
+    """Independent and weakly dependent Gaussian features with more features than documents."""
+    rng = np.random.default_rng(0)
+    share, truth, n, p = 0.3, 0.3, 100, 768
+    debiased, biased = [], []
+    for _ in range(12):
+        x, w = rng.normal(size=(2, n, p))
+        y = np.sqrt(share) * x + np.sqrt(1 - share) * w
+        debiased.append(cka(x, y, "debiased"))
+        biased.append(cka(x, y, "biased"))
+    assert abs(np.mean(debiased) - truth) < 0.01
+    assert np.mean(biased) - truth > 0.3
