@@ -92,7 +92,12 @@ def _open_path(spec: str) -> Corpus:
     if not exists:
         raise UserError(_no_such_corpus(spec))
     if is_folder:
-        files = sorted(child for child in path.iterdir() if child.is_file() and kind_of(child))
+        try:
+            files = sorted(child for child in path.iterdir() if child.is_file() and kind_of(child))
+        except OSError as error:
+            raise UserError(
+                f"{spec}: cannot be listed ({error.strerror}); check the folder's rights"
+            ) from error
         if not files:
             raise UserError(
                 f"{spec}: a folder without {', '.join(SUFFIXES)} files; give a file or another folder"

@@ -70,9 +70,12 @@ def stream_documents(corpus: "str | PathLike[str] | Sequence[str] | datasets.Dat
     """Yield every document of a corpus that is not empty, in the corpus's own order, duplicates included.
 
     Raises:
-        UserError: as `draw_documents`; no document at all.
+        UserError: as `draw_documents`, for a corpus that does not exist at once; no document at all.
     """
-    opened = open_corpus(corpus)
+    return _not_empty(open_corpus(corpus))
+
+
+def _not_empty(opened: Corpus) -> Iterator[Document]:
     found = False
     for document in opened.documents:
         if document.text.strip():

@@ -1,5 +1,6 @@
 """The dataset hub: one quick look before anything is read, and its errors in one line."""
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ class HubDataset:
     files: dict[str, int]
 
 
-def look_up(dataset_id: str, spec: str) -> HubDataset:
-    """Ask the hub for a dataset's commit and files.
+def look_up(dataset_id: str, spec: str, sizes: bool = False) -> HubDataset:
+    """Ask the hub for a dataset's commit and files; without `sizes`, each file's is 0.
 
     Raises:
         UserError: the hub cannot be reached, or does not give the dataset.
@@ -38,7 +39,7 @@ def look_up(dataset_id: str, spec: str) -> HubDataset:
     from huggingface_hub import HfApi
 
     with hub_errors(dataset_id, spec):
-        info = HfApi().dataset_info(dataset_id, files_metadata=True, timeout=FIRST_LOOK_SECONDS)
+        info = HfApi().dataset_info(dataset_id, files_metadata=sizes, timeout=FIRST_LOOK_SECONDS)
     return HubDataset(
         dataset_id, info.sha or "main", {file.rfilename: file.size or 0 for file in info.siblings or []}
     )
@@ -46,7 +47,13 @@ def look_up(dataset_id: str, spec: str) -> HubDataset:
 
 @contextmanager
 def hub_errors(dataset_id: str, spec: str) -> Iterator[None]:
-    """Turn what goes wrong between here and the hub into a `UserError`; leave our own bugs alone."""
+    """Turn what goes wrong between here and the hub into a `UserError`; leave our own bugs alone.
+
+    The hub's library logs each failed attempt, from every connection; the one line says it once.
+    """
+    log = logging.getLogger("huggingface_hub.utils._http")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     except UserError:
@@ -56,6 +63,8 @@ def hub_errors(dataset_id: str, spec: str) -> Iterator[None]:
         if message is None:
             raise
         raise UserError(f"{spec}: {message}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _explain(error: Exception, dataset_id: str) -> str | None:

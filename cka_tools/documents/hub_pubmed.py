@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cka_tools.documents.corpus import Corpus
 from cka_tools.documents.document import Document
-from cka_tools.documents.hub import HubDataset, guarded, hub_errors, look_up, row_id, seeded
+from cka_tools.documents.hub import HubDataset, guarded, look_up, row_id, seeded
 from cka_tools.errors import UserError
 
 DATASET = "MedRAG/pubmed"
@@ -37,7 +37,7 @@ def open_pubmed(candidates: int | None, seed: int) -> Corpus:
         from cka_tools.documents.hub_datasets import open_hub_dataset
 
         return open_hub_dataset(f"hf:{DATASET}:::{TEXT}", None, seed, name="pubmed")
-    dataset = look_up(DATASET, "pubmed")
+    dataset = look_up(DATASET, "pubmed", sizes=True)
     parts = sorted(name for name, size in dataset.files.items() if name.endswith(".jsonl") and size > 0)
     if not parts:
         raise UserError(f"pubmed: no jsonl parts in {DATASET} at {dataset.revision}; use the path of a file")
@@ -104,9 +104,8 @@ def _fetch_line(dataset: HubDataset, part: str, offset: int) -> tuple[int, bytes
     def read(begin: int, end: int) -> bytes:
         # Uncompressed: the range is one of the file's own bytes.
         headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-        with hub_errors(dataset.id, "pubmed"):
-            response = http_backoff("GET", url, headers=headers, timeout=10, max_retries=3)
-            hf_raise_for_status(response)
+        response = http_backoff("GET", url, headers=headers, timeout=10, max_retries=2)
+        hf_raise_for_status(response)
         content: bytes = response.content
         if response.status_code == 206:
             return content

@@ -61,6 +61,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.fail(403, "GatedRepo")
         if name == "org/refused":
             return self.fail(403, "")
+        if call.startswith("resolve/") and name == "org/failing" and "Range" in self.headers:
+            return self.fail(503, "Unavailable")
         if call.startswith("resolve/"):
             return self.send_file(folder / call.removeprefix("resolve/"))
         if call.startswith("tree/"):

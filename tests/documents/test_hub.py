@@ -16,8 +16,11 @@ from hub_stand_in import COMMIT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.documents import hub_pubmed
+from cka_tools.documents import Document, hub_pubmed
+from cka_tools.documents.corpus import Corpus
+from cka_tools.documents.hub import guarded
 from cka_tools.documents.hub_pubmed import line_behind
+from cka_tools.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -249,6 +252,28 @@ def test_without_a_hub_the_offline_choices_are_named_within_seconds():
         assert result["error"].startswith(f"{spec}: the hub cannot be reached")
         assert "`sample` or the path of a file" in result["error"]
         assert seconds < 5
+
+
+def test_a_connection_lost_in_the_middle_is_told_in_one_line():
+    def read():
+        yield Document("1", "one")
+        raise ConnectionResetError("reset\nby peer")
+
+    documents = guarded(read(), Corpus("hf:org/name"), "org/name")
+    assert next(documents).id == "1"
+    with pytest.raises(UserError, match=r"hf:org/name: the hub cannot be reached \(reset by peer\)"):
+        next(documents)
+
+
+def test_a_bug_of_our_own_is_no_user_error():
+    def read():
+        yield Document("1", "one")
+        raise AttributeError("ours")
+
+    documents = guarded(read(), Corpus("hf:org/name"), "org/name")
+    next(documents)
+    with pytest.raises(AttributeError):
+        next(documents)
 
 
 def test_a_hub_that_is_switched_off_is_not_asked():

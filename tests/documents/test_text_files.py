@@ -160,3 +160,8 @@ def test_files_are_streamed(tmp_path):
     assert [next(stream).text for _ in range(10)] == [str(number) for number in range(10)]
     with pytest.raises(UserError, match="line 11"):
         next(stream)
+
+
+def test_a_stream_of_nothing_is_refused_when_it_is_asked_for():
+    with pytest.raises(UserError, match="no such file"):
+        stream_documents("nothing.jsonl")
