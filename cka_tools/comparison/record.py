@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cka_tools import paper
 from cka_tools.comparison.caveats import find_caveats, overlap_caveat
-from cka_tools.documents import DocumentDraw
-from cka_tools.extraction import Extraction
+from cka_tools.comparison.reading import Reading
 from cka_tools.models import LoadedModel
 from cka_tools.statistics.feature_comparison import FeatureComparison, LayerPair, MeanDivergence
 from cka_tools.statistics.hsic import ESTIMATORS
 from cka_tools.statistics.intervals import LEVEL, Interval
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One draw of documents, read by both models.
-
-    `layers_a` and `layers_b` are the models' own indices of the layers that were extracted; `early` holds
-    positions in the layer pairs.
-    """
-
-    draw: DocumentDraw
-    extraction: Extraction
-    layers_a: list[int]
-    layers_b: list[int]
-    early: list[int]
-    plain: FeatureComparison
-    rescaled: FeatureComparison | None
-
-    @property
-    def document_ids(self) -> list[str]:
-        """Ids of the documents that entered, in row order."""
-        return [self.draw.documents[row].id for row in self.extraction.kept]
 
 
 def build_record(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
@@ -13,18 +13,15 @@ from cka_tools import paper
 from cka_tools.comparison.comparison import Comparison
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.provenance import provenance
-from cka_tools.comparison.record import Reading, build_arrays, build_record
-from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.comparison.reading import DrawProgress, Progress, read_draw
+from cka_tools.comparison.record import build_arrays, build_record
+from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings, extract_features
-from cka_tools.models import LoadedModel, ModelGiven, load_model, parse_spec, resolve_device
-from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
+from cka_tools.extraction import ExtractionSettings
+from cka_tools.models import ModelGiven, load_model, parse_spec, resolve_device
 
 if TYPE_CHECKING:
     import datasets
-
-Progress = Callable[[int, int, int], None]
-"""Called with documents done, tokens done and documents in all."""
 
 
 def compare(
@@ -95,9 +92,9 @@ def compare(
     b = a if _same(model_a, model_b) else load_model(model_b, **load)  # type: ignore[arg-type]
     pairs, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
-    done = _Progress(progress, sum(len(d.documents) for d in draws))
+    done = DrawProgress(progress, sum(len(d.documents) for d in draws))
     readings = [
-        _read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done)
+        read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done)
         for draw in draws
     ]
     origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)
@@ -137,65 +134,3 @@ def _same(a: ModelGiven, b: ModelGiven) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return a[0] is b[0] and a[1] is b[1]
     return not isinstance(a, tuple) and not isinstance(b, tuple) and str(a) == str(b)
-
-
-@dataclass
-class _Progress:
-    """Progress over several draws as one."""
-
-    report: Progress | None
-    total: int
-    documents: int = 0
-    tokens: int = 0
-
-    def __call__(self, documents: int, tokens: int) -> None:
-        if self.report is not None:
-            self.report(self.documents + documents, self.tokens + tokens, self.total)
-
-    def next_draw(self, documents: int, tokens: int) -> None:
-        self.documents += documents
-        self.tokens += tokens
-
-
-def _read_draw(
-    a: LoadedModel,
-    b: LoadedModel,
-    draw: DocumentDraw,
-    settings: ExtractionSettings,
-    pairs: list[tuple[int, int]],
-    layers: tuple[tuple[int, ...] | None, tuple[int, ...] | None],
-    early: tuple[int, ...],
-    rescale: bool,
-    progress: _Progress,
-) -> Reading:
-    """Features of one draw, and what they say."""
-    models = [a] if a is b else [a, b]
-    extraction = extract_features(models, draw.documents, settings, progress, layers=layers[: len(models)])
-    progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
-    first, second = extraction.features[0], extraction.features[-1]
-    position_a = {layer: at for at, layer in enumerate(first.layers)}
-    position_b = {layer: at for at, layer in enumerate(second.layers)}
-    within = [(position_a[i], position_b[j]) for i, j in pairs]
-    shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
-    early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
-
-    def read(rescaled: bool) -> FeatureComparison:
-        return compare_features(
-            first.features,
-            second.features,
-            within,
-            early_positions,
-            rescale=rescaled,
-            device="cpu" if a.device.type == "mps" else a.device,
-            seed=settings.seed,
-        )
-
-    return Reading(
-        draw,
-        extraction,
-        first.layers,
-        second.layers,
-        early_positions,
-        read(False),
-        read(True) if rescale else None,
-    )

@@ -115,26 +115,32 @@ def extract_features(
     documents: Sequence[TextDocument],
     settings: ExtractionSettings | None = None,
     progress: Progress | None = None,
+    *,
+    layers: Sequence[Sequence[int] | None] | None = None,
 ) -> Extraction:
     """Run documents through models and pool the activations of each layer.
 
     Rows are in the documents' order whatever the batches were. Models are put back as they were, with no
     hook left, also when this raises.
 
+    Args:
+        layers: layers of each model, where depths differ; None takes `settings.layers` for all.
+
     Raises:
         UserError: settings that do not fit the models, documents without text, a non-finite activation, a
             document that does not fit in memory, no space left on the disk.
     """
     settings = settings or ExtractionSettings()
-    layers = [resolve_layers(model, settings.layers) for model in models]
+    asked = [settings.layers] * len(models) if layers is None else layers
+    chosen = [resolve_layers(model, wanted) for model, wanted in zip(models, asked, strict=True)]
     with ExitStack() as stack:
         # Entered first: a site that cannot be hooked is refused before documents are tokenized.
         forwards = [
-            stack.enter_context(PooledForward(model, settings.sites, chosen, settings.pooling))
-            for model, chosen in zip(models, layers, strict=True)
+            stack.enter_context(PooledForward(model, settings.sites, own, settings.pooling))
+            for model, own in zip(models, chosen, strict=True)
         ]
         prepared = prepare(models, documents, settings)
-        stores = _make_stores(models, layers, len(prepared.kept), settings)
+        stores = _make_stores(models, chosen, len(prepared.kept), settings)
         runs = [
             _ModelRun(forward, store, table, prepared, documents)
             for forward, store, table in zip(forwards, stores, prepared.tables, strict=True)

