@@ -6,7 +6,9 @@ if TYPE_CHECKING:
     from cka_tools.comparison import Comparison, compare
     from cka_tools.statistics import LinearCKA, cka
 
-__all__ = ["Comparison", "LinearCKA", "cka", "compare"]
+__version__ = "0.1.0"
+
+__all__ = ["Comparison", "LinearCKA", "cka", "__version__", "compare"]
 
 _HOME = {
     "Comparison": "cka_tools.comparison",

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from cka_tools import __version__
 from cka_tools.comparison.record import Reading
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import LoadedModel
 
-PACKAGES = ("cka-tools", "torch", "transformers", "tokenizers", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def provenance(
@@ -57,7 +58,11 @@ def provenance(
             "protocol": protocol,
             "rescale": rescale,
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "cka-tools": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from cka_tools import __version__
 from cka_tools.errors import UserError
 from cka_tools.terminal.compare_command import compare_command, demo_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"cka-tools {version('cka-tools')}")
+        typer.echo(f"cka-tools {__version__}")
         raise typer.Exit
 
 
