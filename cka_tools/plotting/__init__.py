@@ -1,0 +1,5 @@
+"""Comparison → figure."""
+
+from cka_tools.plotting.comparison_page import comparison_figure
+
+__all__ = ["comparison_figure"]

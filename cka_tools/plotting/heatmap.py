@@ -1,0 +1,99 @@
+"""CKA of all layer pairs as a heatmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
+
+from cka_tools.plotting.layer_ticks import thin
+from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
+
+
+def draw_heatmap(
+    ax: Axes,
+    matrix: np.ndarray,
+    layers_a: Sequence[int],
+    layers_b: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+    best: Sequence[tuple[int, int]],
+    cell: float,
+) -> tuple[QuadMesh, list[Line2D | Patch]]:
+    """Draw (L_A, L_B) with layer 0 at the lower left; returns the mesh and what the legend shows.
+
+    Args:
+        matrix: CKA, NaN where undefined.
+        layers_a, layers_b: the layers its rows and columns stand for.
+        pairs, best: layer pairs marked as paired, and as the best match of their row.
+        cell: size of a cell's shorter side in points.
+    """
+    known = matrix[np.isfinite(matrix)]
+    low, high = min(0.0, *known, 0.0), max(1.0, *known, 1.0)
+    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
+    mesh = ax.pcolormesh(
+        np.arange(matrix.shape[1] + 1) - 0.5,
+        np.arange(matrix.shape[0] + 1) - 0.5,
+        np.ma.masked_invalid(matrix),
+        cmap=HEAT,
+        vmin=low,
+        vmax=high,
+        rasterized=False,
+        edgecolors="face",
+        linewidth=0.1,
+        gid="cka",
+    )
+    row, column = ({layer: at for at, layer in enumerate(layers)} for layers in (layers_a, layers_b))
+    size = min(0.55 * cell, 7.0)
+    thickness = min(0.6, 0.1 * cell)
+    halo = [withStroke(linewidth=2.0 * thickness + 0.3, foreground=INK)]
+    square: Look = {"marker": "s", "markerfacecolor": "none", "linestyle": "none"}
+    dot: Look = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": "none"}
+    ax.plot(
+        [column[b] for _, b in pairs],
+        [row[a] for a, _ in pairs],
+        gid="paired",
+        markersize=size,
+        markeredgecolor="white",
+        markeredgewidth=thickness,
+        path_effects=halo,
+        **square,
+    )
+    ax.plot(
+        [column[b] for _, b in best],
+        [row[a] for a, _ in best],
+        gid="best",
+        markersize=0.45 * size,
+        markeredgewidth=0.6 * thickness,
+        **dot,
+    )
+    for axis, layers in ((ax.xaxis, layers_b), (ax.yaxis, layers_a)):
+        ticks = thin(range(len(layers)))
+        axis.set_ticks(ticks, [str(layers[at]) for at in ticks])
+        axis.set_minor_locator(NullLocator())
+    ax.set_xlabel("layer of B")
+    ax.set_ylabel("layer of A")
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], label="paired", markeredgecolor=INK, markersize=5, markeredgewidth=0.7, **square),
+        Line2D([], [], label="best match in B", markersize=3.2, markeredgewidth=0.5, **dot),
+    ]
+    if len(known) < matrix.size:
+        handles.append(undefined_key())
+    return mesh, handles
+
+
+def draw_scale(ax: Axes, mesh: QuadMesh) -> None:
+    """The colour bar, lying."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(mesh, cax=ax, orientation="horizontal")
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
+    bar.ax.set_xticklabels(["0", "0.25", "0.5", "0.75", "1"])
+    bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label("CKA, debiased", labelpad=1.5)

@@ -1,0 +1,162 @@
+"""Curves over layers: divergence with its intervals, and effective dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from cka_tools.comparison.caveats import MASSIVE_SHARE, layer_list
+from cka_tools.plotting.layer_ticks import thin
+from cka_tools.plotting.style import BAND, DARK, FAINT, INK, LIGHT, MIDDLE, VOID_HATCH, Look, undefined_key
+
+LayerEntry = dict[str, Any]
+
+DEBIASED: Look = {"color": DARK, "marker": "o", "linestyle": "-", "zorder": 5}
+BIASED: Look = {
+    "color": MIDDLE,
+    "marker": "s",
+    "linestyle": (0, (4, 2)),
+    "markerfacecolor": "white",
+    "zorder": 4,
+}
+MEAN: Look = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
+VOIDED: Look = {"facecolor": "white", "edgecolor": FAINT, "hatch": VOID_HATCH, "linewidth": 0, "zorder": 0.5}
+RESCALED: Look = {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5)), "zorder": 3}
+SIDES: dict[str, Look] = {
+    "a": {"color": DARK, "marker": "o", "linestyle": "-"},
+    "b": {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2)), "markerfacecolor": "white"},
+}
+MASSIVE: Look = {
+    "marker": "o",
+    "markersize": 7.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.7,
+    "linestyle": "none",
+}
+MOST_EARLY_LETTERS = 16
+
+
+def numbers(entries: Sequence[LayerEntry], key: str) -> np.ndarray:
+    """One value an entry, NaN where it is null."""
+    return np.array([np.nan if e.get(key) is None else e[key] for e in entries], dtype=np.float64)
+
+
+def layer_axis(ax: Axes, layers: Sequence[int]) -> None:
+    """Ticks at the layers, half a layer of room on both sides."""
+    ax.set_xticks([layers[at] for at in thin(layers)])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(layers[0] - 0.6, layers[-1] + 0.6)
+
+
+def draw_early_band(ax: Axes, layers: Sequence[int], early: Sequence[int]) -> list[Patch]:
+    """Shade the early layers, one span for each unbroken run of them; returns what the legend shows."""
+    edges = [layers[0] - 0.6, *((a + b) / 2 for a, b in pairwise(layers)), layers[-1] + 0.6]
+    runs: list[list[float]] = []
+    for at, layer in enumerate(layers):
+        if layer not in early:
+            continue
+        if runs and runs[-1][1] == edges[at]:
+            runs[-1][1] = edges[at + 1]
+        else:
+            runs.append([edges[at], edges[at + 1]])
+    for low, high in runs:
+        ax.axvspan(low, high, color=BAND, linewidth=0, zorder=0, gid="early")
+    text = f"early {layer_list(early)}"
+    label = text if len(text) <= MOST_EARLY_LETTERS else "early layers"
+    return [Patch(facecolor=BAND, edgecolor=FAINT, linewidth=0.4, label=label)] if runs else []
+
+
+def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None) -> list[Line2D | Patch]:
+    """Divergence in percent over the layers of A; returns what the legend shows.
+
+    Args:
+        entries: `layers` of the record.
+        mean: the mean debiased divergence, a fraction.
+    """
+    x = np.array([e["layer_a"] for e in entries])
+    curves = [
+        ("debiased, 95 % interval", entries, "cka_debiased", DEBIASED),
+        ("biased", entries, "cka_biased", BIASED),
+    ]
+    if any("rescaled" in e for e in entries):
+        curves.append(("rescaled", [e.get("rescaled", {}) for e in entries], "cka_debiased", RESCALED))
+    shown: list[np.ndarray] = [np.array([0.0])]
+    handles: list[Line2D | Patch] = []
+    for label, rows, key, look in curves:
+        y = 100 * (1 - numbers(rows, key))
+        (line,) = ax.plot(x, y, label=label, gid=label, **look)
+        handles.append(line)
+        shown.append(y)
+        if key == "cka_debiased":
+            low, high = (100 * (1 - numbers(rows, end)) for end in ("ci_high", "ci_low"))
+            bars: Look = {"color": look["color"], "linewidth": 0.9, "zorder": line.zorder - 0.5}
+            ax.vlines(x, low, high, gid=f"{label}: bars", **bars)
+            caps: Look = {"marker": "_", "markersize": 3.5, "linestyle": "none", **bars}
+            ax.plot(np.r_[x, x], np.r_[low, high], gid=f"{label}: caps", **caps)
+            shown += [low, high]
+    if mean is not None:
+        handles.append(ax.axhline(100 * mean, label="mean", **MEAN))
+    undefined = x[np.isnan(numbers(entries, "cka_debiased"))]
+    for layer in undefined:
+        ax.axvspan(layer - 0.5, layer + 0.5, gid="undefined", **VOIDED)
+    if len(undefined):
+        handles.append(undefined_key())
+    _percent_axis(ax, np.concatenate(shown))
+    ax.set_ylabel("divergence 1 − CKA (%)")
+    return handles
+
+
+def _percent_axis(ax: Axes, shown: np.ndarray) -> None:
+    """All values inside; 0 always, 100 (CKA 0) where they come near it."""
+    low, high = float(np.nanmin(shown)), max(1.0, float(np.nanmax(shown)))
+    high = max(high, 100.0) if high > 80 else high
+    room = 0.05 * (high - low)
+    ax.set_ylim(low - room, high + room)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    ax.grid(axis="y", color=BAND, linewidth=0.6)
+    if high > 100:
+        ax.axhline(100, color=INK, linewidth=0.6, linestyle=":", zorder=1)
+
+
+def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Line2D]:
+    """Effective dimension of both models on a log axis; returns what the legend shows."""
+    x = np.array([e["layer_a"] for e in entries])
+    handles: list[Line2D] = []
+    drawn: list[np.ndarray] = []
+    massive = np.zeros((0, 2))
+    for side, look in SIDES.items():
+        y = numbers(entries, f"effective_dim_{side}")
+        label = f"model {side.upper()}"
+        handles += ax.plot(x, y, label=label, gid=label, **look)
+        drawn.append(y[y > 0])
+        heavy = numbers(entries, f"top_feature_share_{side}") > MASSIVE_SHARE
+        massive = np.concatenate([massive, np.stack([x, y], axis=1)[heavy]])
+    if len(massive):
+        label = f"one feature > {MASSIVE_SHARE:.0%} of variance".replace("%", " %")
+        handles += ax.plot(*massive.T, label=label, gid="massive", zorder=6, **MASSIVE)
+    _dimension_axis(ax, np.concatenate(drawn))
+    ax.set_ylabel("effective dimension")
+    return handles
+
+
+def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
+    """A log axis over at least a factor of ten, with plain numbers."""
+    ax.set_yscale("log")
+    low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
+    widen = max(1.35, (10 * low / high) ** 0.5)
+    low, high = low / widen, high * widen
+    ax.set_ylim(low, high)
+    subs = (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.grid(axis="y", color=BAND, linewidth=0.6)

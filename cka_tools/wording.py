@@ -1,0 +1,93 @@
+"""How names and numbers are written where a person reads them: tables, sentences, figures."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+NOTHING = "–"
+"""Stands for a value that cannot be given."""
+
+ELLIPSIS = "…"
+
+
+def printable(text: str) -> str:
+    """Text on one line, without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
+def shorten(text: str, limit: int) -> str:
+    """A name or path in at most `limit` characters: its last parts, or both ends of a longer one."""
+    text = printable(text)
+    if len(text) <= limit:
+        return text
+    parts = PurePath(text).parts
+    for first in range(1, len(parts)):
+        tail = f"{ELLIPSIS}/{'/'.join(parts[first:])}"
+        if len(tail) <= limit:
+            return tail
+    keep = limit - 1
+    return f"{text[: keep // 2]}{ELLIPSIS}{text[len(text) - (keep - keep // 2) :]}"
+
+
+def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
+    """Two names in at most `limit` characters each, still different where the names are."""
+    short = shorten(a, limit), shorten(b, limit)
+    if a == b or short[0] != short[1]:
+        return short
+    return _apart(printable(a), printable(b), limit)
+
+
+def _apart(a: str, b: str, limit: int) -> tuple[str, str]:
+    """Two paths by the first part in which they differ and the last; else by an excerpt."""
+    parts = PurePath(a).parts, PurePath(b).parts
+    first = next((i for i, (x, y) in enumerate(zip(*parts, strict=False)) if x != y), None)
+    if first is not None and min(map(len, parts)) > first + 2:
+        tails = tuple(f"{ELLIPSIS}/{p[first]}/{ELLIPSIS}/{p[-1]}" for p in parts)
+        if max(map(len, tails)) <= limit:
+            return tails[0], tails[1]
+    differ = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, differ - limit // 3)
+    return _excerpt(a, start, limit), _excerpt(b, start, limit)
+
+
+def _excerpt(text: str, start: int, limit: int) -> str:
+    head = ELLIPSIS if start else ""
+    shown = text[start : start + limit - len(head)]
+    if start + len(shown) < len(text):
+        shown = shown[:-1] + ELLIPSIS
+    return head + shown
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage with one decimal, without its sign: 0.1023 → "10.2"."""
+    if fraction is None:
+        return NOTHING
+    text = f"{100 * fraction:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def percent_interval(entry: dict[str, Any]) -> str | None:
+    """`ci_low` and `ci_high` of an entry of the record: "9.1 to 11.3", or None where there is none."""
+    low, high = entry.get("ci_low"), entry.get("ci_high")
+    return None if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 document", "2 documents"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
+    """Corpus, documents, tokens, pooling, sites, dtype, protocol: a phrase each."""
+    origin = record["provenance"]
+    settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
+    words = [
+        f"corpus {printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)}",
+        counted(record["summary"]["n_documents"], "document"),
+        f"at most {settings['max_length']} tokens",
+        f"{settings['pooling']} pooling",
+        f"{settings['sites']} sites",
+        str(settings["dtype"]),
+    ]
+    return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
