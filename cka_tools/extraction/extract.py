@@ -15,7 +15,7 @@ from cka_tools.extraction.batches import BatchPlan, TokenBatch, make_batch, plan
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.memory import DoesNotFit, run_splitting
 from cka_tools.extraction.pooling import accumulation_dtype, draw_positions
-from cka_tools.extraction.settings import ExtractionSettings
+from cka_tools.extraction.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, ExtractionSettings
 from cka_tools.extraction.sites import resolve_layers
 from cka_tools.extraction.tokens import (
     TextDocument,
@@ -99,7 +99,7 @@ def prepare(
         )
     lengths = np.max([table.lengths for table in tables], axis=0)
     if settings.plan == "sorted":
-        plan = plan_sorted(lengths, settings.batch_tokens)
+        plan = plan_sorted(lengths, settings.batch_tokens or _batch_tokens(models))
     else:
         plan = plan_corpus_order(lengths, settings.batch_size)
     positions = (
@@ -172,6 +172,11 @@ def extract_features(
         splits=[split for run in runs for split in run.splits],
         notes=[note for model in models for note in model.notes] + prepared.notes,
     )
+
+
+def _batch_tokens(models: Sequence[LoadedModel]) -> int:
+    on_cpu = any(model.device.type == "cpu" for model in models)
+    return CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
 
 
 def _make_stores(
