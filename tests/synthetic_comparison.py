@@ -105,6 +105,9 @@ def with_diagonal(comparison: Comparison, values: Sequence[float], width: float 
         entry.update(cka_debiased=value, ci_low=value - width, ci_high=value + width)
         entry["cka_biased"] = value + 0.3 * (1 - value)
         comparison.arrays["matrix.debiased"][entry["layer_a"], entry["layer_b"]] = value
+    for match in comparison.record["best_match"]:
+        row = comparison.arrays["matrix.debiased"][match["layer_a"]]
+        match.update(layer_b=int(row.argmax()), cka_debiased=float(row.max()))
     for name, some in (("mean", comparison.layers), ("early", [e for e in comparison.layers if e["early"]])):
         mean = 1 - float(np.mean([e["cka_debiased"] for e in some]))
         found = comparison.summary[f"{name}_divergence"]["debiased"]

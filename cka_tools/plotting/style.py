@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import IO, Any, Final
@@ -75,9 +76,13 @@ _SETTINGS: Final[dict[str, Any]] = {
 _UNDATED: Final[dict[str, dict[str, None]]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
-def figure_style() -> AbstractContextManager[None]:
+@contextmanager
+def figure_style() -> Iterator[None]:
     """matplotlib's defaults with these settings on top, whatever the user's own are; undone on leaving."""
-    return matplotlib.style.context(["default", _SETTINGS])
+    with matplotlib.style.context(["default", _SETTINGS]), catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the run holds it in full.
+        filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def undefined_key() -> Patch:
@@ -90,9 +95,7 @@ class StyledFigure(Figure):
 
     def savefig(self, fname: str | PathLike[str] | IO[bytes], **kwargs: Any) -> None:
         """As `Figure.savefig`; the same figure gives the same bytes."""
-        with figure_style(), catch_warnings():
-            # A name in a script that the font lacks is drawn as boxes; the run holds it in full.
-            filterwarnings("ignore", message="Glyph .* missing from font")
+        with figure_style():
             suffix = PurePath(fspath(fname)).suffix[1:] if isinstance(fname, str | PathLike) else ""
             undated = _UNDATED.get((kwargs.get("format") or suffix).lower())
             if undated is not None:

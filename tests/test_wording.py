@@ -1,0 +1,53 @@
+"""Names and numbers as a person reads them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cka_tools.wording import counted, percent, percent_interval, printable, short_names, shorten
+
+
+@given(st.text(), st.integers(8, 60))
+def test_a_shortened_name_keeps_to_its_limit_and_to_one_line(text: str, limit: int) -> None:
+    short = shorten(text, limit)
+    assert len(short) <= limit
+    assert short == "" or short.isprintable()
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126)), st.data(), st.integers(12, 60))
+def test_names_that_differ_stay_different(a: str, data: st.DataObject, limit: int) -> None:
+    at = data.draw(st.integers(0, len(a)))
+    b = a[:at] + "~x" + a[at:]
+    short = short_names(a * 3, b * 3, limit)
+    assert max(map(len, short)) <= limit
+    assert a == b or short[0] != short[1]
+
+
+def test_a_path_keeps_its_last_parts() -> None:
+    assert shorten("/data/runs/detour/checkpoint-1000", 26) == "…/detour/checkpoint-1000"
+    assert shorten("org/name@revision", 40) == "org/name@revision"
+
+
+def test_paths_that_end_alike_show_where_they_differ() -> None:
+    a, b = (f"/data/{run}/seed-1/base-english/checkpoints/step-3000" for run in ("detour", "baseline"))
+    assert short_names(a, b, 30) == ("…/detour/…/step-3000", "…/baseline/…/step-3000")
+
+
+def test_control_characters_never_reach_a_terminal() -> None:
+    assert printable("a\x1b[31mb\n c\u202e") == "a\N{REPLACEMENT CHARACTER}[31mb c\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(0.1023, "10.2"), (1.0604, "106.0"), (-1e-9, "0.0"), (-0.004, "-0.4"), (None, "–")]
+)
+def test_percentages_have_one_decimal(fraction: float | None, text: str) -> None:
+    assert percent(fraction) == text
+
+
+def test_an_interval_needs_both_ends() -> None:
+    assert percent_interval({"ci_low": 0.091, "ci_high": 0.113}) == "9.1 to 11.3"
+    assert percent_interval({"ci_low": None, "ci_high": None}) is None
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [counted(n, "document") for n in (0, 1, 1500)] == ["0 documents", "1 document", "1,500 documents"]
