@@ -40,7 +40,7 @@ def compare(
     seed: int = 42,
     rescale: bool = False,
     protocol: Literal["paper"] | None = None,
-    batch_tokens: int = ExtractionSettings.batch_tokens,
+    batch_tokens: int | None = None,
     tokens_per_document: int = ExtractionSettings.tokens_per_document,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -62,7 +62,7 @@ def compare(
         rescale: also give CKA with every feature scaled to unit variance.
         protocol: "paper" for the settings of arXiv 2605.12438: 500 documents in each of three draws (seeds
             42, 43, 44), 512 tokens, batches of 16 in corpus order, float16, mean pooling.
-        batch_tokens: padded tokens a batch holds.
+        batch_tokens: padded tokens a batch holds; None chooses by device.
         tokens_per_document: draws of token pooling.
         trust_remote_code: run code that comes with a model.
         progress: called after each batch with documents done, tokens done, documents in all.

@@ -100,8 +100,14 @@ def compare_command(
             help="paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.", show_default=False
         ),
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens a batch holds.")] = 4096,
-    tokens_per_document: Annotated[int, typer.Option(help="Draws a document with --pooling token.")] = 8,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Padded tokens a batch holds.  [default: by device]", show_default=False),
+    ] = None,
+    tokens_per_document: Annotated[
+        int | None,
+        typer.Option(help="Draws a document with --pooling token.  [default: 8]", show_default=False),
+    ] = None,
     trust_remote_code: RemoteCode = False,
     out: RunDirectory = None,
     quiet: Quiet = False,
@@ -132,7 +138,7 @@ def compare_command(
         rescale=rescale,
         protocol=None if protocol is None else protocol.value,
         batch_tokens=batch_tokens,
-        tokens_per_document=tokens_per_document,
+        **({} if tokens_per_document is None else {"tokens_per_document": tokens_per_document}),
         trust_remote_code=trust_remote_code,
     )
 
