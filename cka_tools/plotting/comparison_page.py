@@ -139,7 +139,7 @@ def _numbers(summary: dict[str, Any]) -> str:
         interval = percent_interval(entry)
         value = "undefined" if entry["value"] is None else f"{percent(entry['value'])} %"
         shown.append(f"{name} {value}" + (f" ({interval})" if interval else ""))
-    return ", ".join(shown)
+    return f"debiased: {', '.join(shown)}"
 
 
 def _footnotes(comparison: Comparison) -> list[str]:
