@@ -2,8 +2,8 @@
 
     python benchmarks/end_to_end.py [--corpus FILE] [--documents 256] [--repeats 5] [--dtype float32]
 
-The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory. The three
-ways run interleaved; times are medians, and the figures to read are ratios within one run.
+The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory. The
+three ways run interleaved; times are medians, and the figures to read are ratios within one run.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def main() -> None:
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
     tokens = sum(int(t.lengths.sum()) for t in prepared.tables)
     print(
-        f"{len(draw.documents)} documents, {tokens} tokens over both models, {options.dtype}, {options.threads} threads; "
+        f"{len(draw.documents)} documents, {tokens} tokens over both models, {options.dtype}, "
+        f"{options.threads} threads; "
         f"largest difference from the user's loop: {difference[:-1, :-1].max():.1e} below the last layer, "
         f"{difference.max():.1e} with it"
     )

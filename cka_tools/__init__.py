@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "LinearCKA", "cka", "__version__", "compare"]
+__all__ = ["Comparison", "LinearCKA", "__version__", "cka", "compare"]
 
 _HOME = {
     "Comparison": "cka_tools.comparison",

@@ -79,8 +79,7 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
         warn(
             "estimators-disagree",
             f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): "
-            f"{found.n} documents "
-            "are too few for the biased one; read the debiased.",
+            f"{found.n} documents are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
     for side, indices in (("A", layers_a), ("B", layers_b)):
@@ -95,9 +94,8 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
                 "massive-feature",
                 f"One feature carries more than half of the variance of model {side} in "
                 f"{_layers([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
-                f"{top[2].top_feature_share:.0%} in layer {top[0]}): CKA there is nearly the squared correlation "
-                "of that "
-                "feature; compare with --rescale.",
+                f"{100 * top[2].top_feature_share:.0f} % in layer {top[0]}): CKA there is nearly the squared "
+                "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
     return caveats
@@ -113,7 +111,7 @@ def overlap_caveat(draws: Sequence[Sequence[str]]) -> Caveat | None:
     if worst <= DRAW_OVERLAP:
         return None
     text = (
-        f"Two draws share {worst:.0%} of their documents: their standard deviation understates the uncertainty; "
-        "read the interval."
+        f"Two draws share {100 * worst:.0f} % of their documents: their standard deviation understates the "
+        "uncertainty; read the interval."
     )
     return {"code": "overlapping-draws", "text": text, "layers": []}

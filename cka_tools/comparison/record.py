@@ -50,8 +50,12 @@ def build_record(
         "warnings": caveats,
         "layers": [_layer(reading, at, pair) for at, pair in enumerate(plain.layers)],
         "best_match": _best_matches(reading),
-        "matrix": _matrices(plain)
-        | ({} if reading.rescaled is None else {"rescaled": _matrices(reading.rescaled)}),
+        "matrix": {
+            "layers_a": reading.layers_a,
+            "layers_b": reading.layers_b,
+            **_matrices(plain),
+            **({} if reading.rescaled is None else {"rescaled": _matrices(reading.rescaled)}),
+        },
         "provenance": provenance,
     }
 

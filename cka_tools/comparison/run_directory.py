@@ -64,6 +64,8 @@ def write_run(
         drawn = figure()
         for suffix in ("pdf", "png"):
             drawn.savefig(staging / f"{FIGURE}.{suffix}")
+        for written in staging.iterdir():
+            written.chmod(0o644)
         if run_dir.is_dir():
             run_dir.rmdir()
         staging.rename(run_dir)

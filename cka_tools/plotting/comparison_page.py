@@ -107,8 +107,8 @@ def _heat(comparison: Comparison, place: Any, floor: float, ceiling: float) -> N
     mesh, handles = draw_heatmap(
         ax,
         matrix,
-        [match["layer_a"] for match in matches],
-        _columns(columns, [b for _, b in pairs]),
+        comparison.record["matrix"]["layers_a"],
+        comparison.record["matrix"]["layers_b"],
         pairs,
         [(match["layer_a"], match["layer_b"]) for match in matches if match["layer_b"] is not None],
         cell=72 * min(tall / rows, wide / columns),
@@ -116,11 +116,6 @@ def _heat(comparison: Comparison, place: Any, floor: float, ceiling: float) -> N
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     under = bottom - HEAT_LABELS - SCALE_HEIGHT
     draw_scale(place(HEAT_LEFT, under, max(wide, 0.6 * HEAT_SIDE), SCALE_HEIGHT), mesh)
-
-
-def _columns(count: int, paired: list[int]) -> list[int]:
-    """Layers of B that were read: the paired ones where layers were chosen, else all of them."""
-    return sorted(paired) if len(paired) == count else list(range(count))
 
 
 def _title(comparison: Comparison, width: float) -> list[str]:

@@ -30,7 +30,7 @@ from cka_tools.statistics.linear_cka import LinearCKA
 INFLUENCE_DOCUMENTS = 4096
 """Above this many documents the influence is taken on a seeded subset: its cost grows with their square."""
 
-NO_VARIANCE = "layer {layer} of {side} has no variance over these documents"
+NO_VARIANCE = "the layer of {side} has no variance over these documents"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def compare_features(
     b = FeatureSet(features_b, device=device, rescale=rescale)
     if (a.n, a.draws) != (b.n, b.draws):
         raise UserError(
-            f"features hold {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
+            f"features of {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
         )
     if a.n < MINIMUM_SAMPLES:
         raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
@@ -145,8 +145,7 @@ def compare_features(
     for d, (i, j) in enumerate(pairs):
         biased, debiased = mean_cka([d] if d in usable else [])
         if d not in usable:
-            side, layer = ("A", i) if constant_a[i] else ("B", j)
-            biased = debiased = Interval(None, reason=NO_VARIANCE.format(layer=layer, side=side))
+            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if constant_a[i] else "B"))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
     mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
     first = [

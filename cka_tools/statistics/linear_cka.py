@@ -25,7 +25,7 @@ ArrayLike = Tensor | np.ndarray[Any, Any]
 Pairs = Literal["all"] | Sequence[tuple[int, int]]
 
 FOLD_ROWS = 256
-"""Rows gathered before they are folded into the moments: thin updates of a large matrix cost memory traffic."""
+"""Rows gathered before they are folded into the moments: thin updates of a large matrix are slow."""
 
 BUFFER_BYTES = 512 * 2**20
 """Upper limit of the rows kept for the Gram form."""

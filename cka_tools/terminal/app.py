@@ -54,7 +54,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), BAD_INPUT)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted: nothing was written, so the same command starts anew", INTERRUPTED)
+        code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(BAD_INPUT)
@@ -63,6 +63,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} See `cka --help`.", BAD_INPUT)
+    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code itself
+        _fail("interrupted: no run was written; the same command starts anew", INTERRUPTED)
     sys.exit(code or 0)
 
 

@@ -60,4 +60,4 @@ def test_draws_that_overlap_are_named():
     found = overlap_caveat([["a", "b", "c", "d"], ["c", "d", "e", "f"]])
     assert found is not None
     assert found["code"] == "overlapping-draws"
-    assert "50%" in found["text"]
+    assert "50 %" in found["text"]

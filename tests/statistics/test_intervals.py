@@ -143,7 +143,7 @@ def test_a_layer_without_variance_has_a_reason_and_leaves_the_mean_to_the_rest()
     flat = np.full((40, 4), 7.0)
     found = compare_features([x, flat], [y, y], [(0, 0), (1, 1)], [1])
     assert found.layers[1].debiased.value is None
-    assert found.layers[1].reason == "layer 1 of A has no variance over these documents"
+    assert found.layers[1].reason == "the layer of A has no variance over these documents"
     assert np.isnan(found.matrices[DEBIASED][1]).all()
     assert found.mean.debiased.value == pytest.approx(1 - cka(x, y))
     assert found.early.debiased.value is None
