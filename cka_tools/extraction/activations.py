@@ -38,6 +38,11 @@ class PooledForward:
         self._pooled: list[torch.Tensor] = []
         self._checks: list[torch.Tensor] = []
 
+    @property
+    def widths(self) -> list[int]:
+        """Features of each hooked layer."""
+        return [int(self.model.blocks[layer].width or 0) for layer in self.layers]
+
     def __enter__(self) -> "PooledForward":
         modules = dict(self.model.model.named_modules())
         try:

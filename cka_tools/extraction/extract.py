@@ -1,10 +1,10 @@
 """Documents → features of each model: every batch of one plan goes through every model."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class Extraction:
         plan: the batches.
         splits: batches that ran out of memory and were split: model, documents, halves.
         notes: plain sentences for the user.
+        cache: one a model: `off`, `made` (kept in the activation store), `resumed` (made, part of it by an
+            interrupted run) or `hit` (found there).
     """
 
     features: list[ModelFeatures]
@@ -63,10 +65,12 @@ class Extraction:
     plan: BatchPlan
     splits: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cache: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """JSON-ready provenance: tokens, plan, splits."""
-        return {"tokens": self.tokens, "plan": self.plan.record() | {"splits": self.splits}}
+        """JSON-ready provenance: tokens, plan, splits, and where the features came from."""
+        plan = self.plan.record() | {"splits": self.splits}
+        return {"tokens": self.tokens, "plan": plan, "cache": self.cache}
 
 
 def prepare(
@@ -131,19 +135,55 @@ def extract_features(
             document that does not fit in memory, no space left on the disk.
     """
     settings = settings or ExtractionSettings()
+    forwards = plan_forwards(models, settings, layers)
+    prepared = prepare(models, documents, settings)
+    stores = make_stores(forwards, len(prepared.kept), settings)
+    splits = run_batches(forwards, stores, prepared.tables, prepared, documents, progress)
+    return describe(models, prepared, [store.finish() for store in stores], splits, ["off"] * len(models))
+
+
+def plan_forwards(
+    models: Sequence[LoadedModel],
+    settings: ExtractionSettings,
+    layers: Sequence[Sequence[int] | None] | None = None,
+) -> list[PooledForward]:
+    """What is hooked in each model; no hook is set yet.
+
+    Raises:
+        UserError: a layer a model does not have, or a site that cannot be hooked.
+    """
     asked = [settings.layers] * len(models) if layers is None else layers
-    chosen = [resolve_layers(model, wanted) for model, wanted in zip(models, asked, strict=True)]
+    return [
+        PooledForward(model, settings.sites, resolve_layers(model, wanted), settings.pooling)
+        for model, wanted in zip(models, asked, strict=True)
+    ]
+
+
+class RowStore(Protocol):
+    """Takes pooled rows. Batches in `finished` need not run again."""
+
+    finished: Collection[Sequence[int]]
+
+    def write(self, rows: Sequence[int], values: Sequence[np.ndarray]) -> None: ...
+
+
+def run_batches(
+    forwards: Sequence[PooledForward],
+    stores: Sequence[RowStore],
+    tables: Sequence[TokenTable],
+    prepared: Prepared,
+    documents: Sequence[TextDocument],
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Run every batch through every model, write its rows, and return the splits.
+
+    Raises:
+        UserError: as `extract_features` does while it runs.
+    """
     with ExitStack() as stack:
-        # Entered first: a site that cannot be hooked is refused before documents are tokenized.
-        forwards = [
-            stack.enter_context(PooledForward(model, settings.sites, own, settings.pooling))
-            for model, own in zip(models, chosen, strict=True)
-        ]
-        prepared = prepare(models, documents, settings)
-        stores = _make_stores(models, chosen, len(prepared.kept), settings)
         runs = [
-            _ModelRun(forward, store, table, prepared, documents)
-            for forward, store, table in zip(forwards, stores, prepared.tables, strict=True)
+            _ModelRun(stack.enter_context(forward), store, table, prepared, documents)
+            for forward, store, table in zip(forwards, stores, tables, strict=True)
         ]
         lengths = prepared.tables[0].lengths
         done = tokens = 0
@@ -155,8 +195,19 @@ def extract_features(
                 progress(done, tokens)
         for run in runs:
             run.drain(0)
+    return [split for run in runs for split in run.splits]
+
+
+def describe(
+    models: Sequence[LoadedModel],
+    prepared: Prepared,
+    features: list[ModelFeatures],
+    splits: list[dict[str, Any]],
+    cache: list[str],
+) -> Extraction:
+    """Features with what is known of how they came about."""
     return Extraction(
-        features=[store.finish() for store in stores],
+        features=features,
         kept=prepared.kept,
         tokens=[
             {
@@ -169,8 +220,9 @@ def extract_features(
             for model, table in zip(models, prepared.tables, strict=True)
         ],
         plan=prepared.plan,
-        splits=[split for run in runs for split in run.splits],
+        splits=splits,
         notes=[note for model in models for note in model.notes] + prepared.notes,
+        cache=cache,
     )
 
 
@@ -179,17 +231,16 @@ def _batch_tokens(models: Sequence[LoadedModel]) -> int:
     return CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
 
 
-def _make_stores(
-    models: Sequence[LoadedModel],
-    layers: Sequence[Sequence[int]],
-    documents: int,
-    settings: ExtractionSettings,
+def feature_dtype(model: LoadedModel) -> np.dtype[Any]:
+    """float32; float64 for a float64 model."""
+    return np.dtype("float64" if accumulation_dtype(model.dtype) == torch.float64 else "float32")
+
+
+def make_stores(
+    forwards: Sequence[PooledForward], documents: int, settings: ExtractionSettings
 ) -> list[FeatureStore]:
-    shapes = []
-    for model, chosen in zip(models, layers, strict=True):
-        widths = [int(model.blocks[layer].width or 0) for layer in chosen]
-        dtype = np.dtype("float64" if accumulation_dtype(model.dtype) == torch.float64 else "float32")
-        shapes.append((chosen, widths, dtype))
+    """A store for each model, all in memory or, beyond the limit, all on disk."""
+    shapes = [(f.layers, f.widths, feature_dtype(f.model)) for f in forwards]
     total = sum(
         documents * (settings.draws or 1) * sum(widths) * dtype.itemsize for _, widths, dtype in shapes
     )
@@ -208,7 +259,7 @@ class _ModelRun:
     def __init__(
         self,
         forward: PooledForward,
-        store: FeatureStore,
+        store: RowStore,
         table: TokenTable,
         prepared: Prepared,
         documents: Sequence[TextDocument],
@@ -223,6 +274,8 @@ class _ModelRun:
 
     def forward_batch(self, rows: Sequence[int]) -> None:
         """Launch one batch, splitting it where memory runs out, and write what is ready."""
+        if rows in self.store.finished:
+            return
         try:
             for part, copy in run_splitting(self._run, rows, self._record_split):
                 self.pending.append((part, copy))

@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,9 @@ class FeatureStore:
     On disk a document is one record (its layers side by side), written with one call, so memory does not
     grow with documents. The file has no name: it is gone when the process is, however that ends.
     """
+
+    #: No earlier run left anything here.
+    finished: Collection[Sequence[int]] = ()
 
     def __init__(
         self,
