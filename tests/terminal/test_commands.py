@@ -82,8 +82,8 @@ def test_quiet_prints_nothing_and_names_the_run_after_the_models(cka, models, co
 
 
 def test_flags_reach_the_comparison(cka, models, corpus):
-    read = "--documents 40 --pooling last --sites mlp --layers 1,3-4 --early 1".split()
-    run = "--seed 7 --rescale --batch-tokens 99 --max-length 32 --json".split()
+    read = ["--documents", 40, "--pooling", "last", "--sites", "mlp", "--layers", "1,3-4", "--early", 1]
+    run = ["--seed", 7, "--rescale", "--batch-tokens", 99, "--max-length", 32, "--json"]
     code, out, err = cka("compare", *models, "--corpus", corpus, *read, *run)
     assert code == 0, err
     record = json.loads(out)
@@ -213,7 +213,8 @@ def test_a_corpus_that_does_not_fit_is_one_line_and_exit_code_2(cka, bad, models
 
 @pytest.mark.parametrize(
     "flags",
-    ["--layers 9", "--layers x", "--early 8", "--documents 61", "--documents 3", "--documents many", "--seed -1",
+    ["--layers 9", "--layers x", "--early 8",
+     "--documents 61", "--documents 3", "--documents many", "--seed -1",
      "--max-length 65", "--pooling max", "--protocol mine", "--dtype int8", "--device tpu", "--no-such-flag"],
 )  # fmt: skip
 def test_flags_that_do_not_fit_are_one_line_and_exit_code_2(cka, models, corpus, tmp_path, flags):

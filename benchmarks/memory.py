@@ -1,0 +1,89 @@
+"""Peak memory of a comparison against the number of documents, once features are on disk.
+
+    python benchmarks/memory.py [--documents 1000 4000] [--pooling token]
+
+Each size runs in a process of its own, on generated documents and the bundled pair. The figure to read is the
+ratio of the peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+WORDS_A_DOCUMENT = 200
+
+
+def peak(documents: int, pooling: str) -> dict[str, float]:
+    """Compare in this process; peak resident MiB before and after, features never in memory as a whole."""
+    from cka_tools.comparison.reading import DrawProgress, read_draw
+    from cka_tools.documents import draw_documents
+    from cka_tools.extraction import ExtractionSettings
+    from cka_tools.models import load_model
+
+    rng = np.random.default_rng(0)
+    vocabulary = [f"{a}{b}" for a in ("cell", "gene", "drug", "dose", "risk") for b in ("", "s", "al", "ing")]
+    texts = [" ".join(rng.choice(vocabulary, size=WORDS_A_DOCUMENT)) for _ in range(documents)]
+    draw = draw_documents(texts, documents)
+    models = [load_model(f"demo:{name}") for name in ("clm-detour", "mlm-baseline")]
+    before = _peak_mib()
+    settings = ExtractionSettings(pooling=pooling, memory_limit=0)
+    depth = len(models[0].blocks)
+    pairs = [(i, i) for i in range(depth)]
+    reading = read_draw(
+        models[0], models[1], draw, settings, pairs, (None, None), (0,), False, DrawProgress(None, 0)
+    )
+    assert all(features.on_disk for features in reading.extraction.features)
+    size = sum(layer.nbytes for features in reading.extraction.features for layer in features.features)
+    return {
+        "documents": documents,
+        "features MiB": size / 2**20,
+        "before MiB": before,
+        "peak MiB": _peak_mib(),
+    }
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--documents", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--pooling", default="token")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(peak(options.documents[0], options.pooling)))
+        return
+    rows = []
+    for documents in options.documents:
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            "--documents",
+            str(documents),
+            "--pooling",
+            options.pooling,
+        ]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(found.stdout.splitlines()[-1]))
+    table = pd.DataFrame(rows)
+    table.insert(0, "peak / first peak", table["peak MiB"] / table["peak MiB"][0])
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    if options.out is not None:
+        table.to_csv(options.out, index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    main()
