@@ -1,7 +1,7 @@
 """Small randomly initialised models of every family, with a small tokenizer, and documents for them."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,15 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert-decoder": ("modernbert-decoder", _MODERNBERT),
 }
 ENCODERS = ("modernbert", "bert", "roberta", "distilbert")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test, nor a process it starts, touches the user's activation store."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("CKA_TOOLS_CACHE", str(folder))
+        yield folder
 
 
 @dataclass(frozen=True)

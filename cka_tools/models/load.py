@@ -64,8 +64,8 @@ def load_model(
     provenance: dict[str, Any] = {"spec": parsed.given, "kind": parsed.kind}
     if revision is not None:
         provenance |= {"repo": parsed.repo, "revision": revision}
-    else:
-        provenance["weights_sha256"] = hash_weight_files(weight_files(folder))
+    # Of a hub's commit too: two commits, or a commit and a directory, may hold the same weights.
+    provenance["weights_sha256"] = hash_weight_files(weight_files(folder))
     provenance["config_sha256"] = hash_json(written)
     return _finish(LoadedModel(parsed.given, model, tokenizer, [], provenance, notes=notes))
 

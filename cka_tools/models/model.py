@@ -16,7 +16,7 @@ class LoadedModel:
     """A base model (no head) with its tokenizer and blocks.
 
     `name` is the spec as it was given (a class name for a model given in memory).
-    `provenance` is JSON-ready: spec, revision or weights_sha256, architecture, a summary of the config.
+    `provenance` is JSON-ready: spec, revision (hub), weights_sha256, architecture, a summary of the config.
     `notes` are plain sentences for the user.
     """
 

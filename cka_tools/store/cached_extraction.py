@@ -1,0 +1,226 @@
+"""Documents → features of each model, from the store where they are there; what is not runs, and is kept."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.extract import (
+    Extraction,
+    Prepared,
+    Progress,
+    RowStore,
+    describe,
+    extract_features,
+    feature_dtype,
+    make_stores,
+    plan_forwards,
+    prepare,
+    run_batches,
+)
+from cka_tools.extraction.features import FeatureStore, ModelFeatures
+from cka_tools.extraction.settings import ExtractionSettings
+from cka_tools.extraction.tokens import TextDocument, TokenTable
+from cka_tools.models.model import LoadedModel
+from cka_tools.store.directory import cache_directory, entry_folder, lock_file
+from cka_tools.store.entry import DamagedEntry, read_entry, remove_folder
+from cka_tools.store.foreign_code import NotKeyed
+from cka_tools.store.key import EntryKey, entry_key
+from cka_tools.store.layout import Layout
+from cka_tools.store.lock import locked
+from cka_tools.store.partial import PartialEntry, reason_of
+
+
+def extract_cached(
+    models: Sequence[LoadedModel],
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings | None = None,
+    progress: Progress | None = None,
+    *,
+    layers: Sequence[Sequence[int] | None] | None = None,
+    cache: bool = True,
+) -> Extraction:
+    """Features as `extract_features` gives them, bit for bit, each model's taken from the store if it can be.
+
+    Models that are not there run together on the same batches, and their features are kept. What an
+    interrupted run has finished is not run again. Another process that makes the same features is waited
+    for. A store that cannot be written or is full costs a note, never the result.
+
+    Args:
+        cache: False uses no store.
+
+    Raises:
+        UserError: as `extract_features` does.
+    """
+    if not cache:
+        return extract_features(models, documents, settings, progress, layers=layers)
+    settings = settings or ExtractionSettings()
+    forwards = plan_forwards(models, settings, layers)
+    prepared = prepare(models, documents, settings)
+    jobs = _make_jobs(forwards, prepared, documents, settings)
+    lacking = [job for job in jobs if not job.look_up()]
+    splits = []
+    with ExitStack() as stack:
+        # One order for every process: two that want the same entries cannot wait for each other.
+        for job in sorted(lacking, key=lambda job: job.digest):
+            stack.enter_context(job.lock)
+            job.acquire()
+        lacking = [job for job in lacking if job.features is None]
+        if lacking:
+            stores = _open_stores(lacking, prepared, settings)
+            for store in stores:
+                if isinstance(store, PartialEntry):
+                    stack.callback(store.close)
+            tables = [job.table for job in lacking]
+            splits = run_batches(
+                [job.forward for job in lacking], stores, tables, prepared, documents, progress
+            )
+            split = {entry["model"] for entry in splits}
+            for job, store in zip(lacking, stores, strict=True):
+                job.finish(store, was_split=job.model.name in split)
+    if not lacking and progress is not None:
+        progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
+    by_model = {id(forward): job for job in jobs for forward in job.forwards}
+    found = [by_model[id(forward)] for forward in forwards]
+    extraction = describe(
+        models, prepared, [job.result for job in found], splits, [job.state for job in found]
+    )
+    extraction.notes += list(dict.fromkeys(note for job in jobs for note in job.notes))
+    return extraction
+
+
+@dataclass
+class _Job:
+    """One entry, which several models may want (copies of one checkpoint)."""
+
+    cache: Path
+    forwards: list[PooledForward]
+    table: TokenTable
+    layout: Layout
+    key: EntryKey | None
+    state: str = "off"
+    features: ModelFeatures | None = None
+    notes: list[str] = field(default_factory=list)
+    lock: ExitStack = field(default_factory=ExitStack)
+    damage: str = ""
+    usable: bool = True
+
+    @property
+    def forward(self) -> PooledForward:
+        return self.forwards[0]
+
+    @property
+    def model(self) -> LoadedModel:
+        return self.forward.model
+
+    @property
+    def digest(self) -> str:
+        return "" if self.key is None else self.key.digest
+
+    @property
+    def result(self) -> ModelFeatures:
+        assert self.features is not None
+        return self.features
+
+    def look_up(self) -> bool:
+        """Whether the features are there and sound; `damage` says what is wrong with those that are not."""
+        self.damage = ""
+        if self.key is None:
+            return False
+        try:
+            self.features = read_entry(self.cache, self.key, self.layout)
+        except DamagedEntry as error:
+            self.damage = str(error)
+        except OSError as error:
+            self.usable = False
+            self.notes.append(
+                f"The cache in {self.cache} cannot be read ({reason_of(error)}): it was not used."
+            )
+        if self.features is not None:
+            self.state = "hit"
+        return self.features is not None
+
+    def acquire(self) -> None:
+        """Hold the entry's lock unless the features turn up, or the store cannot be written."""
+        if self.key is None or not self.usable:
+            return
+        try:
+            self.lock.enter_context(locked(lock_file(self.cache, self.digest)))
+            if self.look_up():
+                self.lock.close()
+            elif self.damage:
+                remove_folder(entry_folder(self.cache, self.digest))
+                self.notes.append(
+                    f"Cached features of {self.model.name} were damaged ({self.damage}): they were made anew."
+                )
+        except OSError as error:
+            self.not_kept(reason_of(error))
+
+    def open_store(self, prepared: Prepared, settings: ExtractionSettings) -> PartialEntry | None:
+        """Where the rows go if they are to be kept; None if they are not."""
+        if self.key is None or not self.usable:
+            return None
+        try:
+            return PartialEntry(self.cache, self.key, self.layout, prepared.plan, settings)
+        except OSError as error:
+            self.not_kept(reason_of(error))
+            return None
+
+    def finish(self, store: RowStore, *, was_split: bool) -> None:
+        """Take the features, and keep them where that is possible."""
+        if isinstance(store, FeatureStore):
+            self.features = store.finish()
+        elif isinstance(store, PartialEntry):
+            if was_split and not store.problem:
+                # The split depends on the memory that was free; the key does not tell.
+                store.problem = "a batch was split as memory ran out"
+            resumed = bool(store.finished)
+            self.features = store.finish(self.model.name)
+            if store.problem:
+                self.not_kept(store.problem)
+            else:
+                self.state = "resumed" if resumed else "made"
+        self.lock.close()
+
+    def not_kept(self, reason: str) -> None:
+        """Go on without the store, with one line on why."""
+        self.usable = False
+        self.notes.append(f"Features were not kept in the cache in {self.cache} ({reason}).")
+
+
+def _make_jobs(
+    forwards: Sequence[PooledForward],
+    prepared: Prepared,
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings,
+) -> list[_Job]:
+    cache = cache_directory()
+    jobs: list[_Job] = []
+    by_digest: dict[str, _Job] = {}
+    for forward, table in zip(forwards, prepared.tables, strict=True):
+        layout = Layout(
+            tuple(forward.layers),
+            tuple(forward.widths),
+            len(prepared.kept),
+            settings.draws,
+            feature_dtype(forward.model).name,
+        )
+        job = _Job(cache, [forward], table, layout, None)
+        try:
+            job.key = entry_key(forward, table, prepared, documents, settings)
+        except NotKeyed as error:
+            job.notes.append(f"Features of {forward.model.name} were not kept in the cache: {error}.")
+        if job.digest and job.digest in by_digest:
+            by_digest[job.digest].forwards.append(forward)
+            continue
+        jobs.append(job)
+        by_digest[job.digest] = job
+    return jobs
+
+
+def _open_stores(jobs: Sequence[_Job], prepared: Prepared, settings: ExtractionSettings) -> list[RowStore]:
+    kept = [job.open_store(prepared, settings) for job in jobs]
+    others = [job.forward for job, store in zip(jobs, kept, strict=True) if store is None]
+    unkept = iter(make_stores(others, len(prepared.kept), settings))
+    return [next(unkept) if store is None else store for store in kept]

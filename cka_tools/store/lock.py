@@ -1,0 +1,74 @@
+"""One maker an entry: a lock that its holder's death releases."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file; wait while another process or thread holds it. Gives whether one waited.
+
+    The operating system keeps the lock (flock; on Windows a locked byte), so one whose holder was killed is
+    free at once and nothing is ever stale. Over network file systems it is as good as their flock.
+
+    Raises:
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            waited = _acquire(file) or waited
+            # The last holder removed the file while we waited: our lock is on a file nobody else can find.
+            if _is_at(file, path):
+                break
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+    try:
+        yield waited
+    finally:
+        # Removed while it is held, so that nobody can lock it in between.
+        with suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _acquire(file: int) -> bool:
+        """Lock an open file; whether that took waiting."""
+        waited = False
+        while True:
+            try:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+                return waited
+            except OSError:
+                waited = True
+                time.sleep(0.1)
+
+else:
+    import fcntl
+
+    def _acquire(file: int) -> bool:
+        """Lock an open file; whether that took waiting."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return True
+        return False
