@@ -30,7 +30,7 @@ def provenance(
     device: torch.device,
     rescale: bool,
 ) -> dict[str, Any]:
-    """JSON-ready provenance of a comparison; everything but `created` and `command` can change a number."""
+    """JSON-ready provenance of a comparison; all but `created`, `command` and `cache` can change a number."""
     return {
         "models": {"a": {"name": a.name, **a.provenance}, "b": {"name": b.name, **b.provenance}},
         "corpus": {

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cka_tools.documents import DocumentDraw
-from cka_tools.extraction import Extraction, ExtractionSettings, extract_features
+from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
+from cka_tools.store import extract_cached
 
 Progress = Callable[[int, int, int], None]
 """Called with documents done, tokens done and documents in all."""
@@ -64,18 +65,23 @@ def read_draw(
     early: tuple[int, ...],
     rescale: bool,
     progress: DrawProgress,
+    *,
+    cache: bool = False,
 ) -> Reading:
     """Run one draw through both models and compare their layers.
 
     Args:
         pairs: layer pairs, by the models' own indices. layers: layers of A and of B to extract; None is all.
         early: early layers of the shallower model.
+        cache: whether features may come from the activation store, and are kept there.
 
     Raises:
         UserError: as `extract_features` and `compare_features` do.
     """
     models = [a] if a is b else [a, b]
-    extraction = extract_features(models, draw.documents, settings, progress, layers=layers[: len(models)])
+    extraction = extract_cached(
+        models, draw.documents, settings, progress, layers=layers[: len(models)], cache=cache
+    )
     progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
     first, second = extraction.features[0], extraction.features[-1]
     position_a = {layer: at for at, layer in enumerate(first.layers)}

@@ -43,6 +43,7 @@ def compare(
     batch_tokens: int | None = None,
     tokens_per_document: int = ExtractionSettings.tokens_per_document,
     trust_remote_code: bool = False,
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models layer by layer over documents of a corpus.
@@ -65,6 +66,7 @@ def compare(
         batch_tokens: padded tokens a batch holds; None chooses by device.
         tokens_per_document: draws of token pooling.
         trust_remote_code: run code that comes with a model.
+        cache: take features from the activation store (`CKA_TOOLS_CACHE`) and keep them there.
         progress: called after each batch with documents done, tokens done, documents in all.
 
     Raises:
@@ -94,7 +96,9 @@ def compare(
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
     done = DrawProgress(progress, sum(len(d.documents) for d in draws))
     readings = [
-        read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done)
+        read_draw(
+            a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done, cache=cache
+        )
         for draw in draws
     ]
     origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)

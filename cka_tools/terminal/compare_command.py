@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cka_tools.terminal.options import Device, Json, Quiet, RemoteCode
+from cka_tools.terminal.options import Device, Json, NoCache, Quiet, RemoteCode
 from cka_tools.terminal.progress import document_progress
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
@@ -109,6 +109,7 @@ def compare_command(
         typer.Option(help="Draws a document with --pooling token.  [default: 8]", show_default=False),
     ] = None,
     trust_remote_code: RemoteCode = False,
+    no_cache: NoCache = False,
     out: RunDirectory = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -140,6 +141,7 @@ def compare_command(
         batch_tokens=batch_tokens,
         **({} if tokens_per_document is None else {"tokens_per_document": tokens_per_document}),
         trust_remote_code=trust_remote_code,
+        cache=not no_cache,
     )
 
 

@@ -18,3 +18,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Read it first.")
 ]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither take features from the cache nor keep them there.")
+]
