@@ -18,8 +18,10 @@ from cka_tools.statistics.intervals import (
     MINIMUM_DOCUMENTS,
     RANK_ONE,
     Interval,
+    clear_of_zero,
     correlation_interval,
     debiased_variance,
+    logit_interval,
     mean_variance,
     t_interval,
     too_few,
@@ -181,6 +183,8 @@ def _interval(
     )
     variance = debiased_variance(found.without[members].mean(0), second, n)
     interval = t_interval(value, variance)
+    if clear_of_zero(value, variance):
+        interval = union(interval, logit_interval(value, variance))
     if min(dimensions) < LOW_DIMENSION:
         rank_one = max(dimensions) < RANK_ONE
         joined = correlation_interval(value, values["biased"], variance, n, rank_one=rank_one)

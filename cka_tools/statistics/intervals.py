@@ -20,6 +20,10 @@ RANK_ONE = 2.0
 """Below this one CKA is nearly a squared correlation, whose standard error is known from below."""
 
 
+CLEAR_OF_ZERO = 8.0
+"""Standard errors above 0 from which an estimate has a logit."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate and its interval; `reason` says why one that is None cannot be given."""
@@ -97,8 +101,27 @@ def _degrees_of_freedom(deviations: Tensor) -> float:
 
 def t_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
     """Estimate ± t quantile × standard error."""
-    half = float(stats.t.ppf(0.5 + level / 2, variance.degrees)) * math.sqrt(max(variance.total, 0.0))
+    half = _quantile(level, variance) * math.sqrt(max(variance.total, 0.0))
     return Interval(value, value - half, value + half)
+
+
+def clear_of_zero(value: float, variance: Variance) -> bool:
+    """Whether an estimate lies far enough above 0, and below 1, for an interval on its logit."""
+    return CLEAR_OF_ZERO * math.sqrt(variance.total) < value < 1
+
+
+def logit_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
+    """Interval on logit CKA: the standard error grows with the distance from 0 and from 1.
+
+    On the plain scale it is taken as constant, and samples with a small estimate are given too short a one.
+    """
+    centre = math.log(value / (1 - value))
+    half = _quantile(level, variance) * math.sqrt(variance.total) / (value * (1 - value))
+    return Interval(value, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre)))
+
+
+def _quantile(level: float, variance: Variance) -> float:
+    return float(stats.t.ppf(0.5 + level / 2, variance.degrees))
 
 
 def correlation_interval(
@@ -117,7 +140,7 @@ def correlation_interval(
     on_scale = variance.first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
     if rank_one:
         on_scale = max(on_scale, 1 / (n - 3))
-    half = float(stats.t.ppf(0.5 + level / 2, variance.degrees)) * math.sqrt(on_scale)
+    half = _quantile(level, variance) * math.sqrt(on_scale)
     return Interval(value, math.tanh(max(centre - half, 0.0)) ** 2, math.tanh(centre + half) ** 2)
 
 
