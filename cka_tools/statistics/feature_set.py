@@ -54,9 +54,7 @@ class FeatureSet:
         self._documents = documents
         self.n = available if documents is None else len(documents)
         self.dims = [layer.shape[2] for layer in self._layers]
-        first = self._layers[0][0, :1]
-        # Mapped files are read-only, which torch warns of.
-        first = torch.as_tensor(first.copy() if isinstance(first, np.ndarray) else first)
+        first = torch.as_tensor(self._layers[0][0, :1])
         self.epsilon = torch.finfo(first.dtype).eps
         self.means: list[Tensor] = []
         self.variances: list[Tensor] = []

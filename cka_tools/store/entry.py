@@ -102,7 +102,7 @@ def features_of(layout: Layout, mapped: mmap.mmap) -> ModelFeatures:
 
 
 def map_features(path: Path) -> mmap.mmap:
-    """A file, mapped read-only. An empty one counts as damaged.
+    """A file, mapped so that nothing done to the arrays reaches it. An empty one counts as damaged.
 
     Raises:
         DamagedEntry: the file is empty.
@@ -111,7 +111,8 @@ def map_features(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise DamagedEntry(f"{path.name} is empty")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Not ACCESS_READ: torch warns of arrays that cannot be written.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def publish(cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str) -> ModelFeatures:
