@@ -1,7 +1,6 @@
 """A finished entry: features and a manifest, verified byte for byte before they are used."""
 
 import json
-import mmap
 import os
 import shutil
 from contextlib import suppress
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.store.checksum import checksum
@@ -89,41 +90,45 @@ def read_entry(cache: Path, key: EntryKey, layout: Layout) -> ModelFeatures | No
     manifest = Manifest.from_bytes(data)
     if manifest.key != key or manifest.layout != layout:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
-    if len(mapped) != layout.size or mapped[: len(layout.header)] != layout.header:
+    if len(mapped) != layout.size or bytes(mapped[: len(layout.header)]) != layout.header:
         raise DamagedEntry(f"{FEATURES} has another size or header")
     if checksum(mapped) != manifest.sha256:
         raise DamagedEntry(f"{FEATURES} does not have its checksum")
     return features_of(layout, mapped)
 
 
-def features_of(layout: Layout, mapped: mmap.mmap) -> ModelFeatures:
+def features_of(layout: Layout, mapped: np.memmap) -> ModelFeatures:
     """Features of a mapped file."""
     return ModelFeatures(list(layout.layers), layout.views(mapped), on_disk=True, _file=mapped)
 
 
-def map_features(path: Path) -> mmap.mmap:
-    """A file, mapped so that nothing done to the arrays reaches it. An empty one counts as damaged.
+def map_features(path: Path) -> np.memmap:
+    """The bytes of a file, mapped so that nothing done to them reaches it.
 
     Raises:
         DamagedEntry: the file is empty.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise DamagedEntry(f"{path.name} is empty")
-        # Not ACCESS_READ: torch warns of arrays that cannot be written.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return map_file(file)
 
 
-def publish(cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str) -> ModelFeatures:
-    """Turn a folder whose feature file is complete into an entry, with one rename.
+def map_file(file: Any) -> np.memmap:
+    """As `map_features`, of an open file: that works even if it was removed meanwhile."""
+    if os.fstat(file.fileno()).st_size == 0:
+        raise DamagedEntry(f"{FEATURES} is empty")
+    # Not mode "r": torch warns of arrays that cannot be written.
+    return np.memmap(file, np.uint8, mode="c")
+
+
+def publish(
+    cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap
+) -> ModelFeatures:
+    """Turn a folder whose feature file is complete (and mapped) into an entry, with one rename.
 
     Raises:
-        OSError: the disk is full or cannot be written; the folder is left as it was.
+        OSError: the disk is full or cannot be written; no entry was made.
     """
-    with (partial / FEATURES).open("rb+") as file:
-        os.fsync(file.fileno())
-    mapped = map_features(partial / FEATURES)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = Manifest(key, layout, checksum(mapped), model, created)
     with (partial / MANIFEST).open("wb") as file:

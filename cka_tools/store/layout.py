@@ -66,13 +66,11 @@ class Layout:
         """Bytes of the file."""
         return len(self.header) + sum(self.layer_bytes(at) for at in range(len(self.layers)))
 
-    def views(self, buffer: Any) -> list[np.ndarray]:
-        """The tensors of a buffer that holds the whole file; nothing is copied."""
+    def views(self, file: np.ndarray) -> list[np.ndarray]:
+        """The tensors of the file's bytes; nothing is copied."""
         return [
-            np.frombuffer(
-                buffer, self.item, self.layer_bytes(at) // self.item.itemsize, self.starts[at]
-            ).reshape(self.shape(at))
-            for at in range(len(self.layers))
+            file[start : start + self.layer_bytes(at)].view(self.item).reshape(self.shape(at))
+            for at, start in enumerate(self.starts)
         ]
 
     def record(self) -> dict[str, Any]:

@@ -9,21 +9,21 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file; wait while another process or thread holds it. Gives whether one waited.
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file; wait while another process or thread holds it.
 
     The operating system keeps the lock (flock; on Windows a locked byte), so one whose holder was killed is
     free at once and nothing is ever stale. Over network file systems it is as good as their flock.
 
     Raises:
+        BlockingIOError: another holds it, and `wait` is False.
         OSError: the file cannot be made, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    waited = False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            waited = _acquire(file) or waited
+            _acquire(file, wait)
             # The last holder removed the file while we waited: our lock is on a file nobody else can find.
             if _is_at(file, path):
                 break
@@ -32,7 +32,7 @@ def locked(path: Path) -> Iterator[bool]:
             raise
         os.close(file)
     try:
-        yield waited
+        yield
     finally:
         # Removed while it is held, so that nobody can lock it in between.
         with suppress(OSError):
@@ -50,25 +50,20 @@ def _is_at(file: int, path: Path) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    def _acquire(file: int) -> bool:
-        """Lock an open file; whether that took waiting."""
-        waited = False
+    def _acquire(file: int, wait: bool) -> None:
+        """Lock an open file."""
         while True:
             try:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-                return waited
+                return
             except OSError:
-                waited = True
-                time.sleep(0.1)
+                if not wait:
+                    raise BlockingIOError from None
+            time.sleep(0.1)
 
 else:
     import fcntl
 
-    def _acquire(file: int) -> bool:
-        """Lock an open file; whether that took waiting."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            return True
-        return False
+    def _acquire(file: int, wait: bool) -> None:
+        """Lock an open file."""
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,15 @@ from cka_tools.extraction.batches import BatchPlan
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.store.directory import entry_folder, partial_folder
-from cka_tools.store.entry import FEATURES, DamagedEntry, features_of, map_features, publish, remove_folder
+from cka_tools.store.entry import (
+    FEATURES,
+    DamagedEntry,
+    features_of,
+    map_features,
+    map_file,
+    publish,
+    remove_folder,
+)
 from cka_tools.store.key import EntryKey
 from cka_tools.store.layout import Layout
 
@@ -84,23 +92,24 @@ class PartialEntry:
 
     def finish(self, model: str) -> ModelFeatures:
         """The features, once every row is written; as an entry of the store unless there is a problem."""
-        self.close()
         if self._fallback is not None:
             self.discard()
             return self._fallback.finish()
+        # The content lives as long as the features do, even where the file is removed.
+        mapped = map_file(self._file)
         if not self.problem:
             try:
-                features = publish(self.cache, self.folder, self.key, self.layout, model)
+                os.fsync(self._file.fileno())
+                features = publish(self.cache, self.folder, self.key, self.layout, model, mapped)
             except OSError as error:
                 self.problem = reason_of(error)
             else:
+                self.close()
                 with suppress(OSError):
                     (entry_folder(self.cache, self.key.digest) / JOURNAL).unlink()
                 return features
-        # Mapped before it is removed: the content lives as long as the features do.
-        features = features_of(self.layout, map_features(self.folder / FEATURES))
         self.discard()
-        return features
+        return features_of(self.layout, mapped)
 
     def discard(self) -> None:
         """Close and remove what is there."""
@@ -135,7 +144,7 @@ class PartialEntry:
         except (FileNotFoundError, DamagedEntry):
             return None
         header = self.layout.header
-        if len(mapped) != self.layout.size or mapped[: len(header)] != header:
+        if len(mapped) != self.layout.size or bytes(mapped[: len(header)]) != header:
             return None
         try:
             lines = (self.folder / JOURNAL).read_bytes().splitlines()
@@ -184,11 +193,11 @@ class PartialEntry:
             on_disk=layout.size > settings.memory_limit,
             folder=settings.spill_folder,
         )
-        views = self._views(map_features(self.folder / FEATURES))
+        views = self._views(map_file(self._file))
         for rows in self._written:
             self._fallback.write(rows, [view[:, list(rows)] for view in views])
 
-    def _views(self, mapped: Any) -> list[np.ndarray]:
+    def _views(self, mapped: np.memmap) -> list[np.ndarray]:
         """(k, n, p) arrays, one a layer."""
         return [view if self.layout.draws else view[None] for view in self.layout.views(mapped)]
 

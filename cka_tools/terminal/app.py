@@ -9,6 +9,7 @@ import typer
 
 from cka_tools import __version__
 from cka_tools.errors import UserError
+from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
 
@@ -45,6 +46,7 @@ app.command("compare")(compare_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("layers")(layers_command)
+app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:

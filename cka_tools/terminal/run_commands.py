@@ -31,7 +31,7 @@ def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: J
 
     result = Comparison.load(run)
     data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
-    _emit(lambda console: print_comparison(result, console), data, out, quiet=quiet, as_json=as_json)
+    emit(lambda console: print_comparison(result, console), data, out, quiet=quiet, as_json=as_json)
 
 
 def plot_command(
@@ -91,10 +91,10 @@ def layers_command(
         console.print(table)
 
     data = json.dumps([layer.to_dict() for layer in described])
-    _emit(show, data, out, quiet=quiet, as_json=as_json)
+    emit(show, data, out, quiet=quiet, as_json=as_json)
 
 
-def _emit(
+def emit(
     show: Callable[[Console], None], data: str, out: Path | None, *, quiet: bool, as_json: bool
 ) -> None:
     """Print a report or its JSON, or write it to a file as plain text."""

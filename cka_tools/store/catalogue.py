@@ -1,0 +1,134 @@
+"""What lies in a store, and how it is removed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cka_tools.errors import UserError
+from cka_tools.store.directory import entry_folder, lock_file, partial_folder
+from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder
+from cka_tools.store.lock import locked
+from cka_tools.store.partial import reason_of
+
+# What a removal that was interrupted leaves.
+_DOOMED = ".removed-"
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """One entry: `size` in bytes, `created` in UTC.
+
+    `state` is `complete`, `damaged` (its manifest; the features are verified when they are used) or
+    `interrupted`. What only the manifest tells is None where there is none.
+    """
+
+    key: str
+    state: Literal["complete", "damaged", "interrupted"]
+    size: int
+    created: str
+    model: str | None = None
+    documents: int | None = None
+    layers: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def list_entries(cache: Path) -> list[StoredEntry]:
+    """Entries of a store, oldest first; none where there is no store.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    try:
+        found = [_entry(folder) for folder in _folders(cache / "features")]
+        for folder in _folders(cache / "partial"):
+            found.append(StoredEntry(folder.name, "interrupted", _size(folder), _time(folder)))
+    except OSError as error:
+        raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
+    return sorted(found, key=lambda entry: (entry.created, entry.key))
+
+
+def choose_entries(entries: Sequence[StoredEntry], keys: Sequence[str]) -> list[StoredEntry]:
+    """Entries whose keys start as given.
+
+    Raises:
+        UserError: a key that fits none, or several.
+    """
+    chosen: dict[str, list[StoredEntry]] = {}
+    for key in keys:
+        fitting = [entry for entry in entries if key and entry.key.startswith(key)]
+        names = {entry.key for entry in fitting}
+        if not names:
+            raise UserError(f"key {key!r} fits no entry of the cache: `cka cache list` shows them")
+        if len(names) > 1:
+            raise UserError(f"key {key!r} fits {len(names)} entries of the cache: give more of its letters")
+        chosen[names.pop()] = fitting
+    return [entry for fitting in chosen.values() for entry in fitting]
+
+
+def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
+    """Remove entries, and what earlier removals left.
+
+    Raises:
+        UserError: one is being made, or cannot be removed.
+    """
+    for entry in entries:
+        partial = entry.state == "interrupted"
+        folder = (partial_folder if partial else entry_folder)(cache, entry.key)
+        try:
+            with locked(lock_file(cache, entry.key), wait=False), suppress(FileNotFoundError):
+                remove_folder(folder)
+        except BlockingIOError:
+            raise UserError(
+                f"entry {entry.key[:12]} is being made by another process: wait for it, or stop it"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"entry {entry.key[:12]} in {str(cache)!r} cannot be removed ({reason_of(error)}): change "
+                "the rights there"
+            ) from None
+    for kind in ("features", "partial"):
+        for folder in (cache / kind).glob(f"{_DOOMED}*"):
+            _remove_left(folder)
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    if parent.is_dir():
+        yield from (path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _entry(folder: Path) -> StoredEntry:
+    try:
+        manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
+    except (DamagedEntry, FileNotFoundError):
+        return StoredEntry(folder.name, "damaged", _size(folder), _time(folder))
+    layout = manifest.layout
+    return StoredEntry(
+        folder.name,
+        "complete" if manifest.key.digest == folder.name else "damaged",
+        _size(folder),
+        manifest.created,
+        manifest.model,
+        layout.documents,
+        len(layout.layers),
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _time(folder: Path) -> str:
+    return datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _remove_left(folder: Path) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

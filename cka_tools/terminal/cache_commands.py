@@ -1,0 +1,138 @@
+"""`cka cache list`, `cka cache rm` and `cka cache path`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cka_tools.errors import UserError
+from cka_tools.terminal.options import Json, OutFile, Quiet
+from cka_tools.terminal.run_commands import emit
+from cka_tools.wording import counted, shorten
+
+MODEL_LETTERS = 32
+KEY_LETTERS = 12
+
+cache_app = typer.Typer(no_args_is_help=True, help="The activation store: features kept between runs.")
+
+
+@cache_app.command("list")
+def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """List what the cache holds.
+
+    Example: cka cache list
+    """
+    from cka_tools.store.catalogue import list_entries
+    from cka_tools.store.directory import cache_directory
+
+    cache = cache_directory()
+    entries = list_entries(cache)
+
+    def show(console: Console) -> None:
+        table = Table()
+        for column in ("Key", "Model", "State", "Documents", "Layers", "Size", "Age"):
+            text = column in ("Key", "Model", "State")
+            table.add_column(column, justify="left" if text else "right", no_wrap=column != "Model")
+        for entry in entries:
+            cells = (
+                entry.key[:KEY_LETTERS],
+                "–" if entry.model is None else shorten(entry.model, MODEL_LETTERS),
+                entry.state,
+                "–" if entry.documents is None else f"{entry.documents:,}",
+                "–" if entry.layers is None else str(entry.layers),
+                size_in_words(entry.size),
+                age_in_words(entry.created),
+            )
+            table.add_row(*(Text(cell) for cell in cells))
+        if entries:
+            console.print(table)
+        total = size_in_words(sum(entry.size for entry in entries))
+        number = counted(len(entries), "entry").replace("entrys", "entries")
+        console.print(f"{number}, {total}, in {cache}", markup=False, highlight=False, soft_wrap=True)
+
+    data = json.dumps({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
+    emit(show, data, out, quiet=quiet, as_json=as_json)
+
+
+@cache_app.command("rm")
+def remove_command(
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys, or their first letters, as `cka cache list` shows them.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove every entry.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    out: OutFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Remove entries from the cache.
+
+    Example: cka cache rm 3f9a1c --yes
+    """
+    from cka_tools.store.catalogue import choose_entries, list_entries, remove_entries
+    from cka_tools.store.directory import cache_directory
+
+    if bool(keys) == everything:
+        raise UserError("cache rm takes keys or --all: `cka cache list` shows what there is")
+    cache = cache_directory()
+    entries = list_entries(cache)
+    chosen = entries if everything else choose_entries(entries, keys or [])
+    size = size_in_words(sum(entry.size for entry in chosen))
+    number = counted(len(chosen), "entry").replace("entrys", "entries")
+    if chosen and not yes and not _confirmed(f"Remove {number} ({size}) from {cache}?"):
+        raise UserError("nothing was removed from the cache: answer y, or add --yes")
+    remove_entries(cache, chosen)
+
+    def show(console: Console) -> None:
+        console.print(f"Removed {number} ({size})", markup=False, highlight=False)
+
+    data = json.dumps({"removed": [entry.key for entry in chosen]})
+    emit(show, data, out, quiet=quiet, as_json=as_json)
+
+
+@cache_app.command("path")
+def path_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Print where the cache lies (CKA_TOOLS_CACHE names another place).
+
+    Example: cka cache path
+    """
+    from cka_tools.store.directory import cache_directory
+
+    cache = str(cache_directory())
+
+    def show(console: Console) -> None:
+        console.print(cache, markup=False, highlight=False, soft_wrap=True)
+
+    emit(show, json.dumps({"path": cache}), out, quiet=quiet, as_json=as_json)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or nobody there to answer
+        typer.echo(err=True)
+        return False
+
+
+def size_in_words(size: float) -> str:
+    """Bytes in binary units: 1536 → "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def age_in_words(created: str) -> str:
+    """Time since an ISO date in its largest whole unit: "3 days"."""
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()))
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            return counted(seconds // length, unit)
+    return counted(seconds, "second")
