@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from cka_tools.bundled import bundled_data
+
+PAIR = ("clm-detour", "mlm-baseline")
+FAMILY = ("theta0", *PAIR, "mlm-baseline-2")
+family = pytest.mark.parametrize("name", FAMILY)
+
+
+def folder(name: str) -> Path:
+    return bundled_data() / "models" / name
+
+
+def manifest(name: str) -> dict[str, Any]:
+    return json.loads((folder(name) / "training.json").read_text(encoding="utf-8"))
+
+
+@family
+def test_a_bundled_model_is_small_safe_and_documented(name: str) -> None:
+    files = {path.name: path.stat().st_size for path in folder(name).iterdir()}
+    assert sum(files.values()) < 4_000_000
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "loss.csv"} <= files.keys()
+    assert not [file for file in files if file.endswith((".bin", ".pt", ".pkl"))]
+    assert len((folder(name) / "loss.csv").read_text().splitlines()) <= 201
+
+
+@family
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_bundled_model_is_finite_in_every_layer_up_to_its_last_position(
+    name: str, dtype: torch.dtype
+) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(folder(name), dtype=dtype).eval()
+    ids = torch.randint(5, 4096, (2, 1024), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        output = model(ids, output_hidden_states=True)
+    assert len(output.hidden_states) == 9
+    assert all(torch.isfinite(state).all() for state in (*output.hidden_states, output.logits))
+
+
+@family
+def test_a_bundled_model_has_learnt_more_than_token_frequencies(name: str) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder(name))
+    made = manifest(name)
+    assert made["held_out_mlm_loss"] < made["held_out_unigram_loss"] - 0.5
+    ids = tokenizer("The results of this study were published, and the", return_tensors="pt")["input_ids"]
+    at = ids.shape[1] - 1 - 3
+    assert ids[0, at] == tokenizer.convert_tokens_to_ids(",")
+    ids[0, at] = tokenizer.mask_token_id
+    with torch.inference_mode():
+        best = model(ids).logits[0, at].topk(20).indices
+    assert tokenizer.convert_tokens_to_ids(",") in best
+
+
+def test_detour_and_baseline_saw_the_same_data_in_the_same_order() -> None:
+    detour, baseline, other = (manifest(name) for name in (*PAIR, "mlm-baseline-2"))
+    assert detour["data_sha256"] == baseline["data_sha256"] != other["data_sha256"]
+    assert detour["tokens"] == baseline["tokens"] == other["tokens"]
+    assert [phase["objective"] for phase in detour["recipe"]["phases"]] == ["clm", "mlm"]
+
+
+@family
+def test_the_family_shares_one_tokenizer(name: str) -> None:
+    assert (folder(name) / "tokenizer.json").read_bytes() == (
+        folder("theta0") / "tokenizer.json"
+    ).read_bytes()
