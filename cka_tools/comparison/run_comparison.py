@@ -96,9 +96,7 @@ def compare(
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
     done = DrawProgress(progress, sum(len(d.documents) for d in draws))
     readings = [
-        read_draw(
-            a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done, cache=cache
-        )
+        read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done, cache=cache)
         for draw in draws
     ]
     origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)

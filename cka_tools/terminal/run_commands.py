@@ -94,9 +94,7 @@ def layers_command(
     emit(show, data, out, quiet=quiet, as_json=as_json)
 
 
-def emit(
-    show: Callable[[Console], None], data: str, out: Path | None, *, quiet: bool, as_json: bool
-) -> None:
+def emit(show: Callable[[Console], None], data: str, out: Path | None, *, quiet: bool, as_json: bool) -> None:
     """Print a report or its JSON, or write it to a file as plain text."""
     if out is None:
         if as_json:
