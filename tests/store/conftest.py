@@ -1,0 +1,78 @@
+"""Stores of their own, and models loaded once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cka_tools.extraction import Extraction, ExtractionSettings
+from cka_tools.extraction.activations import PooledForward
+from cka_tools.models import load_model
+from cka_tools.store import extract_cached
+
+SETTINGS = ExtractionSettings(max_length=64, batch_tokens=256)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store that this test alone uses."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CKA_TOOLS_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tiny_model):
+    return load_model(str(tiny_model("bert")))
+
+
+@pytest.fixture(scope="session")
+def other(tiny_model):
+    return load_model(str(tiny_model("bert", seed=1)))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Rows of each batch that went through a model."""
+    calls: list[tuple[int, ...]] = []
+    forward = PooledForward.__call__
+
+    def counting(self: PooledForward, batch: Any, *args: Any, **options: Any) -> Any:
+        calls.append(batch.rows)
+        return forward(self, batch, *args, **options)
+
+    monkeypatch.setattr(PooledForward, "__call__", counting)
+    return calls
+
+
+@pytest.fixture
+def extract(tiny_documents) -> Callable[..., Extraction]:
+    """`extract(model, …, cache=True, documents=…, layers=…, **settings)` → an extraction."""
+
+    def run(*models: Any, cache: bool = True, documents: Any = None, **changes: Any) -> Extraction:
+        settings = replace(SETTINGS, **changes)
+        return extract_cached(models, documents or tiny_documents, settings, cache=cache)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Extraction, Extraction], bool]:
+    """Whether two extractions have the same features, bit for bit."""
+
+    def equal(one: Extraction, two: Extraction) -> bool:
+        return len(one.features) == len(two.features) and all(
+            a.layers == b.layers
+            and all(
+                x.dtype == y.dtype
+                and x.shape == y.shape
+                and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+                for x, y in zip(a.features, b.features, strict=True)
+            )
+            for a, b in zip(one.features, two.features, strict=True)
+        )
+
+    return equal
