@@ -1,0 +1,139 @@
+"""`cka cache` on a store that an extraction filled."""
+
+import json
+import sys
+
+import pytest
+
+from cka_tools.extraction import ExtractionSettings
+from cka_tools.models import load_model
+from cka_tools.store import extract_cached
+from cka_tools.store.directory import lock_file
+from cka_tools.store.lock import locked
+from cka_tools.terminal.app import main
+from cka_tools.terminal.cache_commands import age_in_words, size_in_words
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CKA_TOOLS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def filled(cache, tiny_model, tiny_documents):
+    """Two entries, of mean and of cls pooling."""
+    model = load_model(str(tiny_model("bert")))
+    for pooling in ("mean", "cls"):
+        extract_cached([model], tiny_documents, ExtractionSettings(max_length=64, pooling=pooling))
+    return cache
+
+
+@pytest.fixture
+def cka(monkeypatch, capsys):
+    """`cka(*arguments)` → exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cka", "cache", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def keys(cache):
+    return sorted(folder.name for folder in (cache / "features").iterdir())
+
+
+def test_path_prints_where_the_cache_lies(cka, cache):
+    assert cka("path")[:2] == (0, f"{cache}\n")
+    assert json.loads(cka("path", "--json")[1]) == {"path": str(cache)}
+    assert cka("path", "--quiet")[1] == ""
+
+
+def test_list_shows_each_entry(cka, filled):
+    code, out, _ = cka("list")
+    assert code == 0
+    for key in keys(filled):
+        assert key[:12] in out
+    assert "2 entries" in out
+    data = json.loads(cka("list", "--json")[1])
+    assert sorted(entry["key"] for entry in data["entries"]) == keys(filled)
+    for entry in data["entries"]:
+        assert (entry["state"], entry["documents"], entry["layers"]) == ("complete", 40, 6)
+        assert entry["size"] > 6 * 40 * 32 * 4
+
+
+def test_list_of_no_cache_is_empty(cka, cache):
+    code, out, _ = cka("list")
+    assert (code, out) == (0, f"0 entries, 0 B, in {cache}\n")
+    assert not cache.exists()
+
+
+def test_list_names_damaged_and_interrupted_entries(cka, filled):
+    damaged, whole = keys(filled)
+    (filled / "features" / damaged / "manifest.json").write_text("{}")
+    (filled / "features" / whole).rename(filled / "partial" / whole)
+    states = {e["key"]: e["state"] for e in json.loads(cka("list", "--json")[1])["entries"]}
+    assert states == {damaged: "damaged", whole: "interrupted"}
+    assert cka("rm", "--all", "--yes", "--quiet") == (0, "", "")
+    assert not any((filled / "features").iterdir())
+    assert not any((filled / "partial").iterdir())
+
+
+def test_rm_removes_what_its_first_letters_name(cka, filled):
+    gone, kept = keys(filled)
+    code, out, _ = cka("rm", gone[:10], "--yes", "--json")
+    assert (code, json.loads(out)) == (0, {"removed": [gone]})
+    assert keys(filled) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "takes keys or --all"),
+        (("abc", "--all"), "takes keys or --all"),
+        (("no-such-key", "--yes"), "'no-such-key' fits no entry"),
+        (("--all",), "nothing was removed"),
+    ],
+)
+def test_rm_that_does_not_fit_is_one_line_and_removes_nothing(cka, filled, monkeypatch, arguments, words):
+    monkeypatch.setattr("typer.confirm", lambda *args, **options: False)
+    code, out, err = cka("rm", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert len(keys(filled)) == 2
+
+
+def test_rm_asks_and_does_what_it_is_told(cka, filled, monkeypatch):
+    monkeypatch.setattr("typer.confirm", lambda *args, **options: True)
+    assert cka("rm", "--all")[0] == 0
+    assert keys(filled) == []
+
+
+def test_rm_leaves_an_entry_that_is_being_made(cka, filled):
+    key = keys(filled)[0]
+    with locked(lock_file(filled, key)):
+        code, _, err = cka("rm", key, "--yes")
+    assert code == 2
+    assert "being made" in err
+    assert key in keys(filled)
+
+
+def test_every_command_shows_an_example(cka):
+    for command in ("list", "rm", "path"):
+        assert f"Example: cka cache {command}" in cka(command, "--help")[1]
+
+
+def test_sizes_and_ages_in_words():
+    assert [size_in_words(s) for s in (0, 1023, 1536, 3 * 1024**2, 5 * 1024**4)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5120.0 GiB",
+    ]
+    assert age_in_words("2020-01-01T00:00:00+00:00").endswith(" days")
