@@ -181,6 +181,7 @@ def run_compare(
         console.print(
             f"Saved in {run_dir} (result.json, layers.csv, figure.pdf, figure.png)",
             markup=False,
+            highlight=False,
             soft_wrap=True,
         )
 
