@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": device.type,
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "float32_precision": _float32_precision(),
         "autocast": str(torch.get_autocast_dtype(device.type))
         if torch.is_autocast_enabled(device.type)
         else None,
@@ -52,7 +54,6 @@ def _cuda(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         "cuda": torch.version.cuda or torch.version.hip,
         "cudnn": torch.backends.cudnn.version(),
-        "tf32": [cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
         "reduced_precision": [
             str(cuda.matmul.allow_fp16_reduced_precision_reduction),
             str(cuda.matmul.allow_bf16_reduced_precision_reduction),
@@ -64,3 +65,23 @@ def _cuda(device: torch.device) -> dict[str, Any]:
             cuda.cudnn_sdp_enabled(),
         ],
     }
+
+
+def _float32_precision() -> list[str]:
+    """What float32 products may be rounded to, as the older and the newer settings of torch say it."""
+    backends = torch.backends
+    settings: list[Callable[[], object]] = [
+        torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+    ]
+    places = [backends, backends.cuda.matmul, backends.cudnn, getattr(backends.mkldnn, "matmul", None)]
+    settings += [partial(getattr, place, "fp32_precision", None) for place in places]
+    return [_read(setting) for setting in settings]
+
+
+def _read(setting: Callable[[], object]) -> str:
+    try:
+        return str(setting())
+    except RuntimeError:  # torch does not answer by the older names once the newer were used
+        return "mixed"

@@ -121,6 +121,20 @@ def test_versions_change_the_key(bert, tiny_documents, monkeypatch, library):
     assert key_of(bert, tiny_documents) != base
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch is older than the setting")
+def test_the_precision_of_products_changes_the_key(bert, tiny_documents):
+    base = key_of(bert, tiny_documents)
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    try:
+        # From here on torch raises where it is asked by the older name.
+        products.fp32_precision = "tf32"
+        assert key_of(bert, tiny_documents) != base
+    finally:
+        products.fp32_precision = before
+    assert key_of(bert, tiny_documents) == base
+
+
 def test_threads_and_autocast_change_the_key(bert, tiny_documents):
     base = key_of(bert, tiny_documents)
     threads = torch.get_num_threads()
