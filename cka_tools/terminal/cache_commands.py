@@ -14,10 +14,10 @@ from rich.text import Text
 from cka_tools.errors import UserError
 from cka_tools.terminal.options import Json, OutFile, Quiet
 from cka_tools.terminal.run_commands import emit
-from cka_tools.wording import counted, shorten
+from cka_tools.wording import NOTHING, counted, shorten
 
 MODEL_LETTERS = 32
-KEY_LETTERS = 12
+KEY_LETTERS = 10
 
 cache_app = typer.Typer(no_args_is_help=True, help="The activation store: features kept between runs.")
 
@@ -35,21 +35,27 @@ def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
     entries = list_entries(cache)
 
     def show(console: Console) -> None:
+        # A state is worth its column only where an entry is not complete.
+        columns = ["Key", "Model", "State", "Documents", "Layers", "Size", "Age"]
+        if all(entry.state == "complete" for entry in entries):
+            columns.remove("State")
         table = Table()
-        for column in ("Key", "Model", "State", "Documents", "Layers", "Size", "Age"):
+        for column in columns:
             text = column in ("Key", "Model", "State")
-            table.add_column(column, justify="left" if text else "right", no_wrap=column != "Model")
-        for entry in entries:
-            cells = (
-                entry.key[:KEY_LETTERS],
-                "–" if entry.model is None else shorten(entry.model, MODEL_LETTERS),
-                entry.state,
-                "–" if entry.documents is None else f"{entry.documents:,}",
-                "–" if entry.layers is None else str(entry.layers),
-                size_in_words(entry.size),
-                age_in_words(entry.created),
+            table.add_column(
+                column, justify="left" if text else "right", no_wrap=column != "Model", overflow="fold"
             )
-            table.add_row(*(Text(cell) for cell in cells))
+        for entry in entries:
+            cells = {
+                "Key": entry.key[:KEY_LETTERS],
+                "Model": NOTHING if entry.model is None else shorten(entry.model, MODEL_LETTERS),
+                "State": entry.state,
+                "Documents": NOTHING if entry.documents is None else f"{entry.documents:,}",
+                "Layers": NOTHING if entry.layers is None else str(entry.layers),
+                "Size": size_in_words(entry.size),
+                "Age": age_in_words(entry.created),
+            }
+            table.add_row(*(Text(cells[column]) for column in columns))
         if entries:
             console.print(table)
         total = size_in_words(sum(entry.size for entry in entries))

@@ -57,7 +57,7 @@ def test_list_shows_each_entry(cka, filled):
     code, out, _ = cka("list")
     assert code == 0
     for key in keys(filled):
-        assert key[:12] in out
+        assert key[:10] in out
     assert "2 entries" in out
     data = json.loads(cka("list", "--json")[1])
     assert sorted(entry["key"] for entry in data["entries"]) == keys(filled)
