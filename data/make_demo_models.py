@@ -24,10 +24,12 @@ from demo_model_card import write_card
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
-from cka_tools.training.loop import LossRow, evaluate, save_run, train
+from cka_tools.training.checkpoint import save_run
+from cka_tools.training.loop import StepReport, evaluate, train
 from cka_tools.training.objectives import Objective
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import DECAY_MASKING, DEMO, Recipe, demo_start, preset
+from cka_tools.training.presets import DECAY_MASKING, DEMO, demo_start, preset
+from cka_tools.training.recipe import Recipe
 from cka_tools.training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,7 @@ VOCABULARY = 4096
 CONTEXT = 1024
 HELD_OUT_EVERY = 50
 HELD_OUT_SEED = 0
+SHOW_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def make(member: Member, corpora: Path, models: Path) -> None:
         seed=member.seed,
         mask_id=tokenizer.mask_token_id,
         bf16=True,
-        report=lambda row: show(member.name, row),
+        report=lambda done: show(member.name, done),
     )
     save_run(out, model, tokenizer, run, dtype=torch.float16)
     measured = measure(out, tokenizer, data, held_out)
@@ -189,12 +192,13 @@ def measure(
     return {"held_out_mlm_loss": round(loss, 4), "held_out_unigram_loss": round(float(unigram), 4)}
 
 
-def show(name: str, row: LossRow) -> None:
-    print(
-        f"{name}  {row.phase:<12} {row.tokens:>10,} tokens  loss {row.loss:.3f}  lr {row.learning_rate:.2e}  "
-        f"{row.tokens_per_second:,.0f} tokens/s",
-        flush=True,
-    )
+def show(name: str, done: StepReport) -> None:
+    if done.step % SHOW_EVERY == 0 or done.step == done.steps:
+        print(
+            f"{name}  {done.phase:<12} {done.tokens:>10,} tokens  loss {done.loss:.3f}  "
+            f"lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

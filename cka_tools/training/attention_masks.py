@@ -21,7 +21,7 @@ def boolean_masks(document_ids: Tensor, *, causal: bool, sliding_window: int) ->
     Args:
         document_ids: (batch, length) integers, equal for the tokens of one document and for no others.
         causal: True for CLM, False for MLM.
-        sliding_window: half the local window in tokens, `config.sliding_window`.
+        sliding_window: how far a local layer sees to each side, in tokens; see `reach`.
 
     Returns:
         Boolean tensors (batch, 1, query, key) under "full_attention" and "sliding_attention", never None:
@@ -35,11 +35,22 @@ def boolean_masks(document_ids: Tensor, *, causal: bool, sliding_window: int) ->
     return {FULL: seen, SLIDING: seen & (offset.abs() <= sliding_window)}
 
 
+def reach(model: PreTrainedModel) -> int:
+    """Return how far a local layer sees to each side, in tokens.
+
+    `ModernBertDecoder` counts the token itself into its window and so sees one token less far back; it keeps
+    its own window, in both directions when it is trained by MLM.
+    """
+    return int(model.config.sliding_window) - (model.config.model_type == "modernbert-decoder")
+
+
 def attention_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: bool) -> dict[str, Tensor]:
     """Return `boolean_masks` in the form that the model's attention implementation takes.
 
-    SDPA takes booleans. Eager attention *adds* its mask to the scores, so a boolean one would hide nothing:
-    it gets 0 and the dtype's lowest value. No row is empty, as every token sees itself.
+    Both classes take such a dict as it is: the encoder in place of its bidirectional masks, the decoder in
+    place of its causal ones. SDPA takes booleans. Eager attention *adds* its mask to the scores, so a
+    boolean one would hide nothing: it gets 0 and the dtype's lowest value. No row is empty, as every token
+    sees itself.
 
     Raises:
         UserError: another attention implementation, whose masks these are not.
@@ -50,7 +61,7 @@ def attention_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: boo
             f"attention implementation {implementation!r} is not offered for training: "
             f"load the model with attn_implementation='sdpa' or 'eager'"
         )
-    masks = boolean_masks(document_ids, causal=causal, sliding_window=model.config.sliding_window)
+    masks = boolean_masks(document_ids, causal=causal, sliding_window=reach(model))
     if implementation == "sdpa":
         return masks
     lowest = torch.finfo(model.dtype).min

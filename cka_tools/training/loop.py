@@ -1,25 +1,22 @@
-"""The training run, to be read from top to bottom: phases, steps, loss, update, directory."""
+"""The steps of one phase, to be read from top to bottom; and a whole run in memory."""
 
-import csv
-import hashlib
-import json
-import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import torch
-import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
+from cka_tools.training.freezing import frozen_list, frozen_parameters
 from cka_tools.training.objectives import Objective
 from cka_tools.training.optimizer import adamw
 from cka_tools.training.packing import PackedTokens
-from cka_tools.training.recipe import Recipe
+from cka_tools.training.recipe import OptimizerSettings, Phase, Recipe
 from cka_tools.training.target_loss import TargetLoss
 
 LOSS_ROWS = 200
@@ -38,9 +35,200 @@ class LossRow:
     tokens_per_second: float
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """Where a phase stands after a step; steps and tokens are counted in the phase."""
+
+    phase: str
+    objective: str
+    step: int
+    steps: int
+    tokens: int
+    learning_rate: float
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class PhaseState:
+    """What a phase has left behind after `step` steps, besides weights and optimizer."""
+
+    step: int = 0
+    targets: int = 0
+    seconds: float = 0.0
+    losses: list[LossRow] = field(default_factory=list)
+    window: list[float] = field(default_factory=list)
+
+
+class LossNotFiniteError(UserError):
+    """Training cannot go on."""
+
+
+def make_accelerator(*, cpu: bool) -> Accelerator:
+    """Return accelerate's view of this process and its peers; precision is the loop's own business."""
+    return Accelerator(cpu=cpu, mixed_precision="no")
+
+
+def run_steps(
+    model: PreTrainedModel,
+    data: PackedTokens,
+    phase: Phase,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerSettings,
+    state: PhaseState,
+    accelerator: Accelerator,
+    *,
+    first_sequence: int,
+    bf16: bool = False,
+    sequences_per_forward: int | None = None,
+    row_every: int | None = None,
+    report: Callable[[StepReport], None] | None = None,
+    after_step: Callable[[PhaseState], None] | None = None,
+) -> None:
+    """Run the steps of a phase that `state` does not have yet; model, optimizer and state change in place.
+
+    A step's loss is the sum over its target tokens, divided by their number, over all processes and forward
+    passes. Masks depend on seed, phase and sequence alone, so neither the cut nor a restart changes them.
+
+    Args:
+        first_sequence: the packed sequence with which the phase begins.
+        bf16: autocast the forward pass to bfloat16; weights and optimizer stay float32.
+        sequences_per_forward: how many sequences a process takes at once; all of its share when None.
+        row_every: steps a row of the loss curve.
+        report: called after each step.
+        after_step: called after each step's update, to save.
+
+    Raises:
+        LossNotFiniteError: before the update that it would have spoilt.
+    """
+    steps = phase.steps(settings.sequences_per_step * data.length)
+    tokens_per_step = settings.sequences_per_step * data.length
+    row_every = row_every or -(-steps // LOSS_ROWS)
+    with frozen_parameters(model, phase):
+        loss_module = accelerator.prepare(TargetLoss(model).train())
+        began, window_began, began_at = time.perf_counter(), time.perf_counter(), state.step
+        window_at = state.step
+        seconds_before = state.seconds
+
+        while state.step < steps:
+            # This step: its sequences, this process's share of them, its learning rate.
+            first = first_sequence + state.step * settings.sequences_per_step
+            parts = forward_passes(first, settings.sequences_per_step, accelerator, sequences_per_forward)
+            batches = [objective.batch(data, part) for part in parts]
+            targets = int(_sum(accelerator, sum(batch.targets for batch in batches)))
+            rate = phase.learning_rate(state.step, tokens_per_step=tokens_per_step, peak=settings.peak_lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            # For start models with dropout: what it drops depends on the step, not on what was drawn before.
+            torch.manual_seed(_number(objective.seed, objective.phase, first, accelerator.process_index))
+
+            # Loss and gradients. Wrapped modules average over processes; the sum over targets is wanted.
+            # Very short steps may draw no target at all: their loss is 0, not 0/0.
+            local_loss = 0.0
+            for i, batch in enumerate(batches):
+                with (
+                    accelerator.no_sync(loss_module) if i + 1 < len(batches) else nullcontext(),
+                    torch.autocast(model.device.type, torch.bfloat16, enabled=bf16),
+                ):
+                    part_loss = loss_module(batch) / max(targets, 1)
+                    accelerator.backward(part_loss * accelerator.num_processes)
+                local_loss += part_loss.item()
+            loss = float(_sum(accelerator, local_loss))
+            if not np.isfinite(loss):
+                raise LossNotFiniteError(
+                    f"the loss of step {state.step} ({phase.name}) is {loss}: training stopped; "
+                    f"try a lower learning rate than {settings.peak_lr:g}"
+                )
+
+            # Update, and what is told of it.
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.targets += targets
+            state.window.append(loss)
+            now = time.perf_counter()
+            state.seconds = seconds_before + now - began
+            if state.step % row_every == 0 or state.step == steps:
+                sequences = first_sequence + state.step * settings.sequences_per_step
+                speed = (state.step - window_at) * tokens_per_step / (now - window_began)
+                state.losses.append(
+                    LossRow(
+                        phase.name,
+                        phase.objective,
+                        sequences // settings.sequences_per_step,
+                        sequences * data.length,
+                        rate,
+                        float(np.mean(state.window)),
+                        round(speed, 1),
+                    )
+                )
+                state.window, window_began, window_at = [], now, state.step
+            if report is not None:
+                done = state.step - began_at
+                pace = (now - began) / done
+                report(
+                    StepReport(
+                        phase.name,
+                        phase.objective,
+                        state.step,
+                        steps,
+                        state.step * tokens_per_step,
+                        rate,
+                        loss,
+                        tokens_per_step / pace,
+                        (steps - state.step) * pace,
+                    )
+                )
+            if after_step is not None:
+                after_step(state)
+    model.eval()
+
+
+def forward_passes(
+    first: int, count: int, accelerator: Accelerator, at_once: int | None = None
+) -> list[range]:
+    """Cut a step's sequences into this process's share, and the share into forward passes."""
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    share = range(first + rank * count // processes, first + (rank + 1) * count // processes)
+    if not share:
+        raise UserError(
+            f"a step of {count} sequences cannot be shared by {processes} processes: "
+            f"start fewer, or give more sequences a step"
+        )
+    size = at_once or len(share)
+    return [share[i : i + size] for i in range(0, len(share), size)]
+
+
+def check_fits(
+    model: PreTrainedModel, data: PackedTokens, sequences: range, mask_id: int | None, phase: Phase
+) -> None:
+    """Raise a UserError where model, data and phase do not fit together, before any training."""
+    frozen_list(model, phase)
+    if data.length > model.config.max_position_embeddings:
+        raise UserError(
+            f"sequences of {data.length} tokens are longer than the model's "
+            f"{model.config.max_position_embeddings} positions: choose a shorter sequence length"
+        )
+    if data.sequences < sequences.stop:
+        raise UserError(
+            f"phase {phase.name!r} needs {sequences.stop * data.length:,} tokens, "
+            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
+        )
+    highest = int(data.input_ids[sequences.start : sequences.stop].max())
+    if highest >= model.config.vocab_size:
+        raise UserError(
+            f"token id {highest} lies outside the model's vocabulary of {model.config.vocab_size}: "
+            f"pack with the model's own tokenizer"
+        )
+    if phase.objective == "mlm" and mask_id is None:
+        raise UserError(f"phase {phase.name!r} is MLM, but the tokenizer has no [MASK] token: add one")
+
+
 @dataclass
 class TrainingRun:
-    """What a finished run leaves besides the weights."""
+    """What a run in memory leaves besides the weights."""
 
     recipe: Recipe
     seed: int
@@ -60,88 +248,54 @@ def train(
     mask_id: int | None,
     bf16: bool = False,
     sequences_per_forward: int | None = None,
-    report: Callable[[LossRow], None] | None = None,
+    report: Callable[[StepReport], None] | None = None,
 ) -> TrainingRun:
-    """Train the model in place through all phases of the recipe.
+    """Train the model in place through all phases of the recipe; nothing is written, nothing can be resumed.
 
     The phases read on through the packed sequences, so no sequence is seen twice. The optimizer's state is
-    kept between phases; only the schedule starts anew. A step's loss is the sum over its target tokens,
-    divided by their number, however many forward passes it is cut into.
+    kept between phases; only the schedule starts anew. See `run_steps` for the arguments.
 
     Args:
-        model: float32 weights on their device; a ModernBertForMaskedLM.
-        seed: fixes the masks, together with phase and sequence; the order of the data was fixed by packing.
-        mask_id: the id of [MASK].
-        bf16: autocast the forward pass to bfloat16; weights and optimizer stay float32.
-        sequences_per_forward: how many sequences fit at once; all of a step when None.
-        report: called with each row of the loss curve, at most `LOSS_ROWS` of them.
+        model: float32 weights on their device.
+        mask_id: the id of [MASK]; may be None where no phase is MLM.
 
     Raises:
         UserError: the data do not fit the recipe or the model, or the loss is not finite.
     """
-    _check(model, data, recipe)
-    run = TrainingRun(recipe, seed, data.fingerprint)
-    objectives = [
-        Objective(phase.objective, phase.masking, mask_id, model.config.vocab_size, seed, index)
-        for index, phase in enumerate(recipe.phases)
-    ]
-    loss_module = TargetLoss(model).train()
-    optimizer = adamw(
-        model.parameters(),
-        peak_lr=recipe.peak_lr,
-        betas=recipe.betas,
-        eps=recipe.eps,
-        decoupled_weight_decay=recipe.weight_decay,
-    )
-    per_step = recipe.sequences_per_step
-    per_forward = sequences_per_forward or per_step
+    if data.length != recipe.sequence_length:
+        raise UserError(
+            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
+            f"pack again"
+        )
+    borders = [0, *np.cumsum([recipe.steps(p) * recipe.sequences_per_step for p in recipe.phases]).tolist()]
+    TargetLoss(model)
+    for phase, (start, stop) in zip(recipe.phases, pairwise(borders), strict=True):
+        check_fits(model, data, range(start, stop), mask_id, phase)
+    accelerator = make_accelerator(cpu=model.device.type == "cpu")
+    optimizer = adamw(model.parameters(), recipe.optimizer)
     row_every = -(-sum(recipe.steps(phase) for phase in recipe.phases) // (LOSS_ROWS - len(recipe.phases)))
-    step, started = 0, time.perf_counter()
-
-    for phase, objective in zip(recipe.phases, objectives, strict=True):
-        window, window_started = [], time.perf_counter()
-        for step_in_phase in range(recipe.steps(phase)):
-            first = step * per_step
-            batches = [
-                objective.batch(data, range(i, min(i + per_forward, first + per_step)))
-                for i in range(first, first + per_step, per_forward)
-            ]
-            targets = sum(batch.targets for batch in batches)
-            rate = recipe.learning_rate(phase, step_in_phase)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-            loss = 0.0
-            for batch in batches:
-                with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                    # Very short steps may draw no target at all: their loss is 0, not 0/0.
-                    part = loss_module(batch) / max(targets, 1)
-                part.backward()
-                loss += part.item()
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"the loss of step {step} ({phase.name}) is {loss}: training stopped; "
-                    f"try a lower learning rate than {recipe.peak_lr:g}"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            step += 1
-            run.tokens += per_step * data.length
-            run.targets += targets
-            window.append(loss)
-            if len(window) == row_every or step_in_phase + 1 == recipe.steps(phase):
-                now = time.perf_counter()
-                speed = len(window) * per_step * data.length / (now - window_started)
-                mean = float(np.mean(window))
-                row = LossRow(phase.name, phase.objective, step, run.tokens, rate, mean, round(speed, 1))
-                run.losses.append(row)
-                if report is not None:
-                    report(row)
-                window, window_started = [], now
-
-    run.seconds = time.perf_counter() - started
-    model.eval()
+    run = TrainingRun(recipe, seed, data.fingerprint)
+    for index, (phase, start) in enumerate(zip(recipe.phases, borders[:-1], strict=True)):
+        state = PhaseState()
+        run_steps(
+            model,
+            data,
+            phase,
+            Objective(phase.objective, phase.masking, mask_id, model.config.vocab_size, seed, index),
+            optimizer,
+            recipe.optimizer,
+            state,
+            accelerator,
+            first_sequence=start,
+            bf16=bf16,
+            sequences_per_forward=sequences_per_forward,
+            row_every=row_every,
+            report=report,
+        )
+        run.tokens += state.step * recipe.tokens_per_step
+        run.targets += state.targets
+        run.seconds += state.seconds
+        run.losses += state.losses
     return run
 
 
@@ -157,71 +311,13 @@ def evaluate(model: PreTrainedModel, data: PackedTokens, objective: Objective, a
     return total / targets
 
 
-def save_run(
-    out: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    run: TrainingRun,
-    *,
-    dtype: torch.dtype = torch.float32,
-    extra: dict[str, Any] | None = None,
-) -> None:
-    """Write an ordinary Hugging Face directory in safetensors, `loss.csv`, and `training.json`, the manifest.
-
-    The manifest is written last: a directory that has one is complete. The model is left in `dtype`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    model.to(dtype)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    with (out / "loss.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(LossRow.__dataclass_fields__)
-        for row in run.losses:
-            rate, loss = f"{row.learning_rate:.6g}", f"{row.loss:.4f}"
-            rows.writerow(
-                (row.phase, row.objective, row.step, row.tokens, rate, loss, f"{row.tokens_per_second:.0f}")
-            )
-    weights = (out / "model.safetensors").read_bytes()
-    manifest = {
-        "recipe": run.recipe.to_dict(),
-        "seed": run.seed,
-        "data_sha256": run.data_fingerprint,
-        "tokens": run.tokens,
-        "targets": run.targets,
-        "seconds": round(run.seconds, 1),
-        "final_loss": {row.phase: row.loss for row in run.losses},
-        "dtype": str(dtype).removeprefix("torch."),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        **(extra or {}),
-    }
-    (out / "training.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def _sum(accelerator: Accelerator, value: float) -> float:
+    """Return the sum over processes."""
+    if accelerator.num_processes == 1:
+        return value
+    return accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=accelerator.device)).item()
 
 
-def _check(model: PreTrainedModel, data: PackedTokens, recipe: Recipe) -> None:
-    if data.length != recipe.sequence_length:
-        raise UserError(
-            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
-            f"pack again"
-        )
-    if data.length > model.config.max_position_embeddings:
-        raise UserError(
-            f"sequences of {data.length} tokens are longer than the model's "
-            f"{model.config.max_position_embeddings} positions: choose a shorter sequence length"
-        )
-    if data.tokens < recipe.tokens:
-        raise UserError(
-            f"the recipe {recipe.name!r} needs {recipe.tokens:,} tokens, "
-            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
-        )
-    highest = int(data.input_ids.max())
-    if highest >= model.config.vocab_size:
-        raise UserError(
-            f"token id {highest} lies outside the model's vocabulary of {model.config.vocab_size}: "
-            f"pack with the model's own tokenizer"
-        )
+def _number(*parts: int) -> int:
+    """Return one number that depends on all of these."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -159,6 +159,6 @@ class Objective:
             input_ids,
             labels,
             data.document_ids[rows].astype(np.int64),
-            data.position_ids[rows].astype(np.int64),
+            data.part(sequences).position_ids.astype(np.int64),
             causal=self.name == "clm",
         )

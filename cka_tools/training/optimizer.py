@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
+from cka_tools.training.recipe import OptimizerSettings
+
 
 def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
     """Convert a decay that is scaled by lr / peak lr (Composer's decoupled form) into torch's, scaled by lr.
@@ -14,22 +16,15 @@ def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
     return decoupled / peak_lr
 
 
-def adamw(
-    parameters: Iterable[Parameter],
-    *,
-    peak_lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    decoupled_weight_decay: float,
-) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
     """Return the optimizer of a whole run: its state is kept between phases, and every parameter decays.
 
     Its learning rate is set before each step; it starts at the peak.
     """
     return torch.optim.AdamW(
         parameters,
-        lr=peak_lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=torch_weight_decay(decoupled_weight_decay, peak_lr),
+        lr=settings.peak_lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=torch_weight_decay(settings.weight_decay, settings.peak_lr),
     )

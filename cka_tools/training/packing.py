@@ -47,6 +47,11 @@ class PackedTokens:
     def tokens(self) -> int:
         return int(self.input_ids.size)
 
+    def part(self, sequences: range) -> "PackedTokens":
+        """Return some of the sequences, as a view."""
+        rows = slice(sequences.start, sequences.stop)
+        return PackedTokens(self.input_ids[rows], self.document_ids[rows], self.separator, self.special_ids)
+
     @cached_property
     def position_ids(self) -> np.ndarray:
         """(sequences, length) int32; every document, and every piece of one, starts at 0."""

@@ -1,19 +1,20 @@
-"""The recipe as data: phases over one stream of tokens, the paper's constants, and the named presets.
+"""The recipe as data: phases over one stream of tokens, and what the optimizer is told.
 
 θ_detour = MLM(CLM(θ0, n), 0.1·n) against θ_baseline = MLM(θ0, 1.1·n) (arXiv 2605.12438): the same start,
 data, tokens, schedule and optimizer; only the objective of Phase 1 differs.
 """
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cka_tools.errors import UserError
 from cka_tools.training.objectives import Masking, ObjectiveName
 from cka_tools.training.schedule import ScheduleName, learning_rate
 
-PresetName = Literal["clm-detour", "mlm-baseline"]
-ScaleName = Literal["paper", "demo"]
+FrozenModule = Literal["embeddings", "head"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Phase:
         masking: MLM's corruption; None in CLM.
         schedule: "warmup-constant", or "1-sqrt" down to `floor` times the peak at the last step.
         warmup_tokens: length of the linear warm-up of "warmup-constant".
+        frozen: indices of the layers that do not learn in this phase.
+        frozen_modules: "embeddings" or "head", which learn in every phase that does not name them.
+
+    Raises:
+        UserError: a phase that cannot be.
     """
 
     name: str
@@ -34,14 +40,98 @@ class Phase:
     masking: Masking | None = None
     warmup_tokens: int = 0
     floor: float = 0.0
+    frozen: tuple[int, ...] = ()
+    frozen_modules: tuple[FrozenModule, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.objective not in get_args(ObjectiveName):
+            raise self._impossible(f"objective {self.objective!r} is neither 'clm' nor 'mlm'")
+        if self.schedule not in get_args(ScheduleName):
+            raise self._impossible(f"schedule {self.schedule!r} is neither 'warmup-constant' nor '1-sqrt'")
         if (self.objective == "mlm") != (self.masking is not None):
-            raise UserError(
-                f"phase {self.name!r}: {self.objective} and masking {self.masking} do not go together"
+            raise self._impossible(
+                f"{self.objective} and masking {self.masking} do not go together: "
+                f"mlm needs a masking rate, clm takes none"
             )
         if self.tokens <= 0:
-            raise UserError(f"phase {self.name!r}: {self.tokens} tokens is nothing to train on")
+            raise self._impossible(f"{self.tokens} tokens is nothing to train on")
+        if not 0 <= self.warmup_tokens <= self.tokens:
+            raise self._impossible(
+                f"a warm-up of {self.warmup_tokens:,} tokens does not fit into {self.tokens:,} tokens"
+            )
+        if not 0 <= self.floor <= 1:
+            raise self._impossible(f"a floor of {self.floor} is no share of the peak: give 0 to 1")
+        if self.schedule == "1-sqrt" and self.warmup_tokens:
+            raise self._impossible("'1-sqrt' has no warm-up: leave out warmup_tokens")
+        if self.schedule == "warmup-constant" and self.floor:
+            raise self._impossible("'warmup-constant' has no floor: leave it out")
+        if any(layer < 0 for layer in self.frozen) or len(set(self.frozen)) < len(self.frozen):
+            raise self._impossible(f"frozen layers {list(self.frozen)}: give each index once, from 0")
+        for module in self.frozen_modules:
+            if module not in get_args(FrozenModule):
+                raise self._impossible(f"frozen module {module!r} is neither 'embeddings' nor 'head'")
+
+    def _impossible(self, why: str) -> UserError:
+        return UserError(f"phase {self.name!r}: {why}")
+
+    def steps(self, tokens_per_step: int) -> int:
+        """Return the whole optimizer steps of the phase, rounded to the nearest.
+
+        Raises:
+            UserError: not one.
+        """
+        if self.tokens < tokens_per_step:
+            raise UserError(
+                f"phase {self.name!r} of {self.tokens:,} tokens is shorter than one step of "
+                f"{tokens_per_step:,} tokens: give more tokens or smaller steps"
+            )
+        return round(self.tokens / tokens_per_step)
+
+    def learning_rate(self, step: int, *, tokens_per_step: int, peak: float) -> float:
+        """Return the learning rate of a step, counted from 0 in this phase."""
+        return learning_rate(
+            self.schedule,
+            step,
+            steps=self.steps(tokens_per_step),
+            peak=peak,
+            warmup_steps=round(self.warmup_tokens / tokens_per_step),
+            floor=self.floor,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the phase as plain JSON data; what is not frozen is not mentioned."""
+        data = dataclasses.asdict(self)
+        return {key: value for key, value in data.items() if value or not key.startswith("frozen")}
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What the optimizer is told, equal in all phases of a run.
+
+    Attributes:
+        peak_lr: the peak of every phase's schedule.
+        betas, eps: AdamW's.
+        weight_decay: in the paper's decoupled form, scaled by lr / peak lr.
+        sequences_per_step: sequences an optimizer step, over all processes and forward passes.
+    """
+
+    peak_lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    sequences_per_step: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak_lr < float("inf"):
+            raise UserError(f"a peak learning rate of {self.peak_lr} does not fit: give one above 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas {list(self.betas)} do not fit: give two shares below 1")
+        if not self.eps > 0 or not 0 <= self.weight_decay < float("inf"):
+            raise UserError(
+                f"eps {self.eps} or weight decay {self.weight_decay} does not fit: one is too small"
+            )
+        if self.sequences_per_step < 1:
+            raise UserError(f"{self.sequences_per_step} sequences a step does not fit: give at least 1")
 
 
 @dataclass(frozen=True)
@@ -49,10 +139,8 @@ class Recipe:
     """Everything that makes a run apart from the start model, the data and the seed.
 
     Attributes:
-        peak_lr: the peak of every phase's schedule.
-        weight_decay: in the paper's decoupled form, scaled by lr / peak lr.
+        peak_lr … weight_decay, sequences_per_step: see `OptimizerSettings`.
         sequence_length: tokens a packed sequence.
-        sequences_per_step: sequences an optimizer step.
     """
 
     name: str
@@ -66,12 +154,22 @@ class Recipe:
     sequences_per_step: int
 
     def __post_init__(self) -> None:
+        if not self.phases:
+            raise UserError(f"recipe {self.name!r} has no phase: give at least one")
+        if self.sequence_length < 2:
+            raise UserError(f"a sequence length of {self.sequence_length} is too short: give at least 2")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise UserError(f"recipe {self.name!r} has phases {names}: give each a name of its own")
+        assert self.optimizer  # checks its numbers
         for phase in self.phases:
-            if phase.tokens < self.tokens_per_step:
-                raise UserError(
-                    f"phase {phase.name!r} of {phase.tokens:,} tokens is shorter than one step of "
-                    f"{self.tokens_per_step:,} tokens: give more tokens or smaller steps"
-                )
+            phase.steps(self.tokens_per_step)
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        return OptimizerSettings(
+            self.peak_lr, self.betas, self.eps, self.weight_decay, self.sequences_per_step
+        )
 
     @property
     def tokens_per_step(self) -> int:
@@ -79,7 +177,7 @@ class Recipe:
 
     def steps(self, phase: Phase) -> int:
         """Return the whole optimizer steps of a phase, rounded to the nearest."""
-        return round(phase.tokens / self.tokens_per_step)
+        return phase.steps(self.tokens_per_step)
 
     @property
     def tokens(self) -> int:
@@ -88,115 +186,13 @@ class Recipe:
 
     def learning_rate(self, phase: Phase, step: int) -> float:
         """Return the learning rate of a phase's step, counted from 0 in that phase."""
-        return learning_rate(
-            phase.schedule,
-            step,
-            steps=self.steps(phase),
-            peak=self.peak_lr,
-            warmup_steps=round(phase.warmup_tokens / self.tokens_per_step),
-            floor=phase.floor,
-        )
+        return phase.learning_rate(step, tokens_per_step=self.tokens_per_step, peak=self.peak_lr)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain JSON data."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"phases": [phase.to_dict() for phase in self.phases]}
 
-
-@dataclass(frozen=True)
-class Scale:
-    """The constants in which a preset at the paper's size and one at a laptop's differ."""
-
-    phase1_tokens: int
-    warmup_tokens: int
-    peak_lr: float
-    sequence_length: int
-    sequences_per_step: int
-
-
-# The paper's constants (n = 10B is the shortest of its three Phase 1 lengths; the others are 25B and 50B).
-PHASE1_MASKING = Masking(0.30)
-DECAY_MASKING = Masking(0.15)
-DECAY_SHARE = 0.1
-DECAY_FLOOR = 0.1
-BETAS = (0.9, 0.98)
-DECOUPLED_WEIGHT_DECAY = 1e-5
-PAPER = Scale(
-    phase1_tokens=10_000_000_000,
-    warmup_tokens=100_000_000,
-    peak_lr=2e-4,
-    sequence_length=8192,
-    sequences_per_step=384,
-)
-# Not stated in the paper: torch's default.
-EPS = 1e-8
-# Our own: small enough for a laptop's processor.
-DEMO = Scale(
-    phase1_tokens=1_500_000,
-    warmup_tokens=50_000,
-    peak_lr=1e-3,
-    sequence_length=512,
-    sequences_per_step=4,
-)
-SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
-PRESETS: tuple[PresetName, ...] = ("clm-detour", "mlm-baseline")
-
-
-def preset(name: PresetName, scale: ScaleName = "demo", phase1_tokens: int | None = None) -> Recipe:
-    """Return a named recipe; `phase1_tokens` replaces the scale's n, and the decay keeps its share of it.
-
-    Raises:
-        UserError: no such preset or scale.
-    """
-    if name not in PRESETS:
-        raise UserError(f"no recipe is called {name!r}: choose from {', '.join(PRESETS)}")
-    if scale not in SCALES:
-        raise UserError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
-    size = SCALES[scale]
-    n = phase1_tokens or size.phase1_tokens
-    clm = name == "clm-detour"
-    phase1 = Phase(
-        name="detour" if clm else "phase 1",
-        objective="clm" if clm else "mlm",
-        masking=None if clm else PHASE1_MASKING,
-        tokens=n,
-        schedule="warmup-constant",
-        warmup_tokens=size.warmup_tokens,
-    )
-    decay = Phase(
-        name="decay",
-        objective="mlm",
-        masking=DECAY_MASKING,
-        tokens=round(n * DECAY_SHARE),
-        schedule="1-sqrt",
-        floor=DECAY_FLOOR,
-    )
-    return at_scale(name, scale, (phase1, decay))
-
-
-def demo_start(tokens: int) -> Recipe:
-    """Return the recipe of the demo family's start model θ0: MLM from random weights, never decayed."""
-    phase = Phase(
-        name="pretraining",
-        objective="mlm",
-        masking=PHASE1_MASKING,
-        tokens=tokens,
-        schedule="warmup-constant",
-        warmup_tokens=DEMO.warmup_tokens,
-    )
-    return at_scale("theta0", "demo", (phase,))
-
-
-def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...]) -> Recipe:
-    """Return a recipe of these phases with the optimizer and the batch of a scale."""
-    size = SCALES[scale]
-    return Recipe(
-        name=name,
-        scale=scale,
-        phases=phases,
-        peak_lr=size.peak_lr,
-        betas=BETAS,
-        eps=EPS,
-        weight_decay=DECOUPLED_WEIGHT_DECAY,
-        sequence_length=size.sequence_length,
-        sequences_per_step=size.sequences_per_step,
-    )
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe's canonical JSON, names included."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -12,9 +12,10 @@ from cka_tools.training.objectives import IGNORED, Batch
 
 
 class TargetLoss(nn.Module):
-    """A masked-LM model that computes logits at target positions only, for CLM and MLM alike.
+    """A ModernBERT with an LM head that computes logits at target positions only, for CLM and MLM alike.
 
-    The MLM head serves CLM: in a causal pass it predicts the next token instead of the hidden one.
+    The one head serves both: in CLM it predicts the next token, in MLM the hidden one. As labels sit where
+    the prediction is made, the decoder's own shift of labels is never used.
 
     Raises:
         UserError: the model has no LM head of ModernBERT's form.
@@ -22,11 +23,12 @@ class TargetLoss(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        for part in ("model", "head", "decoder"):
-            if not isinstance(getattr(model, part, None), nn.Module):
+        parts = (getattr(model, "model", None), prediction_head(model), getattr(model, "decoder", None))
+        for name, part in zip(("model", "prediction head", "decoder"), parts, strict=True):
+            if not isinstance(part, nn.Module):
                 raise UserError(
-                    f"a {type(model).__name__} has no {part!r}, so it cannot be trained here: "
-                    f"give a ModernBertForMaskedLM checkpoint"
+                    f"a {type(model).__name__} has no {name!r}, so it cannot be trained here: "
+                    f"give a ModernBertForMaskedLM or ModernBertDecoderForCausalLM checkpoint"
                 )
         self.language_model = model
 
@@ -42,5 +44,13 @@ class TargetLoss(nn.Module):
             position_ids=torch.from_numpy(batch.position_ids).to(device),
         ).last_hidden_state
         at = labels != IGNORED
-        logits = cast(nn.Module, model.decoder)(cast(nn.Module, model.head)(hidden[at]))
+        logits = cast(nn.Module, model.decoder)(cast(nn.Module, prediction_head(model))(hidden[at]))
         return nn.functional.cross_entropy(logits.float(), labels[at], reduction="sum")
+
+
+def prediction_head(model: nn.Module) -> object:
+    """Return what lies between the last norm and the vocabulary, or None where nothing does.
+
+    It is `head` in the encoder and `lm_head` in the decoder.
+    """
+    return getattr(model, "lm_head", None) or getattr(model, "head", None)

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
 
 from cka_tools.errors import UserError
-from cka_tools.training.loop import evaluate, save_run, train
+from cka_tools.training.checkpoint import save_run
+from cka_tools.training.loop import evaluate, train
 from cka_tools.training.objectives import Masking, Objective, ObjectiveName
 from cka_tools.training.packing import PackedTokens, pack_tokens
 from cka_tools.training.recipe import Phase, Recipe

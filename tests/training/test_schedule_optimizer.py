@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cka_tools.training.optimizer import adamw, torch_weight_decay
-from cka_tools.training.recipe import PAPER, preset
+from cka_tools.training.presets import PAPER, preset
+from cka_tools.training.recipe import OptimizerSettings
 from cka_tools.training.schedule import learning_rate
 
 
@@ -75,7 +76,7 @@ def test_the_update_is_the_papers_decoupled_form_on_two_parameters() -> None:
     start, gradients = [3.0, -2.0], [[0.5, -1.0], [0.25, 2.0], [-1.5, 0.1]]
     rates = [peak, peak * 0.7, peak * 0.1]
     weights = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    optimizer = adamw([weights], peak_lr=peak, betas=betas, eps=eps, decoupled_weight_decay=decay)
+    optimizer = adamw([weights], OptimizerSettings(peak, betas, eps, decay, sequences_per_step=1))
     expected, m, v = list(start), [0.0, 0.0], [0.0, 0.0]
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         optimizer.param_groups[0]["lr"] = rate

@@ -1,0 +1,122 @@
+"""The paper's constants, ours at a laptop's size, and the named recipes made of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cka_tools.errors import UserError
+from cka_tools.training.objectives import Masking, ObjectiveName
+from cka_tools.training.recipe import Phase, Recipe
+
+PresetName = Literal["clm-detour", "mlm-baseline", "reverse-detour", "clm-baseline"]
+ScaleName = Literal["paper", "demo"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The constants in which a preset at the paper's size and one at a laptop's differ."""
+
+    phase1_tokens: int
+    warmup_tokens: int
+    peak_lr: float
+    sequence_length: int
+    sequences_per_step: int
+
+
+# The paper's constants (n = 10B is the shortest of its three Phase 1 lengths; the others are 25B and 50B).
+PHASE1_MASKING = Masking(0.30)
+DECAY_MASKING = Masking(0.15)
+DECAY_SHARE = 0.1
+DECAY_FLOOR = 0.1
+BETAS = (0.9, 0.98)
+DECOUPLED_WEIGHT_DECAY = 1e-5
+PAPER = Scale(
+    phase1_tokens=10_000_000_000,
+    warmup_tokens=100_000_000,
+    peak_lr=2e-4,
+    sequence_length=8192,
+    sequences_per_step=384,
+)
+# Not stated in the paper: torch's default.
+EPS = 1e-8
+# Our own: small enough for a laptop's processor.
+DEMO = Scale(
+    phase1_tokens=1_500_000,
+    warmup_tokens=50_000,
+    peak_lr=1e-3,
+    sequence_length=512,
+    sequences_per_step=4,
+)
+SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
+# Phase 1 and decay of each; its masking where it is MLM. The last two start from a decoder trained by CLM.
+PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
+    "clm-detour": ("clm", "mlm"),
+    "mlm-baseline": ("mlm", "mlm"),
+    "reverse-detour": ("mlm", "clm"),
+    "clm-baseline": ("clm", "clm"),
+}
+
+
+def preset(name: PresetName, scale: ScaleName = "demo", phase1_tokens: int | None = None) -> Recipe:
+    """Return a named recipe; `phase1_tokens` replaces the scale's n, and the decay keeps its share of it.
+
+    Raises:
+        UserError: no such preset or scale.
+    """
+    if name not in PRESETS:
+        raise UserError(f"no recipe is called {name!r}: choose from {', '.join(PRESETS)}")
+    if scale not in SCALES:
+        raise UserError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
+    if phase1_tokens is not None and phase1_tokens <= 0:
+        raise UserError(f"a Phase 1 of {phase1_tokens} tokens is nothing to train on: give more")
+    size = SCALES[scale]
+    n = size.phase1_tokens if phase1_tokens is None else phase1_tokens
+    first, last = PRESETS[name]
+    phase1 = Phase(
+        name="detour" if name.endswith("detour") else "phase 1",
+        objective=first,
+        masking=PHASE1_MASKING if first == "mlm" else None,
+        tokens=n,
+        schedule="warmup-constant",
+        warmup_tokens=min(size.warmup_tokens, n),
+    )
+    decay = Phase(
+        name="decay",
+        objective=last,
+        masking=DECAY_MASKING if last == "mlm" else None,
+        tokens=round(n * DECAY_SHARE),
+        schedule="1-sqrt",
+        floor=DECAY_FLOOR,
+    )
+    return at_scale(name, scale, (phase1, decay))
+
+
+def demo_start(tokens: int, objective: ObjectiveName = "mlm") -> Recipe:
+    """Return the recipe of a demo family's start model θ0: from random weights, never decayed.
+
+    MLM for an encoder, CLM for a decoder.
+    """
+    phase = Phase(
+        name="pretraining",
+        objective=objective,
+        masking=PHASE1_MASKING if objective == "mlm" else None,
+        tokens=tokens,
+        schedule="warmup-constant",
+        warmup_tokens=DEMO.warmup_tokens,
+    )
+    return at_scale("theta0", "demo", (phase,))
+
+
+def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...]) -> Recipe:
+    """Return a recipe of these phases with the optimizer and the batch of a scale."""
+    size = SCALES[scale]
+    return Recipe(
+        name=name,
+        scale=scale,
+        phases=phases,
+        peak_lr=size.peak_lr,
+        betas=BETAS,
+        eps=EPS,
+        weight_decay=DECOUPLED_WEIGHT_DECAY,
+        sequence_length=size.sequence_length,
+        sequences_per_step=size.sequences_per_step,
+    )

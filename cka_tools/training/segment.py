@@ -1,0 +1,348 @@
+"""One phase from checkpoint to checkpoint: a run is a chain of these, a branch one more from a parent."""
+
+import dataclasses
+import json
+import platform
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from cka_tools.errors import UserError
+from cka_tools.models.folder import weight_files
+from cka_tools.models.hash import hash_file, hash_weight_files
+from cka_tools.store.lock import locked
+from cka_tools.training.checkpoint import (
+    OPTIMIZER,
+    STATE,
+    load_optimizer,
+    read_manifest,
+    read_state,
+    versions,
+    write_checkpoint,
+)
+from cka_tools.training.loop import (
+    LossNotFiniteError,
+    PhaseState,
+    StepReport,
+    check_fits,
+    make_accelerator,
+    run_steps,
+)
+from cka_tools.training.objectives import Objective
+from cka_tools.training.optimizer import adamw
+from cka_tools.training.packing import PackedTokens
+from cka_tools.training.recipe import OptimizerSettings, Phase
+from cka_tools.training.start_model import check_start, load_start
+
+
+def train_phase(
+    parent: Path,
+    phase: Phase,
+    data: PackedTokens,
+    *,
+    seed: int,
+    first_sequence: int,
+    out: Path,
+    optimizer: OptimizerSettings,
+    bf16: bool,
+    phase_index: int = 0,
+    report: Callable[[StepReport], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    checkpoint_tokens: int | None = None,
+    keep_checkpoints: bool = False,
+    sequences_per_forward: int | None = None,
+    attention: str = "sdpa",
+    device: Literal["auto", "cpu"] = "auto",
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Train one phase on from the checkpoint `parent` and write the checkpoint `out`; return `out`.
+
+    Where `out` is already the result of the same phase on the same parent, data and settings, it is returned
+    at once. Where the phase was stopped, it goes on from its last checkpoint: with the same machine, threads,
+    processes and versions to the very weights of a run that was never stopped, otherwise with a note that it
+    does not. A parent with an optimizer state hands it on; one without starts a fresh optimizer.
+
+    Several processes (`torchrun`, `accelerate launch`) call this together; the first one writes.
+
+    Args:
+        first_sequence: the packed sequence with which the phase begins; see `sequences_read`.
+        phase_index: which of its run's phases this is: with seed and sequence it fixes the masks. Pieces of
+            one phase share it, and together equal the phase in one piece.
+        report: called after each step, in the first process.
+        note: takes what the user should know; by default a Python warning.
+        checkpoint_tokens: write a checkpoint about every so many tokens, in `out`-checkpoints.
+        keep_checkpoints: keep them, without optimizer states, when `out` is written.
+        sequences_per_forward: how many sequences a process takes at once; all of its share when None.
+        attention: "sdpa" or "eager".
+        extra: goes into the manifest.
+
+    Raises:
+        UserError: something does not fit (before any training), another run lies at `out`, or the loss is not
+            finite (the last good checkpoint stays).
+    """
+    check_start(parent)
+    stop = first_sequence + sequences_read(phase, data, optimizer)
+    key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
+    accelerator = make_accelerator(cpu=device == "cpu")
+    folder = out.with_name(f"{out.name}-checkpoints")
+    with _one_writer(out, accelerator):
+        finished, resume = _from_first(accelerator, lambda: _find(out, folder, key))
+        if finished:
+            if accelerator.is_main_process:
+                _clear(folder, keep=keep_checkpoints)
+            return out
+
+        source = parent if resume is None else Path(resume)
+        model, tokenizer = load_start(source, attention=attention)
+        check_fits(model, data, range(first_sequence, stop), tokenizer.mask_token_id, phase)
+        model.to(accelerator.device)
+        state = PhaseState() if resume is None else read_state(source)
+        adam = adamw(model.parameters(), optimizer)
+        kept_moments = load_optimizer(source, model, adam)
+        numerics = _numerics(accelerator, attention, sequences_per_forward)
+        before = read_manifest(source) or {}
+        notes = list(before.get("notes", [])) if resume is not None else []
+        if resume is not None and (changed := _changed(before["numerics"], numerics)):
+            notes.append(f"resumed at step {state.step} with another {changed}: not bit-identical to one run")
+            if accelerator.is_main_process:
+                (note or _warn)(f"{out}: {notes[-1]}")
+        manifest = {
+            "key": key,
+            "phase": phase.to_dict(),
+            "steps": phase.steps(optimizer.sequences_per_step * data.length),
+            "fresh_optimizer": before["fresh_optimizer"] if resume is not None else not kept_moments,
+            "seed": seed,
+            "data_sha256": data.fingerprint,
+            "numerics": numerics,
+            "notes": notes,
+            **(extra or {}),
+        }
+
+        def write(place: Path, state: PhaseState) -> None:
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+                raise LossNotFiniteError(
+                    f"the weights after step {state.step - 1} ({phase.name}) are not finite: "
+                    f"training stopped; try a lower learning rate than {optimizer.peak_lr:g}"
+                )
+            progress = {
+                "step": state.step,
+                "tokens": state.step * optimizer.sequences_per_step * data.length,
+                "targets": state.targets,
+                "next_sequence": first_sequence + state.step * optimizer.sequences_per_step,
+                "seconds": round(state.seconds, 1),
+                "final_loss": state.losses[-1].loss if state.losses else None,
+            }
+            write_checkpoint(place, model, adam, state, parent, manifest | progress)
+
+        def save(state: PhaseState) -> None:
+            done = state.step * optimizer.sequences_per_step * data.length
+            if state.step % every == 0 and state.step < manifest["steps"]:
+                place = folder / f"tokens-{done:012d}"
+                write(place, state)
+                _clear(folder, keep=keep_checkpoints, but=place)
+
+        every = _steps_between(checkpoint_tokens, optimizer.sequences_per_step * data.length)
+        main = accelerator.is_main_process
+        try:
+            run_steps(
+                model,
+                data,
+                phase,
+                Objective(
+                    phase.objective,
+                    phase.masking,
+                    tokenizer.mask_token_id,
+                    model.config.vocab_size,
+                    seed,
+                    phase_index,
+                ),
+                adam,
+                optimizer,
+                state,
+                accelerator,
+                first_sequence=first_sequence,
+                bf16=bf16,
+                sequences_per_forward=sequences_per_forward,
+                report=report if main else None,
+                after_step=save if main and every else None,
+            )
+            if main:
+                write(out, state)
+                _clear(folder, keep=keep_checkpoints)
+        except LossNotFiniteError as error:
+            last = _latest(folder) or parent
+            raise LossNotFiniteError(f"{error}; the last good checkpoint is {str(last)!r}") from error
+        accelerator.wait_for_everyone()
+    return out
+
+
+def sequences_read(phase: Phase, data: PackedTokens, optimizer: OptimizerSettings) -> int:
+    """Return how many packed sequences a phase reads: where one ends, the next begins."""
+    return phase.steps(optimizer.sequences_per_step * data.length) * optimizer.sequences_per_step
+
+
+def segment_key(
+    parent: Path,
+    phase: Phase,
+    data: PackedTokens,
+    seed: int,
+    first_sequence: int,
+    optimizer: OptimizerSettings,
+    bf16: bool,
+    phase_index: int = 0,
+) -> dict[str, Any]:
+    """Return all that fixes a phase's result, as JSON data; of the data only the sequences that it reads."""
+    stop = first_sequence + sequences_read(phase, data, optimizer)
+    if data.sequences < stop:
+        raise UserError(
+            f"phase {phase.name!r} needs {stop * data.length:,} tokens, "
+            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
+        )
+    moments = parent / OPTIMIZER
+    key = {
+        "parent_weights_sha256": hash_weight_files(weight_files(parent)),
+        "parent_optimizer_sha256": hash_file(moments) if moments.is_file() else None,
+        "parent_config_sha256": hash_file(parent / "config.json"),
+        "phase": phase.to_dict(),
+        "phase_index": phase_index,
+        "seed": seed,
+        "sequences": [first_sequence, stop],
+        "sequences_sha256": data.part(range(first_sequence, stop)).fingerprint,
+        "special_ids": data.special_ids,
+        "optimizer": dataclasses.asdict(optimizer),
+        "bf16": bf16,
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(key))
+    return as_json
+
+
+def _find(out: Path, folder: Path, key: dict[str, Any]) -> tuple[bool, str | None]:
+    """Tell whether `out` is finished, and from which checkpoint it can go on.
+
+    Raises:
+        UserError: something else lies there.
+    """
+    manifest = read_manifest(out)
+    if manifest is None and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(
+            f"output directory {str(out)!r} holds something else than a training run: name another"
+        )
+    if manifest is not None:
+        _check_same(out, manifest, key)
+        return True, None
+    latest = _latest(folder)
+    if latest is None:
+        return False, None
+    _check_same(folder, read_manifest(latest) or {}, key)
+    return False, str(latest)
+
+
+def _check_same(place: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
+    there = manifest.get("key") or {}
+    if different := [name for name in key if there.get(name) != key[name]]:
+        raise UserError(
+            f"output directory {str(place)!r} holds another run (it differs in {', '.join(different)}): "
+            f"name another directory, or remove that one"
+        )
+
+
+def _latest(folder: Path) -> Path | None:
+    """Return the checkpoint of the most tokens from which training can go on."""
+    whole = [place for place in folder.glob("tokens-*") if (place / OPTIMIZER).is_file()]
+    return max(whole, key=lambda place: place.name, default=None)
+
+
+def _clear(folder: Path, *, keep: bool, but: Path | None = None) -> None:
+    """Remove what checkpoints are needed for no longer: all of them, or their training states only."""
+    if not keep and but is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for place in folder.glob("tokens-*"):
+        if place == but:
+            continue
+        if keep:
+            # The optimizer first: without it nothing resumes from here.
+            (place / OPTIMIZER).unlink(missing_ok=True)
+            (place / STATE).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _steps_between(checkpoint_tokens: int | None, tokens_per_step: int) -> int:
+    """Return the steps between two checkpoints; 0 for none."""
+    if checkpoint_tokens is None:
+        return 0
+    if checkpoint_tokens <= 0:
+        raise UserError(f"a checkpoint every {checkpoint_tokens} tokens does not fit: give more than 0")
+    return max(1, round(checkpoint_tokens / tokens_per_step))
+
+
+@contextmanager
+def _one_writer(out: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold the output directory's lock, which the death of its holder releases."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    try:
+        lock = locked(out.with_name(f".{out.name}.lock"), wait=False)
+        lock.__enter__()
+    except BlockingIOError:
+        raise UserError(
+            f"output directory {str(out)!r} is being trained by another process: wait for it"
+        ) from None
+    except OSError as error:
+        raise UserError(f"output directory {str(out)!r} cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _from_first(
+    accelerator: Accelerator, decide: Callable[[], tuple[bool, str | None]]
+) -> tuple[bool, str | None]:
+    """Let the first process look at the disk, and tell all what it found."""
+    if accelerator.num_processes == 1:
+        return decide()
+    found: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [decide()]
+        except UserError as error:
+            found = [str(error)]
+    broadcast_object_list(found)
+    if isinstance(found[0], str):
+        raise UserError(found[0])
+    finished, resume = found[0]
+    return finished, resume
+
+
+def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: int | None) -> dict[str, Any]:
+    """Return what must be equal for two runs to agree to the bit."""
+    cuda = accelerator.device.type == "cuda"
+    return {
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+        "sequences_per_forward": sequences_per_forward,
+        "attention": attention,
+        "device": torch.cuda.get_device_name() if cuda else accelerator.device.type,
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        **versions(),
+    }
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({before.get(name)}, now {now[name]})" for name in now if before.get(name) != now[name]
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

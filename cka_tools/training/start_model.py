@@ -1,0 +1,84 @@
+"""The model that training starts from: a directory with a ModernBERT and its LM head."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    ModernBertDecoderForCausalLM,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from cka_tools.errors import UserError
+from cka_tools.models.folder import check_folder, one_line
+from cka_tools.training.attention_masks import IMPLEMENTATIONS
+
+CLASSES = {
+    "ModernBertForMaskedLM": ModernBertForMaskedLM,
+    "ModernBertDecoderForCausalLM": ModernBertDecoderForCausalLM,
+}
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' own bars and loading report; its settings are put back."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_start(folder: Path, given: str | None = None) -> str:
+    """Return the class of a directory's model, read from its config.
+
+    Raises:
+        UserError: no model directory, or a class that cannot be trained here.
+    """
+    name = given or str(folder)
+    if not folder.is_dir():
+        raise UserError(f"start model {name!r} is no directory: give one written by save_pretrained")
+    written = check_folder(name, folder).get("architectures") or ["none"]
+    if written[0] not in CLASSES:
+        raise UserError(
+            f"start model {name!r} is a {written[0]}: training needs an LM head, "
+            f"so give a {' or a '.join(CLASSES)}"
+        )
+    return str(written[0])
+
+
+def load_start(
+    folder: Path, *, attention: str = "sdpa", given: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model in float32, on the CPU, and its tokenizer.
+
+    Raises:
+        UserError: as `check_start`; weights that are not there, the LM head's above all.
+    """
+    if attention not in IMPLEMENTATIONS:
+        raise UserError(f"attention implementation {attention!r} is not offered: choose sdpa or eager")
+    name = given or str(folder)
+    model_class = CLASSES[check_start(folder, given)]
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"start model {name!r} cannot be loaded ({one_line(error)})") from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"start model {name!r} lacks the weights of {missing[0]} (and {len(missing) - 1} more): "
+            f"give a checkpoint that was trained with its LM head"
+        )
+    return model, tokenizer
