@@ -66,7 +66,8 @@ def main() -> None:
             raise
         _fail(f"{error.format_message()} See `cka --help`.", BAD_INPUT)
     if code == INTERRUPTED:  # the parser turns Ctrl-C into this code itself
-        _fail("interrupted: no run was written; the same command starts anew", INTERRUPTED)
+        kept = "nothing is kept" if "--no-cache" in sys.argv else "finished batches are kept in the cache"
+        _fail(f"interrupted: no run was written; {kept}", INTERRUPTED)
     sys.exit(code or 0)
 
 
