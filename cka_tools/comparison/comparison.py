@@ -19,7 +19,7 @@ class Comparison:
 
     Attributes:
         record: everything, as `result.json` holds it: fractions, `None` where a value cannot be given.
-        arrays: "matrix.biased", "matrix.debiased" (L_A, L_B) and "influence" (pairs, documents), float64;
+        arrays: "matrix.biased", "matrix.debiased" (L_A, L_B) and "leave_one_out" (pairs, documents), float64;
             with rescaling also "rescaled.matrix.biased" and "rescaled.matrix.debiased".
     """
 

@@ -61,13 +61,13 @@ def build_record(
 
 
 def build_arrays(reading: Reading) -> dict[str, np.ndarray]:
-    """The arrays beside the record: matrices, and each document's influence on each pair's debiased CKA."""
+    """The arrays beside the record: matrices, and each pair's debiased CKA without each document in turn."""
     plain = reading.plain
     arrays = {f"matrix.{e}": plain.matrices[e] for e in ESTIMATORS}
     if reading.rescaled is not None:
         arrays |= {f"rescaled.matrix.{e}": reading.rescaled.matrices[e] for e in ESTIMATORS}
-    nothing = np.full(len(plain.influence_documents), np.nan)
-    arrays["influence"] = np.stack([nothing if g is None else g for g in plain.influence])
+    nothing = np.full(len(plain.left_out), np.nan)
+    arrays["leave_one_out"] = np.stack([nothing if w is None else w for w in plain.leave_one_out])
     return arrays
 
 

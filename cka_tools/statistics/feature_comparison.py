@@ -65,8 +65,10 @@ class FeatureComparison:
         matrices: CKA of all layer pairs by estimator, (L_A, L_B) float64, NaN where undefined.
         layers: the paired layers, in order.
         mean, early: divergence averaged over all pairs, and over the early ones.
-        influence: g_i of the debiased CKA by position in `layers`, each (m,), None for constant layers.
-        influence_documents: which documents those m are.
+        leave_one_out: debiased CKA without each of m documents, by position in `layers`, each (m,); None for
+            constant layers and where there is no interval.
+        left_out: which documents those m are; all n unless n is beyond INFLUENCE_DOCUMENTS.
+        early_positions: positions in `layers` that count as early.
     """
 
     n: int
@@ -74,8 +76,9 @@ class FeatureComparison:
     layers: list[LayerPair]
     mean: MeanDivergence
     early: MeanDivergence
-    influence: list[np.ndarray | None]
-    influence_documents: np.ndarray
+    leave_one_out: list[np.ndarray | None]
+    left_out: np.ndarray
+    early_positions: list[int]
 
 
 def compare_features(
@@ -150,11 +153,11 @@ def compare_features(
             biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if constant_a[i] else "B"))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
     mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
-    first = [
-        None if found is None or d not in usable else found.first[usable.index(d)] for d in range(len(pairs))
+    without = [
+        None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
+        for d in range(len(pairs))
     ]
-    by_pair = [None if g is None else g.cpu().numpy() for g in first]
-    return FeatureComparison(n, matrices, layers, mean, early_mean, by_pair, documents)
+    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early))
 
 
 def _interval(

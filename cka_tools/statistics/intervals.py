@@ -71,13 +71,26 @@ def debiased_variance(without: Tensor, second: float, n: int | None = None) -> V
     """
     m = len(without)
     n = n or m
-    deviations = without - without.mean()
-    jackknife = (m - 1) / m * float(deviations.square().sum())
-    degrees = _degrees_of_freedom(deviations)
-    first_order = max(jackknife - 4 * second / m**2, 0.0) * m / n
+    jackknife = jackknife_variance(without)
+    first_order = max(jackknife.total - 4 * second / m**2, 0.0) * m / n
     if n == m:
-        return Variance(max(jackknife - 2 * second / m**2, 2 * second / m**2), first_order, degrees)
-    return Variance(first_order + 2 * second / n**2, first_order, degrees)
+        total = max(jackknife.total - 2 * second / m**2, 2 * second / m**2)
+    else:
+        total = first_order + 2 * second / n**2
+    return Variance(total, first_order, jackknife.degrees)
+
+
+def jackknife_variance(without: Tensor, n: int | None = None) -> Variance:
+    """Plain delete-one variance: (m − 1)/m Σ (θ₍₋ᵢ₎ − mean)².
+
+    Args:
+        without: estimates with each of m documents left out, (m,).
+        n: documents of the estimate; m by default.
+    """
+    m = len(without)
+    deviations = without - without.mean()
+    total = (m - 1) / m * float(deviations.square().sum()) * m / (n or m)
+    return Variance(total, total, _degrees_of_freedom(deviations))
 
 
 def mean_variance(influence: Tensor, n: int | None = None) -> Variance:

@@ -190,7 +190,7 @@ def test_beyond_the_limit_a_subset_of_documents_gives_the_same_width(monkeypatch
     whole = compare_features([x], [y], [(0, 0)], [0])
     monkeypatch.setattr(feature_comparison, "INFLUENCE_DOCUMENTS", 400)
     part = compare_features([x], [y], [(0, 0)], [0])
-    assert len(part.influence_documents) == 400
+    assert len(part.left_out) == 400
     a, b = whole.layers[0].debiased, part.layers[0].debiased
     assert b.value == a.value, "the estimate is still over all documents"
     assert b.ci_high - b.ci_low == pytest.approx(a.ci_high - a.ci_low, rel=0.25)

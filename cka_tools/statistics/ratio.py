@@ -1,0 +1,107 @@
+"""How many times further apart two models are than a control pair: r = d(A, B) / d(B′, B)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cka_tools.errors import UserError
+from cka_tools.statistics.feature_comparison import FeatureComparison
+from cka_tools.statistics.intervals import Interval, Variance, jackknife_variance, t_interval, too_few
+
+ROUNDING = 1e-10
+"""Divergences below this are rounding: features of one model twice give 1e-13."""
+
+CLEAR_CONTROL = 3.0
+"""A control divergence of fewer standard errors than this is no number to divide by."""
+
+
+@dataclass(frozen=True)
+class DivergenceRatio:
+    """Ratios of debiased divergences.
+
+    Attributes:
+        layers: one interval a layer pair; None with a reason where the control cannot be divided by.
+        mean, early: ratio of the mean divergences, never a mean of ratios.
+        smallest, largest: range of the ratios over layers, None where no layer has one.
+    """
+
+    layers: list[Interval]
+    mean: Interval
+    early: Interval
+    smallest: float | None
+    largest: float | None
+
+
+def divergence_ratio(pair: FeatureComparison, control: FeatureComparison) -> DivergenceRatio:
+    """Ratio of a pair's divergence to a control's (such as two baselines of different seeds), by layer.
+
+    The interval is on log r, from the leave-one-out values of both comparisons: documents that move both
+    divergences alike do not move their ratio.
+
+    Raises:
+        UserError: comparisons over different numbers of documents or layers.
+    """
+    if (pair.n, len(pair.layers)) != (control.n, len(control.layers)):
+        raise UserError(
+            f"the pair has {pair.n} documents and {len(pair.layers)} layer pairs, the control {control.n} "
+            f"and {len(control.layers)}: compare both over the same documents and layers"
+        )
+    positions = range(len(pair.layers))
+    layers = [_ratio(pair, control, [at]) for at in positions]
+    known = [interval.value for interval in layers if interval.value is not None]
+    return DivergenceRatio(
+        layers,
+        _ratio(pair, control, list(positions)),
+        _ratio(pair, control, pair.early_positions),
+        min(known, default=None),
+        max(known, default=None),
+    )
+
+
+def _ratio(pair: FeatureComparison, control: FeatureComparison, members: Sequence[int]) -> Interval:
+    """Ratio of two mean divergences over some of the layer pairs."""
+    usable = [
+        at
+        for at in members
+        if pair.layers[at].debiased.value is not None and control.layers[at].debiased.value is not None
+    ]
+    if not usable:
+        return Interval(None, reason="no variance in a layer of the pair or of the control")
+    d, e = (_mean_divergence(found, usable) for found in (pair, control))
+    left = [_without(found, usable) for found in (pair, control)]
+    if left[0] is None or left[1] is None:
+        if min(d, e) > ROUNDING:
+            return too_few(d / e, pair.n)
+        return Interval(None, reason="a divergence is not above 0")
+    control_variance = jackknife_variance(torch.from_numpy(left[1]), pair.n)
+    low = t_interval(e, control_variance).ci_low or 0.0
+    if low <= ROUNDING or e < CLEAR_CONTROL * math.sqrt(control_variance.total):
+        bound = f"{100 * e:.2f} % (95 % bound {100 * low:.2f} %)"
+        return Interval(
+            None, reason=f"the control's divergence {bound} is not clear of 0: nothing to divide by"
+        )
+    if min(d, left[0].min()) <= 0:
+        return Interval(None, reason=f"the pair's divergence {100 * d:.2f} % is not above 0: no logarithm")
+    logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
+    variance: Variance = jackknife_variance(logs, pair.n)
+    interval = t_interval(math.log(d / e), variance)
+    assert interval.ci_low is not None
+    assert interval.ci_high is not None
+    return Interval(d / e, math.exp(interval.ci_low), math.exp(interval.ci_high))
+
+
+def _mean_divergence(found: FeatureComparison, members: Sequence[int]) -> float:
+    values = [found.layers[at].debiased.value for at in members]
+    return 1 - float(np.mean([v for v in values if v is not None]))
+
+
+def _without(found: FeatureComparison, members: Sequence[int]) -> np.ndarray | None:
+    """Mean divergence over some pairs, without each document in turn."""
+    parts = [found.leave_one_out[at] for at in members]
+    known = [part for part in parts if part is not None]
+    return None if len(known) < len(parts) else 1 - np.mean(known, axis=0)

@@ -1,0 +1,90 @@
+"""Ratios of divergences: values, intervals, refusals."""
+
+import numpy as np
+import pytest
+
+from cka_tools.errors import UserError
+from cka_tools.statistics import cka
+from cka_tools.statistics.feature_comparison import compare_features
+from cka_tools.statistics.ratio import divergence_ratio
+
+
+def models(rng, n=200, layers=3, noise_a=1.0, noise_control=0.5, p=12):
+    """Features of B, of A (far from it) and of a control (near it)."""
+    B = [rng.normal(size=(n, p)) for _ in range(layers)]
+    A = [b + noise_a * rng.normal(size=b.shape) for b in B]
+    control = [b + noise_control * rng.normal(size=b.shape) for b in B]
+    return A, B, control
+
+
+def both(A, B, control):
+    pairs = [(i, i) for i in range(len(A))]
+    return compare_features(A, B, pairs, [0]), compare_features(control, B, pairs, [0])
+
+
+def test_ratio_is_the_quotient_of_debiased_divergences():
+    A, B, control = models(np.random.default_rng(0))
+    found = divergence_ratio(*both(A, B, control))
+    d = [1 - cka(a, b) for a, b in zip(A, B, strict=True)]
+    e = [1 - cka(c, b) for c, b in zip(control, B, strict=True)]
+    for at, interval in enumerate(found.layers):
+        assert interval.value == pytest.approx(d[at] / e[at])
+        assert interval.ci_low < interval.value < interval.ci_high
+    assert found.mean.value == pytest.approx(np.mean(d) / np.mean(e)), "a ratio of means, no mean of ratios"
+    assert found.early.value == pytest.approx(d[0] / e[0])
+    assert (found.smallest, found.largest) == (
+        min(i.value for i in found.layers),
+        max(i.value for i in found.layers),
+    )
+
+
+def test_a_pair_against_itself_has_ratio_one_without_width():
+    A, B, _ = models(np.random.default_rng(1))
+    pair, _ = both(A, B, A)
+    found = divergence_ratio(pair, pair).mean
+    assert (found.value, found.ci_low, found.ci_high) == (pytest.approx(1),) * 3
+
+
+def test_a_control_that_does_not_diverge_is_refused_with_its_bound():
+    A, B, _ = models(np.random.default_rng(2))
+    found = divergence_ratio(*both(A, B, B))
+    for interval in (*found.layers, found.mean):
+        assert interval.value is None
+        assert "nothing to divide by" in interval.reason
+    assert found.smallest is None
+
+
+def test_a_layer_without_variance_leaves_the_others():
+    A, B, control = models(np.random.default_rng(3))
+    A[1] = np.ones_like(A[1])
+    found = divergence_ratio(*both(A, B, control))
+    assert found.layers[1].value is None
+    assert found.layers[1].reason
+    assert found.mean.value is not None
+
+
+def test_few_documents_have_a_ratio_but_no_interval():
+    A, B, control = models(np.random.default_rng(4), n=20)
+    interval = divergence_ratio(*both(A, B, control)).mean
+    assert interval.value is not None
+    assert interval.ci_low is None
+
+
+def test_different_documents_are_refused():
+    pair, _ = both(*models(np.random.default_rng(5), n=40))
+    _, control = both(*models(np.random.default_rng(5), n=41))
+    with pytest.raises(UserError, match="same documents"):
+        divergence_ratio(pair, control)
+
+
+def test_the_interval_covers_a_known_ratio():
+    """y = √s·x + √(1−s)·w has CKA s: divergences 0.7 and 0.35, ratio 2."""
+    rng, hits, widths = np.random.default_rng(6), 0, []
+    for _ in range(60):
+        x, w, v = rng.normal(size=(3, 120, 30))
+        A, control = (np.sqrt(s) * x + np.sqrt(1 - s) * e for s, e in ((0.3, w), (0.65, v)))
+        interval = divergence_ratio(*both([A], [x], [control])).mean
+        hits += interval.ci_low <= 2 <= interval.ci_high
+        widths.append(interval.ci_high - interval.ci_low)
+    assert hits >= 51
+    assert np.median(widths) < 0.6
