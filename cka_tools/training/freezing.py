@@ -74,10 +74,12 @@ def freeze(recipe: Recipe, intervention: str, layers: int) -> Recipe:
     named = [i for i, phase in enumerate(recipe.phases) if phase.name == where]
     named += [i for i, phase in enumerate(recipe.phases) if phase.objective == where]
     if not at or not named:
-        phases = ", ".join(phase.name for phase in recipe.phases)
+        phases = dict.fromkeys(
+            [*(phase.name for phase in recipe.phases), *(phase.objective for phase in recipe.phases)]
+        )
         raise UserError(
             f"intervention {intervention!r} names no phase of {recipe.name!r}: write LAYERS@PHASE, "
-            f"where PHASE is one of {phases}, clm, mlm"
+            f"where PHASE is one of {', '.join(phases)}"
         )
     phase = recipe.phases[named[0]]
     if what in get_args(FrozenModule):

@@ -16,6 +16,7 @@ from cka_tools.training.freezing import frozen_list, frozen_parameters
 from cka_tools.training.objectives import Objective
 from cka_tools.training.optimizer import adamw
 from cka_tools.training.packing import PackedTokens
+from cka_tools.training.processes import make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase, Recipe
 from cka_tools.training.target_loss import TargetLoss
 
@@ -63,11 +64,6 @@ class PhaseState:
 
 class LossNotFiniteError(UserError):
     """Training cannot go on."""
-
-
-def make_accelerator(*, cpu: bool) -> Accelerator:
-    """Return accelerate's view of this process and its peers; precision is the loop's own business."""
-    return Accelerator(cpu=cpu, mixed_precision="no")
 
 
 def run_steps(

@@ -1,7 +1,7 @@
 """The paper's constants, ours at a laptop's size, and the named recipes made of them."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 from cka_tools.errors import UserError
 from cka_tools.training.objectives import Masking, ObjectiveName
@@ -56,8 +56,17 @@ PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
 }
 
 
-def preset(name: PresetName, scale: ScaleName = "demo", phase1_tokens: int | None = None) -> Recipe:
-    """Return a named recipe; `phase1_tokens` replaces the scale's n, and the decay keeps its share of it.
+def preset(
+    name: PresetName,
+    scale: ScaleName = "demo",
+    phase1_tokens: int | None = None,
+    **constants: float,
+) -> Recipe:
+    """Return a named recipe.
+
+    Args:
+        phase1_tokens: replaces the scale's n; the decay keeps its share of it.
+        constants: `peak_lr`, `sequence_length` or `sequences_per_step` in place of the scale's.
 
     Raises:
         UserError: no such preset or scale.
@@ -68,7 +77,7 @@ def preset(name: PresetName, scale: ScaleName = "demo", phase1_tokens: int | Non
         raise UserError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
     if phase1_tokens is not None and phase1_tokens <= 0:
         raise UserError(f"a Phase 1 of {phase1_tokens} tokens is nothing to train on: give more")
-    size = SCALES[scale]
+    size = replace(SCALES[scale], **cast(dict[str, Any], constants))
     n = size.phase1_tokens if phase1_tokens is None else phase1_tokens
     first, last = PRESETS[name]
     phase1 = Phase(
@@ -87,7 +96,7 @@ def preset(name: PresetName, scale: ScaleName = "demo", phase1_tokens: int | Non
         schedule="1-sqrt",
         floor=DECAY_FLOOR,
     )
-    return at_scale(name, scale, (phase1, decay))
+    return at_scale(name, scale, (phase1, decay), size)
 
 
 def demo_start(tokens: int, objective: ObjectiveName = "mlm") -> Recipe:
@@ -106,9 +115,9 @@ def demo_start(tokens: int, objective: ObjectiveName = "mlm") -> Recipe:
     return at_scale("theta0", "demo", (phase,))
 
 
-def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...]) -> Recipe:
-    """Return a recipe of these phases with the optimizer and the batch of a scale."""
-    size = SCALES[scale]
+def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale | None = None) -> Recipe:
+    """Return a recipe of these phases with the optimizer and the batch of a scale, or of `size`."""
+    size = size or SCALES[scale]
     return Recipe(
         name=name,
         scale=scale,

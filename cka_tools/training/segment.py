@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import weight_files
@@ -32,12 +31,12 @@ from cka_tools.training.loop import (
     PhaseState,
     StepReport,
     check_fits,
-    make_accelerator,
     run_steps,
 )
 from cka_tools.training.objectives import Objective
 from cka_tools.training.optimizer import adamw
 from cka_tools.training.packing import PackedTokens
+from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.start_model import check_start, load_start
 
@@ -93,7 +92,7 @@ def train_phase(
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
-        finished, resume = _from_first(accelerator, lambda: _find(out, folder, key))
+        finished, resume = from_first(accelerator, lambda: _find(out, folder, key))
         if finished:
             if accelerator.is_main_process:
                 _clear(folder, keep=keep_checkpoints)
@@ -136,6 +135,7 @@ def train_phase(
                 "tokens": state.step * optimizer.sequences_per_step * data.length,
                 "targets": state.targets,
                 "next_sequence": first_sequence + state.step * optimizer.sequences_per_step,
+                "run_tokens": (first_sequence + state.step * optimizer.sequences_per_step) * data.length,
                 "seconds": round(state.seconds, 1),
                 "final_loss": state.losses[-1].loss if state.losses else None,
             }
@@ -303,25 +303,6 @@ def _one_writer(out: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-def _from_first(
-    accelerator: Accelerator, decide: Callable[[], tuple[bool, str | None]]
-) -> tuple[bool, str | None]:
-    """Let the first process look at the disk, and tell all what it found."""
-    if accelerator.num_processes == 1:
-        return decide()
-    found: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            found = [decide()]
-        except UserError as error:
-            found = [str(error)]
-    broadcast_object_list(found)
-    if isinstance(found[0], str):
-        raise UserError(found[0])
-    finished, resume = found[0]
-    return finished, resume
 
 
 def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: int | None) -> dict[str, Any]:

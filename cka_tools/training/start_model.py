@@ -16,6 +16,8 @@ from transformers.utils import logging
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import check_folder, one_line
+from cka_tools.models.hub import fetch_snapshot
+from cka_tools.models.spec import parse_spec
 from cka_tools.training.attention_masks import IMPLEMENTATIONS
 
 CLASSES = {
@@ -36,6 +38,19 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def find_start(given: str) -> Path:
+    """Return the directory of a model spec; one from the hub is fetched, without code and without pickles.
+
+    Raises:
+        UserError: as `parse_spec` and `fetch_snapshot`; a class that cannot be trained here.
+    """
+    spec = parse_spec(given)
+    folder = fetch_snapshot(spec).folder if spec.kind == "hub" else spec.folder
+    assert folder is not None
+    check_start(folder, given)
+    return folder
 
 
 def check_start(folder: Path, given: str | None = None) -> str:

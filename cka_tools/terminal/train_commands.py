@@ -1,0 +1,305 @@
+"""`cka train` and `cka recipe show`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cka_tools.errors import UserError
+from cka_tools.terminal.options import Json, OutFile, Quiet
+from cka_tools.terminal.run_commands import emit
+
+if TYPE_CHECKING:
+    from cka_tools.training.loop import StepReport
+    from cka_tools.training.recipe import Phase, Recipe
+
+CHECKPOINTS_BY_DEFAULT = 20
+SECONDS_A_LINE = 30
+INTERRUPTED = 130
+RATES_SHOWN = 10
+CONVENTION = (
+    "Steps count from 0 in each phase. Warm-up over W steps: (s+1)/W of the peak, from 0, which no step has. "
+    "Decay over D steps: 1-sqrt((s+1)/D) between peak and floor, which its last step reaches exactly."
+)
+
+
+class ScaleChoice(StrEnum):
+    """Constants of a named recipe."""
+
+    paper = "paper"
+    demo = "demo"
+
+
+class Precision(StrEnum):
+    """Number format of the forward pass; weights and optimizer are always float32."""
+
+    bf16 = "bf16"
+    float32 = "float32"
+
+
+class Attention(StrEnum):
+    """Attention implementations with masks of ours."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+class TrainingDevice(StrEnum):
+    """What accelerate finds, or the processor."""
+
+    auto = "auto"
+    cpu = "cpu"
+
+
+RecipeGiven = Annotated[
+    str, typer.Argument(help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, or a .toml file.")
+]
+Scale = Annotated[
+    ScaleChoice | None,
+    typer.Option(help="Constants of a named recipe.  [default: demo]", show_default=False),
+]
+Tokens = Annotated[
+    int | None, typer.Option(help="Tokens of Phase 1 of a named recipe; the decay keeps its share of them.")
+]
+
+recipe_app = typer.Typer(no_args_is_help=True, help="Training recipes.")
+
+
+def train_command(
+    recipe: RecipeGiven,
+    start: Annotated[
+        str, typer.Option(help="Model to start from: demo:NAME, a directory, org/name or org/name@revision.")
+    ],
+    corpus: Annotated[str, typer.Option(help="Texts to train on, as `cka compare --corpus` takes them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; the model will be in its final/.")],
+    scale: Scale = None,
+    tokens: Tokens = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="LAYERS@PHASE, such as low@clm, 8-14@clm, 0-7@decay or head@decay; repeatable."),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
+    sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the order of the data and the masks.")] = 42,
+    precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = Precision.bf16,
+    checkpoint_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"A checkpoint every so many tokens.  [default: 1/{CHECKPOINTS_BY_DEFAULT} of the run]",
+            show_default=False,
+        ),
+    ] = None,
+    keep_checkpoints: Annotated[
+        bool, typer.Option(help="Keep the checkpoints of a finished phase, or only its end.")
+    ] = False,
+    sequences_per_forward: Annotated[
+        int | None, typer.Option(help="Sequences that a process takes at once; less needs less memory.")
+    ] = None,
+    attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = Attention.sdpa,
+    device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model by a recipe; started again, a stopped run goes on where it was.
+
+    Several processes: torchrun --nproc-per-node 2 -m cka_tools train …
+
+    Example: cka train clm-detour --start demo:theta0 --corpus texts.jsonl.gz --out runs/detour
+    """
+    from cka_tools.documents.draw import stream_documents
+    from cka_tools.training.checkpoint import read_manifest
+    from cka_tools.training.freezing import freeze as frozen_by
+    from cka_tools.training.packing import pack_texts
+    from cka_tools.training.recipe_file import find_recipe
+    from cka_tools.training.run import train_run
+    from cka_tools.training.start_model import find_start, load_start
+
+    for name, number in (
+        ("checkpoint-tokens", checkpoint_tokens),
+        ("sequences-per-forward", sequences_per_forward),
+    ):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number} does not fit: give at least 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed} does not fit: give a whole number from 0")
+    changed: dict[str, Any] = {
+        "peak_lr": learning_rate,
+        "sequence_length": sequence_length,
+        "sequences_per_step": sequences_per_step,
+    }
+    constants = {key: value for key, value in changed.items() if value is not None}
+    chosen = find_recipe(recipe, None if scale is None else scale.value, tokens, constants)
+    folder = find_start(start)
+    model, tokenizer = load_start(folder, given=start)
+    for intervention in freeze or ():
+        chosen = frozen_by(chosen, intervention, len(model.model.layers))
+    texts = [document.text for document in stream_documents(corpus)]
+    data = pack_texts(texts, tokenizer, length=chosen.sequence_length, seed=seed, tokens=chosen.tokens)
+    del model, texts
+
+    console = Console(stderr=True)
+    line = ProgressLine(chosen, console)
+    try:
+        final = train_run(
+            chosen,
+            folder,
+            data,
+            out,
+            seed=seed,
+            bf16=precision is Precision.bf16,
+            report=None if quiet else line.show,
+            note=lambda text: console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True),
+            checkpoint_tokens=checkpoint_tokens or -(-chosen.tokens // CHECKPOINTS_BY_DEFAULT),
+            keep_checkpoints=keep_checkpoints,
+            sequences_per_forward=sequences_per_forward,
+            attention=attention.value,
+            device=device.value,
+            extra={"start": start, "corpus": corpus},
+        )
+    except KeyboardInterrupt:
+        line.end()
+        print(
+            f"cka: interrupted: the same command goes on from the last checkpoint in {out}", file=sys.stderr
+        )
+        sys.exit(INTERRUPTED)
+    line.end()
+    manifest = read_manifest(final) or {}
+    if as_json:
+        told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "notes")
+        typer.echo(json.dumps({"model": str(final)} | {key: manifest.get(key) for key in told}))
+    elif not quiet:
+        loss = manifest.get("final_loss")
+        stated = "" if loss is None else f", last training loss {loss:.3f} nats a target"
+        typer.echo(f"Wrote {final} ({manifest.get('run_tokens', 0):,} tokens{stated})")
+
+
+@recipe_app.command("show")
+def show_recipe_command(
+    name: RecipeGiven,
+    scale: Scale = None,
+    tokens: Tokens = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print it as TOML, to be changed and trained.")
+    ] = False,
+    out: OutFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show a recipe's phases, tokens and learning rates.
+
+    Example: cka recipe show clm-detour --scale paper
+    """
+    from cka_tools.training.recipe_file import find_recipe, to_toml
+
+    recipe = find_recipe(name, None if scale is None else scale.value, tokens)
+    if toml:
+        text = to_toml(recipe)
+        emit(lambda console: console.print(text, end="", markup=False, highlight=False, soft_wrap=True),
+             json.dumps({"toml": text}), out, quiet=quiet, as_json=as_json)  # fmt: skip
+        return
+    phases = [
+        {"name": phase.name, "steps": recipe.steps(phase), "rates": rates(recipe, phase)}
+        for phase in recipe.phases
+    ]
+    data = {
+        "recipe": recipe.to_dict(),
+        "tokens": recipe.tokens,
+        "tokens_per_step": recipe.tokens_per_step,
+        "phases": phases,
+        "convention": CONVENTION,
+        "sha256": recipe.fingerprint,
+    }
+    emit(lambda console: print_recipe(recipe, console), json.dumps(data), out, quiet=quiet, as_json=as_json)
+
+
+def rates(recipe: Recipe, phase: Phase) -> list[dict[str, Any]]:
+    """The learning rate at ten steps of a phase, first and last among them; at all steps of a shorter one."""
+    last = recipe.steps(phase) - 1
+    steps = sorted({round(i * last / (RATES_SHOWN - 1)) for i in range(RATES_SHOWN)})
+    return [{"step": step, "learning_rate": recipe.learning_rate(phase, step)} for step in steps]
+
+
+def print_recipe(recipe: Recipe, console: Console) -> None:
+    """Print what a recipe does as two tables and the convention of its schedules."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), highlight=False)
+
+    say(f"{recipe.name}, {recipe.scale} scale: {recipe.tokens:,} tokens", "bold")
+    say(
+        f"{recipe.sequences_per_step} sequences of {recipe.sequence_length:,} tokens a step "
+        f"({recipe.tokens_per_step:,}); AdamW, peak learning rate {recipe.peak_lr:g}, betas "
+        f"{recipe.betas[0]:g} and {recipe.betas[1]:g}, decoupled weight decay {recipe.weight_decay:g}"
+    )
+    table = Table()
+    for column in ("Phase", "Objective", "Tokens", "Steps", "Schedule", "Frozen"):
+        table.add_column(column, justify="right" if column in ("Tokens", "Steps") else "left")
+    for phase in recipe.phases:
+        masking = "" if phase.masking is None else f" at {100 * phase.masking.rate:g} %"
+        warm_up = f", warm-up over {phase.warmup_tokens:,} tokens" if phase.warmup_tokens else ""
+        floor = f" to {100 * phase.floor:g} % of the peak" if phase.schedule == "1-sqrt" else ""
+        frozen = ", ".join([*map(str, phase.frozen), *phase.frozen_modules]) or "–"
+        steps = recipe.steps(phase)
+        read = f"{steps * recipe.tokens_per_step:,}"
+        schedule = f"{phase.schedule}{warm_up}{floor}"
+        cells = (phase.name, f"{phase.objective.upper()}{masking}", read, f"{steps:,}", schedule, frozen)
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    for phase in recipe.phases:
+        grid = Table(title=Text(f"Learning rate in {phase.name}"), title_justify="left")
+        grid.add_column("Step", justify="right")
+        grid.add_column("Learning rate", justify="right")
+        for point in rates(recipe, phase):
+            grid.add_row(f"{point['step']:,}", f"{point['learning_rate']:.4g}")
+        console.print(grid)
+    say(CONVENTION, "dim")
+
+
+class ProgressLine:
+    """Where a run stands: one line that changes in a terminal, one now and then elsewhere."""
+
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self._later = {phase.name: recipe.steps(phase) for phase in recipe.phases}
+        self._console = console
+        self._told = time.monotonic()
+
+    def show(self, done: StepReport) -> None:
+        self._later.pop(done.phase, None)
+        pace = done.seconds_left / (done.steps - done.step) if done.step < done.steps else 0.0
+        left = done.seconds_left + pace * sum(self._later.values())
+        text = (
+            f"{done.phase} ({done.objective})  step {done.step:,}/{done.steps:,}  {done.tokens:,} tokens  "
+            f"loss {done.loss:.3f}  lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s  "
+            f"{duration(left)} left"
+        )
+        if self._console.is_terminal:
+            shown = text[: self._console.width - 1]
+            self._console.file.write(f"\r\x1b[2K{shown}")
+            self._console.file.flush()
+        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
+            self._told = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._console.is_terminal:
+            self._console.file.write("\r\x1b[2K")
+            self._console.file.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,154 @@
+"""A whole run on disk: the recipe's phases, one after the other, each a checkpoint in the run's directory.
+
+run.json              what makes this run: recipe, start, data, seed, precision
+1-detour/             the checkpoint after the first phase, with its optimizer state
+1-detour-checkpoints/ those on the way to it, where they were asked for
+final/                the checkpoint after the last phase: the model
+loss.csv              the loss curve of all phases
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from cka_tools.errors import UserError
+from cka_tools.models.folder import weight_files
+from cka_tools.models.hash import hash_weight_files
+from cka_tools.training.checkpoint import LOSSES, read_state, write_json, write_losses
+from cka_tools.training.loop import StepReport, check_fits
+from cka_tools.training.packing import PackedTokens
+from cka_tools.training.processes import from_first, make_accelerator
+from cka_tools.training.recipe import Recipe
+from cka_tools.training.segment import sequences_read, train_phase
+from cka_tools.training.start_model import check_start, load_start
+from cka_tools.training.target_loss import TargetLoss
+
+RUN = "run.json"
+FINAL = "final"
+
+
+def train_run(
+    recipe: Recipe,
+    start: Path,
+    data: PackedTokens,
+    out: Path,
+    *,
+    seed: int,
+    bf16: bool = True,
+    report: Callable[[StepReport], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    checkpoint_tokens: int | None = None,
+    keep_checkpoints: bool = True,
+    sequences_per_forward: int | None = None,
+    attention: str = "sdpa",
+    device: Literal["auto", "cpu"] = "auto",
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Train all phases of a recipe into the directory `out`; return that of the final model.
+
+    The same call on a stopped run goes on with it, on a finished one it returns at once. The phases read on
+    through the packed sequences. See `train_phase` for the other arguments.
+
+    Raises:
+        UserError: anything that does not fit, before any training; a loss that is not finite.
+    """
+    accelerator = make_accelerator(cpu=device == "cpu")
+    check_run(recipe, start, data, attention=attention)
+    identity = {
+        "recipe": recipe.to_dict(),
+        "start_weights_sha256": hash_weight_files(weight_files(start)),
+        "data_sha256": data.fingerprint,
+        "seed": seed,
+        "bf16": bf16,
+    }
+    from_first(accelerator, lambda: claim(out, identity))
+
+    parent, first, folders = start, 0, phase_folders(recipe, out)
+    for index, (phase, folder) in enumerate(zip(recipe.phases, folders, strict=True)):
+        parent = train_phase(
+            parent,
+            phase,
+            data,
+            seed=seed,
+            first_sequence=first,
+            out=folder,
+            optimizer=recipe.optimizer,
+            bf16=bf16,
+            phase_index=index,
+            report=report,
+            note=note,
+            checkpoint_tokens=checkpoint_tokens,
+            keep_checkpoints=keep_checkpoints,
+            sequences_per_forward=sequences_per_forward,
+            attention=attention,
+            device=device,
+            extra={"recipe": recipe.to_dict(), **(extra or {})},
+        )
+        first += sequences_read(phase, data, recipe.optimizer)
+    if accelerator.is_main_process:
+        write_losses(out / LOSSES, [row for folder in folders for row in read_state(folder).losses])
+    accelerator.wait_for_everyone()
+    return parent
+
+
+def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str = "sdpa") -> None:
+    """Raise a UserError where recipe, start model and data do not fit together."""
+    check_start(start)
+    if data.length != recipe.sequence_length:
+        raise UserError(
+            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
+            f"pack again"
+        )
+    if data.tokens < recipe.tokens:
+        raise UserError(
+            f"the recipe {recipe.name!r} needs {recipe.tokens:,} tokens, "
+            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
+        )
+    model, tokenizer = load_start(start, attention=attention)
+    TargetLoss(model)
+    first = 0
+    for phase in recipe.phases:
+        stop = first + sequences_read(phase, data, recipe.optimizer)
+        check_fits(model, data, range(first, stop), tokenizer.mask_token_id, phase)
+        first = stop
+
+
+def phase_folders(recipe: Recipe, out: Path) -> list[Path]:
+    """Return where each phase's checkpoint lies; the last one's is `final`."""
+    names = [f"{i}-{re.sub(r'[^A-Za-z0-9_.]+', '-', phase.name)}" for i, phase in enumerate(recipe.phases, 1)]
+    return [out / name for name in (*names[:-1], FINAL)]
+
+
+def claim(out: Path, identity: dict[str, Any]) -> None:
+    """Make `out` the directory of this run.
+
+    Raises:
+        UserError: another run, or something else, is in it.
+    """
+    same: dict[str, Any] = json.loads(json.dumps(identity))
+    file = out / RUN
+    if file.is_file():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+            different = [key for key in same if there.get(key) != same[key]]
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
+        if different:
+            named = ", ".join(key.removesuffix("_sha256").replace("_", " ") for key in different)
+            raise UserError(
+                f"output directory {str(out)!r} holds another run (it differs in {named}): name another"
+            )
+        return
+    staging = out / f".{RUN}.partial"
+    try:
+        if out.exists() and (out.is_file() or set(out.iterdir()) - {staging}):
+            raise UserError(
+                f"output directory {str(out)!r} is not empty and holds no training run: name another"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(staging, same)
+        staging.replace(file)
+    except OSError as error:
+        raise UserError(f"output directory {str(out)!r} cannot be written ({error.strerror})") from error

@@ -1,0 +1,234 @@
+"""`cka train` and `cka recipe show`, and the run that they make."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny_start import TEXTS, write_start
+from transformers import AutoModelForMaskedLM
+
+from cka_tools.terminal.app import main
+from cka_tools.terminal.train_commands import duration
+from cka_tools.training import checkpoint
+
+Cka = Callable[..., tuple[int, str, str]]
+SMALL = (
+    "--sequence-length",
+    "16",
+    "--sequences-per-step",
+    "4",
+    "--seed",
+    "3",
+    "--tokens",
+    "1280",
+    "--device",
+    "cpu",
+)
+
+
+@pytest.fixture
+def cka(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cka:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cka", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """--start and --corpus of something small."""
+    root = tmp_path_factory.mktemp("given")
+    write_start(root / "theta0")
+    (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return ("--start", str(root / "theta0"), "--corpus", str(root / "texts.jsonl"))
+
+
+def test_a_run_holds_a_checkpoint_a_phase_and_the_whole_loss_curve(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, printed, err = cka("train", "clm-detour", *given, *SMALL, "--out", out, "--freeze", "low@decay")
+    assert code == 0, err
+    assert f"Wrote {out}/final (1,408 tokens" in printed
+    assert "tokens/s" in err
+    assert "left" in err
+    assert sorted(path.name for path in out.iterdir()) == ["1-detour", "final", "loss.csv", "run.json"]
+    assert AutoModelForMaskedLM.from_pretrained(out / "final").num_parameters() > 0
+    rows = [row.split(",") for row in (out / "loss.csv").read_text().splitlines()]
+    assert rows[0] == ["phase", "objective", "step", "tokens", "learning_rate", "loss", "tokens_per_second"]
+    assert [int(row[3]) for row in rows[1:]] == list(range(64, 1409, 64))
+    manifest = json.loads((out / "final" / "training.json").read_text())
+    assert manifest["recipe"]["phases"][1]["frozen"] == [0]
+    before, after = (load_file(out / name / "model.safetensors") for name in ("1-detour", "final"))
+    frozen = "model.layers.0.mlp.Wi.weight"
+    assert (before[frozen] == after[frozen]).all()
+    assert (before[frozen.replace("0", "1")] != after[frozen.replace("0", "1")]).any()
+
+
+def test_detour_and_baseline_read_the_same_data(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
+    told = []
+    for recipe in ("clm-detour", "mlm-baseline"):
+        code, out, err = cka("train", recipe, *given, *SMALL, "--out", tmp_path / recipe, "--json", "--quiet")
+        assert (code, err) == (0, "")
+        told.append(json.loads(out))
+    assert told[0]["data_sha256"] == told[1]["data_sha256"]
+    assert told[0]["run_tokens"] == told[1]["run_tokens"] == 1408
+    assert told[0]["weights_sha256"] != told[1]["weights_sha256"]
+    again = cka("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "clm-detour", "--json", "--quiet")
+    assert json.loads(again[1]) == told[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "words"),
+    [
+        ("clm-detor", (), "no recipe is called 'clm-detor'"),
+        ("clm-detour", ("--tokens", "63"), "shorter than one step"),
+        ("clm-detour", ("--tokens", "10000000"), "larger corpus"),
+        ("clm-detour", ("--freeze", "low@nowhere"), "names no phase"),
+        ("clm-detour", ("--freeze", "3@clm"), "layer 3 does not exist"),
+        (
+            "clm-detour",
+            ("--freeze", "0-2@clm", "--freeze", "head@clm", "--lr", "nan"),
+            "learning rate of nan",
+        ),
+        ("clm-detour", ("--sequence-length", "128", "--sequences-per-step", "1"), "64 positions"),
+        ("clm-detour", ("--start", "/nowhere/at-all"), "does not exist"),
+        ("clm-detour", ("--checkpoint-tokens", "0"), "--checkpoint-tokens 0 does not fit"),
+        ("clm-detour", ("--corpus", "/nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_any_training(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path, recipe: str, options: tuple[str, ...], words: str
+) -> None:
+    code, out, err = cka("train", recipe, *given, *SMALL, "--out", tmp_path / "run", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_another_run_or_something_else_is_refused(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    def train(*options: object) -> tuple[int, str, str]:
+        return cka("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "run", "--quiet", *options)
+
+    assert train()[0] == 0
+    weights = (tmp_path / "run" / "final" / "model.safetensors").read_bytes()
+    for options, words in (
+        (("--seed", "4"), "seed"),
+        (("--lr", "0.01"), "recipe"),
+        (("--precision", "float32"), "bf16"),
+    ):
+        code, _, err = train(*options)
+        assert code == 2
+        assert "holds another run (it differs in " in err
+        assert words in err
+    assert (tmp_path / "run" / "final" / "model.safetensors").read_bytes() == weights
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    code, _, err = cka("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "mine")
+    assert code == 2
+    assert "holds no training run" in err
+
+
+def test_a_corpus_smaller_than_one_batch_is_refused(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": "the protein"}) + "\n")
+    code, _, err = cka(
+        "train", "clm-detour", *given, *SMALL, "--corpus", tmp_path / "one.jsonl", "--out", tmp_path / "r"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "larger corpus" in err
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", "clm-detour", *given, *SMALL, "--quiet", "--json")
+    whole = json.loads(cka(*command, "--out", tmp_path / "whole")[1])
+
+    saved = checkpoint.save_file
+    with monkeypatch.context() as patched:
+        calls = iter(range(100))
+
+        def interrupted(*arguments: object) -> None:
+            if next(calls) == 3:
+                raise KeyboardInterrupt
+            saved(*arguments)  # type: ignore[arg-type]
+
+        patched.setattr(checkpoint, "save_file", interrupted)
+        code, out, err = cka(*command, "--out", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert "the same command goes on" in err
+    assert (
+        json.loads(cka(*command, "--out", tmp_path / "run")[1])["weights_sha256"] == whole["weights_sha256"]
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_the_command_itself_is_killed_and_started_again(given: tuple[str, ...], tmp_path: Path) -> None:
+    def start(out: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "cka_tools", "train", "clm-detour", *given, *SMALL]
+        command += ["--tokens", "5120", "--checkpoint-tokens", "64", "--out", str(tmp_path / out), "--json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    killed = start("run")
+    while not list(tmp_path.glob("run/1-detour-checkpoints/tokens-*")) and killed.poll() is None:
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -9
+    assert not (tmp_path / "run" / "final").exists()
+    told = [json.loads(start(out).communicate(timeout=60)[0]) for out in ("run", "whole")]
+    assert told[0]["weights_sha256"] == told[1]["weights_sha256"]
+    assert told[0]["notes"] == []
+
+
+def test_recipe_show_gives_phases_tokens_and_ten_rates(cka: Cka, tmp_path: Path) -> None:
+    code, out, _ = cka("recipe", "show", "clm-detour", "--scale", "paper", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["tokens_per_step"] == 384 * 8192
+    for phase in told["phases"]:
+        assert len(phase["rates"]) == 10
+        assert phase["rates"][-1]["step"] == phase["steps"] - 1
+    warm_up, decay = (phase["rates"] for phase in told["phases"])
+    assert warm_up[0] == {"step": 0, "learning_rate": pytest.approx(2e-4 / 32)}
+    assert decay[-1]["learning_rate"] == 2e-4 * 0.1
+    text = cka("recipe", "show", "clm-detour", "--scale", "paper")[1]
+    assert "10,000,269,312" in text
+    assert "(s+1)/W" in text
+
+
+def test_a_recipe_shown_as_toml_can_be_changed_and_shown_again(cka: Cka, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    assert cka("recipe", "show", "reverse-detour", "--toml", "--out", file)[0] == 0
+    file.write_text(file.read_text().replace("tokens = 150000\n", "tokens = 300000\n"))
+    told = json.loads(cka("recipe", "show", file, "--json")[1])
+    assert told["recipe"]["phases"][1]["tokens"] == 300_000
+    code, _, err = cka("recipe", "show", file, "--scale", "paper")
+    assert code == 2
+    assert "set its tokens" in err
+
+
+@pytest.mark.parametrize("command", ["train", "recipe show"])
+def test_help_shows_an_example(cka: Cka, command: str) -> None:
+    out = " ".join(cka(*command.split(), "--help")[1].split())
+    assert f"Example: cka {command}" in out
+    for option in ("--out", "--quiet", "--json"):
+        assert option in out
+
+
+def test_durations_read_well() -> None:
+    assert [duration(s) for s in (0.4, 41, 200, 7500)] == ["0 s", "41 s", "3 min 20 s", "2 h 05 min"]
