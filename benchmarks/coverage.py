@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from cka_tools.statistics.feature_comparison import compare_features
+from cka_tools.statistics.intervals import Interval
+from cka_tools.statistics.ratio import divergence_ratio
 
 Draw = Callable[[np.random.Generator, int], tuple[list[np.ndarray], list[np.ndarray]]]
 
@@ -93,33 +96,74 @@ def populations() -> Iterator[Population]:
     yield Population("mean of 2 layers, one massive", half.cka, half.draw)
 
 
-def measure(population: Population, draws: int, documents: int, seed: int) -> dict[str, float | str | int]:
-    """Coverage, median width and bias over many draws of n documents."""
+@dataclass(frozen=True)
+class RatioPopulation:
+    """A pair and a control against the same model B: CKA of each, and draws of A, B and the control."""
+
+    name: str
+    cka: tuple[float, float]
+    spectrum: np.ndarray
+
+    @property
+    def ratio(self) -> float:
+        """The population's d(A, B) / d(B′, B)."""
+        return (1 - self.cka[0]) / (1 - self.cka[1])
+
+    def draw(self, rng: np.random.Generator, n: int) -> list[np.ndarray]:
+        """Features of B, A and the control."""
+        b, *noise = rng.normal(size=(3, n, len(self.spectrum)))
+        others = [np.sqrt(s) * b + np.sqrt(1 - s) * w for s, w in zip(self.cka, noise, strict=True)]
+        return [features * self.spectrum for features in (b, *others)]
+
+
+RATIOS = (
+    RatioPopulation("ratio 5 to a near control", (0.5, 0.9), 1 / np.sqrt(np.arange(1, 101))),
+    RatioPopulation("ratio 1.25 far from both", (0.25, 0.4), np.ones(100)),
+)
+
+
+def measure_ratio(population: RatioPopulation, draws: int, documents: int, seed: int) -> dict[str, Any]:
+    """Coverage and median width of the ratio's interval; estimates are of the ratio."""
     rng = np.random.default_rng(seed)
-    truth = float(np.mean(population.cka))
-    pairs = [(i, i) for i in range(len(population.cka))]
-    estimates, biased, lows, highs = [], [], [], []
+    found = []
     for _ in range(draws):
-        x, y = population.draw(rng, documents)
-        mean = compare_features(x, y, pairs, [0]).mean
-        interval = mean.debiased.complement()
-        estimates.append(interval.value)
-        biased.append(mean.biased.complement().value)
-        lows.append(interval.ci_low)
-        highs.append(interval.ci_high)
-    low, high = np.array(lows, float), np.array(highs, float)
+        b, a, control = population.draw(rng, documents)
+        pair, noise = (compare_features([x], [b], [(0, 0)], [0]) for x in (a, control))
+        found.append(divergence_ratio(pair, noise).mean)
+    return summarise(population.name, population.ratio, documents, found)
+
+
+def summarise(name: str, truth: float, documents: int, intervals: list[Interval]) -> dict[str, Any]:
+    """One row of the table."""
+    low, high, value = (
+        np.array([getattr(i, field) for i in intervals], float) for field in ("ci_low", "ci_high", "value")
+    )
     return {
-        "population": population.name,
-        "CKA": truth,
+        "population": name,
+        "truth": truth,
         "n": documents,
-        "draws": draws,
+        "draws": len(intervals),
         "coverage": float(((low <= truth) & (truth <= high)).mean()),
         "missed below": float((high < truth).mean()),
         "missed above": float((low > truth).mean()),
         "median width": float(np.median(high - low)),
-        "bias, debiased": float(np.mean(np.array(estimates, float)) - truth),
-        "bias, biased": float(np.mean(np.array(biased, float)) - truth),
+        "bias, debiased": float(value.mean() - truth),
     }
+
+
+def measure(population: Population, draws: int, documents: int, seed: int) -> dict[str, Any]:
+    """Coverage, median width and bias over many draws of n documents."""
+    rng = np.random.default_rng(seed)
+    truth = float(np.mean(population.cka))
+    pairs = [(i, i) for i in range(len(population.cka))]
+    found, biased = [], []
+    for _ in range(draws):
+        x, y = population.draw(rng, documents)
+        mean = compare_features(x, y, pairs, [0]).mean
+        found.append(mean.debiased.complement())
+        biased.append(mean.biased.complement().value)
+    row = summarise(population.name, truth, documents, found)
+    return row | {"bias, biased": float(np.mean(np.array(biased, float)) - truth)}
 
 
 def main() -> None:
@@ -132,6 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     rows = [measure(p, options.draws, options.documents, options.seed) for p in populations()]
+    rows += [measure_ratio(p, options.draws, options.documents, options.seed) for p in RATIOS]
     table = pd.DataFrame(rows)
     table.to_csv(options.out, index=False, float_format="%.4f")
     print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))

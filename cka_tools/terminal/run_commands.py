@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -82,11 +83,14 @@ def layers_command(
     described = describe_model(model, device=device, trust_remote_code=trust_remote_code)
 
     def show(console: Console) -> None:
-        columns = ("Layer", "Block", "Residual (--sites residual)", "attention", "mlp", "Width", "Reach")
-        table = Table(*columns)
+        kinds = sorted({f"{layer.block}, width {layer.width}" for layer in described})
+        console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
+        table = Table(box=box.SIMPLE_HEAD)
+        for heading in ("layer", "residual", "attention", "mlp", "reach"):
+            table.add_column(heading, overflow="fold")
         for layer in described:
-            reach = layer.scope if layer.window is None else f"{layer.scope} ({layer.window} tokens)"
-            cells = (layer.index, layer.block, layer.path, layer.attention, layer.mlp, layer.width, reach)
+            reach = layer.scope if layer.window is None else f"{layer.scope}, ±{layer.window} tokens"
+            cells = (layer.index, layer.path, layer.attention, layer.mlp, reach)
             table.add_row(*(Text("–" if cell is None else str(cell)) for cell in cells))
         console.print(table)
 
