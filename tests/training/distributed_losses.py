@@ -18,6 +18,8 @@ from cka_tools.training.segment import train_phase
 LENGTH = 48
 STEP = LENGTH * PER_STEP
 USED = dataclasses.replace(SETTINGS, peak_lr=1e-3)
+# Name → sequences a process takes at once.
+TWO_PROCESSES = {"two processes": None, "two processes, one sequence at once": 1}
 CASES = [(objective, bf16) for objective in ("clm", "mlm") for bf16 in (False, True)]
 
 
@@ -53,6 +55,6 @@ if __name__ == "__main__":
     start, root = Path(sys.argv[1]), Path(sys.argv[2])
     # Every process packs for itself: the order is a pure function of texts and seed.
     data = write_start(root / f"copy-{os.environ['RANK']}", length=LENGTH)
-    found = losses(start, data, root, int(sys.argv[3]) or None)
+    found = {name: losses(start, data, root / name, at_once) for name, at_once in TWO_PROCESSES.items()}
     if os.environ["RANK"] == "0":
         (root / "losses.json").write_text(json.dumps(found))

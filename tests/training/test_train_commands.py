@@ -176,21 +176,22 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-def test_the_command_itself_is_killed_and_started_again(given: tuple[str, ...], tmp_path: Path) -> None:
-    def start(out: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "cka_tools", "train", "clm-detour", *given, *SMALL]
-        command += ["--tokens", "5120", "--checkpoint-tokens", "64", "--out", str(tmp_path / out), "--json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+def test_the_command_itself_is_killed_and_started_again(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    def command(out: str) -> list[str]:
+        options = ["--tokens", "5120", "--checkpoint-tokens", "64", "--json", "--quiet"]
+        return ["train", "clm-detour", *given, *SMALL, *options, "--out", str(tmp_path / out)]
 
-    killed = start("run")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([sys.executable, "-m", "cka_tools", *command("run")], env=environment)
     while not list(tmp_path.glob("run/1-detour-checkpoints/tokens-*")) and killed.poll() is None:
         time.sleep(0.005)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.wait()
     assert killed.returncode == -9
     assert not (tmp_path / "run" / "final").exists()
-    told = [json.loads(start(out).communicate(timeout=60)[0]) for out in ("run", "whole")]
+    told = [json.loads(cka(*command(out))[1]) for out in ("run", "whole")]
     assert told[0]["weights_sha256"] == told[1]["weights_sha256"]
     assert told[0]["notes"] == []
 
