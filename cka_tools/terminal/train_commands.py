@@ -112,7 +112,7 @@ def train_command(
 ) -> None:
     """Train a model by a recipe; started again, a stopped run goes on where it was.
 
-    Several processes: torchrun --nproc-per-node 2 -m cka_tools train …
+    Several processes: torchrun --nproc-per-node 2 -m -- cka_tools train …
 
     Example: cka train clm-detour --start demo:theta0 --corpus texts.jsonl.gz --out runs/detour
     """
@@ -120,6 +120,7 @@ def train_command(
     from cka_tools.training.checkpoint import read_manifest
     from cka_tools.training.freezing import freeze as frozen_by
     from cka_tools.training.packing import pack_texts
+    from cka_tools.training.processes import leave_processes
     from cka_tools.training.recipe_file import find_recipe
     from cka_tools.training.run import train_run
     from cka_tools.training.start_model import find_start, load_start
@@ -173,6 +174,8 @@ def train_command(
         )
         sys.exit(INTERRUPTED)
     line.end()
+    if not leave_processes():
+        return
     manifest = read_manifest(final) or {}
     if as_json:
         told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "notes")

@@ -261,18 +261,16 @@ def _latest(folder: Path) -> Path | None:
 
 def _clear(folder: Path, *, keep: bool, but: Path | None = None) -> None:
     """Remove what checkpoints are needed for no longer: all of them, or their training states only."""
-    if not keep and but is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
     for place in folder.glob("tokens-*"):
         if place == but:
             continue
-        if keep:
-            # The optimizer first: without it nothing resumes from here.
-            (place / OPTIMIZER).unlink(missing_ok=True)
-            (place / STATE).unlink(missing_ok=True)
-        else:
+        # The optimizer first: without it nothing resumes from here, however little of the rest is gone.
+        (place / OPTIMIZER).unlink(missing_ok=True)
+        (place / STATE).unlink(missing_ok=True)
+        if not keep:
             shutil.rmtree(place, ignore_errors=True)
+    if not keep and but is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _steps_between(checkpoint_tokens: int | None, tokens_per_step: int) -> int:

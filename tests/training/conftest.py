@@ -5,7 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from transformers import ModernBertConfig, ModernBertForMaskedLM
+from transformers import (
+    ModernBertConfig,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
+    ModernBertForMaskedLM,
+)
 
 from cka_tools.training.packing import PackedTokens, pack_tokens
 
@@ -40,6 +45,30 @@ def tiny_model() -> Callable[..., ModernBertForMaskedLM]:
             sep_token_id=SEPARATOR,
         )
         return ModernBertForMaskedLM._from_config(config, attn_implementation=implementation).eval()
+
+    return build
+
+
+@pytest.fixture
+def tiny_decoder() -> Callable[..., ModernBertDecoderForCausalLM]:
+    def build(implementation: str = "sdpa") -> ModernBertDecoderForCausalLM:
+        torch.manual_seed(0)
+        config = ModernBertDecoderConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            local_attention=2 * WINDOW,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=2,
+            cls_token_id=2,
+            eos_token_id=SEPARATOR,
+            sep_token_id=SEPARATOR,
+        )
+        return ModernBertDecoderForCausalLM._from_config(config, attn_implementation=implementation).eval()
 
     return build
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from transformers import ModernBertForMaskedLM
+from transformers import ModernBertDecoderForCausalLM, ModernBertForMaskedLM, PreTrainedModel
 
 from cka_tools.errors import UserError
 from cka_tools.training.attention_masks import attention_masks, boolean_masks
@@ -29,9 +29,7 @@ def documents(length: int, starts: list[int]) -> torch.Tensor:
     return torch.from_numpy(ids.cumsum())[None].repeat(2, 1)
 
 
-def states(
-    model: ModernBertForMaskedLM, ids: torch.Tensor, owner: torch.Tensor, causal: bool
-) -> torch.Tensor:
+def states(model: PreTrainedModel, ids: torch.Tensor, owner: torch.Tensor, causal: bool) -> torch.Tensor:
     """Return all hidden states, (layers + 1, batch, length, hidden)."""
     with torch.inference_mode():
         masks = attention_masks(model, owner, causal=causal)
@@ -135,3 +133,45 @@ def test_an_implementation_without_masks_of_ours_is_refused(
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(UserError, match="'flex_attention'"):
         attention_masks(model, documents(SHORT, []), causal=True)
+
+
+def last_states(
+    model: ModernBertDecoderForCausalLM, ids: torch.Tensor, owner: torch.Tensor, causal: bool
+) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.model(ids, attention_mask=attention_masks(model, owner, causal=causal)).last_hidden_state
+
+
+@implementations
+def test_a_decoder_keeps_its_own_causal_masks(
+    tiny_decoder: Callable[..., ModernBertDecoderForCausalLM], implementation: str
+) -> None:
+    model, ids = tiny_decoder(implementation), random_ids(LONG)
+    # The window is narrower than the sequence, so one token more or less in reach would be seen.
+    assert "sliding_attention" in model.config.layer_types
+    with torch.inference_mode():
+        own = model.model(ids).last_hidden_state
+    ours = last_states(model, ids, documents(LONG, []), causal=True)
+    torch.testing.assert_close(ours, own, rtol=0, atol=1e-5)
+
+
+@implementations
+@packings
+@pytest.mark.parametrize("causal", [True, False])
+def test_in_a_decoder_a_token_reaches_all_of_its_document_that_it_may(
+    tiny_decoder: Callable[..., ModernBertDecoderForCausalLM],
+    implementation: str,
+    length: int,
+    starts: list[int],
+    causal: bool,
+) -> None:
+    model, ids, owner = tiny_decoder(implementation), random_ids(length), documents(length, starts)
+    assert "full_attention" in model.config.layer_types
+    before = last_states(model, ids, owner, causal)
+    for position in range(length):
+        after = last_states(model, changed(ids, position), owner, causal)
+        moved = (after != before).any(dim=(0, 2))
+        reachable = owner[0] == owner[0, position]
+        if causal:
+            reachable &= torch.arange(length) >= position
+        assert torch.equal(moved, reachable)

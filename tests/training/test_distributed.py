@@ -30,7 +30,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curves]:
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
     found |= json.loads((root / "losses.json").read_text())
