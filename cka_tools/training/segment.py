@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import weight_files
+from cka_tools.models.folder import one_line, weight_files
 from cka_tools.models.hash import hash_file, hash_weight_files
 from cka_tools.store.lock import locked
 from cka_tools.training.checkpoint import (
@@ -108,8 +109,8 @@ def train_phase(
         numerics = _numerics(accelerator, attention, sequences_per_forward)
         before = read_manifest(source) or {}
         notes = list(before.get("notes", [])) if resume is not None else []
-        if resume is not None and (changed := _changed(before["numerics"], numerics)):
-            notes.append(f"resumed at step {state.step} with another {changed}: not bit-identical to one run")
+        if resume is not None and (reason := _why_not_to_the_bit(before["numerics"], numerics)):
+            notes.append(f"resumed at step {state.step} {reason}: not bit-identical to a run in one piece")
             if accelerator.is_main_process:
                 (note or _warn)(f"{out}: {notes[-1]}")
         manifest = {
@@ -139,7 +140,13 @@ def train_phase(
                 "seconds": round(state.seconds, 1),
                 "final_loss": state.losses[-1].loss if state.losses else None,
             }
-            write_checkpoint(place, model, adam, state, parent, manifest | progress)
+            try:
+                write_checkpoint(place, model, adam, state, parent, manifest | progress)
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"checkpoint {str(place)!r} could not be written ({one_line(error)}): "
+                    f"make room and start again, it goes on from the last one"
+                ) from error
 
         def save(state: PhaseState) -> None:
             done = state.step * optimizer.sequences_per_step * data.length
@@ -317,10 +324,15 @@ def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: i
     }
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return ", ".join(
+def _why_not_to_the_bit(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what keeps a resumed run from being bit-identical; nothing where nothing does."""
+    changed = [
         f"{name} ({before.get(name)}, now {now[name]})" for name in now if before.get(name) != now[name]
-    )
+    ]
+    if changed:
+        return f"with another {', '.join(changed)}"
+    # Some of an accelerator's kernels add up in an order that no seed fixes.
+    return "" if now["device"] == "cpu" else f"on {now['device']}"
 
 
 def _warn(message: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tiny_start import DECAY, DETOUR, SETTINGS, STEP, write_start
 
-from cka_tools.training import checkpoint, segment
+from cka_tools.training import checkpoint, loop, segment
 from cka_tools.training.packing import PackedTokens
 
 Kill = Callable[[], None]
@@ -112,6 +112,7 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
 
 def main(root: Path, random_kills: int) -> None:
     torch.set_num_threads(1)
+    loop.LOSS_ROWS = 4  # three steps a row, two a checkpoint: some are cut in the middle of a row
     start = root / "start"
     data = write_start(start, dropout=0.1)
     began = time.perf_counter()
@@ -138,7 +139,9 @@ def described(out: Path) -> dict[str, Any]:
     return {
         "weights": [manifest["weights_sha256"] for manifest in manifests],
         "moments": manifests[1]["key"]["parent_optimizer_sha256"],
-        "curve": [row.split(",")[:-1] for row in (out / "b" / "loss.csv").read_text().splitlines()],
+        "curve": [
+            row.split(",")[:-1] for name in "ab" for row in (out / name / "loss.csv").read_text().splitlines()
+        ],
         "steps": (out / "steps").read_text().splitlines(),
         "left": sorted(path.name for path in out.iterdir()),
         "notes": [note for manifest in manifests for note in manifest["notes"]],

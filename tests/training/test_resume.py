@@ -61,5 +61,10 @@ def test_a_resumed_run_goes_on_from_its_last_checkpoint(runs: dict[str, Any]) ->
     assert again["steps"][len(again["before"])] == "detour 1"
 
 
+def test_the_rows_of_the_loss_curve_are_means_over_several_steps(runs: dict[str, Any]) -> None:
+    rows = [row for row in runs["whole"]["curve"] if row[0] == "detour"]
+    assert [row[2] for row in rows] == ["3", "6", "9", "12"]
+
+
 def test_a_finished_run_leaves_no_training_state_but_its_phases(runs: dict[str, Any]) -> None:
     assert runs["whole"]["left"] == ["a", "b", "steps"]

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tiny_start import DECAY, DETOUR, LENGTH, PER_STEP, SETTINGS, STEP, write_st
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertModel
 
 from cka_tools.errors import UserError
-from cka_tools.training import segment
+from cka_tools.training import checkpoint, segment
 from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import OptimizerSettings, Phase
@@ -249,6 +250,32 @@ def test_resuming_with_other_threads_goes_on_and_says_that_bits_may_differ(
     assert len(notes) == 1
     assert "threads (1, now 2): not bit-identical" in notes[0]
     assert json.loads((tmp_path / "d" / "training.json").read_text())["notes"]
+
+
+def test_a_disk_that_is_full_keeps_the_last_good_checkpoint(
+    start: Start, detour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "whole")
+    saved, calls = checkpoint.save_file, iter(range(100))
+
+    def full(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        if next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved(tensors, file)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match=r"tokens-000000000320' could not be written .*No space left"):
+        decayed(detour, start[1], tmp_path / "d", checkpoint_tokens=2 * STEP)
+    steps: list[int] = []
+    after = decayed(
+        detour,
+        start[1],
+        tmp_path / "d",
+        checkpoint_tokens=2 * STEP,
+        report=lambda done: steps.append(done.step),
+    )
+    assert steps == [3, 4, 5, 6]
+    assert all(torch.equal(whole[name], after[name]) for name in whole)
 
 
 def test_a_second_process_is_kept_out(start: Start, detour: Path, tmp_path: Path) -> None:
