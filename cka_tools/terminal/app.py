@@ -9,6 +9,7 @@ import typer
 
 from cka_tools import __version__
 from cka_tools.errors import UserError
+from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
@@ -50,6 +51,7 @@ app.command("layers")(layers_command)
 app.add_typer(cache_app, name="cache")
 app.command("train")(train_command)
 app.add_typer(recipe_app, name="recipe")
+app.command("ablate")(ablate_command)
 
 
 def main() -> None:

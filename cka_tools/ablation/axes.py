@@ -1,0 +1,214 @@
+"""What each axis asks: its cells, each a detour and the baseline of the same tokens and decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cka_tools.errors import UserError
+from cka_tools.training.freezing import third
+from cka_tools.training.objectives import ObjectiveName
+from cka_tools.training.presets import DECAY_SHARE
+
+StartName = Literal["encoder", "decoder"]
+Objectives = tuple[ObjectiveName, ObjectiveName]
+FrozenLayers = tuple[tuple[int, ...], tuple[int, ...]]
+
+FRACTIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
+"""Lengths of Phase 1, as shares of n."""
+
+DECAYS: Final = (0.025, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Lengths of the decay, as shares of Phase 1 (the paper's, and one as long as Phase 1)."""
+
+DETOUR: Final[Objectives] = ("clm", "mlm")
+BASELINE: Final[Objectives] = ("mlm", "mlm")
+REVERSE_DETOUR: Final[Objectives] = ("mlm", "clm")
+CLM_BASELINE: Final[Objectives] = ("clm", "clm")
+RECIPE_NAMES: Final[dict[Objectives, str]] = {
+    DETOUR: "clm-detour",
+    BASELINE: "mlm-baseline",
+    REVERSE_DETOUR: "reverse-detour",
+    CLM_BASELINE: "clm-baseline",
+}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A run without its seed.
+
+    Attributes:
+        start, size: which start model it leaves from, and that one's shape, as "8x128".
+        objectives: of Phase 1 and of the decay.
+        phase1: tokens of Phase 1, as a share of n.
+        decay: tokens of the decay, as a share of Phase 1.
+        frozen: layers that do not learn in Phase 1, and in the decay.
+    """
+
+    start: StartName
+    size: str
+    objectives: Objectives
+    phase1: float = 1.0
+    decay: float = DECAY_SHARE
+    frozen: FrozenLayers = ((), ())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of an axis; `position` is its number on the axis, None where the axis has none."""
+
+    axis: str
+    name: str
+    position: float | None
+    detour: Branch
+    baseline: Branch
+
+    @property
+    def size(self) -> str:
+        return self.detour.size
+
+    @property
+    def causal(self) -> bool:
+        """Whether the models are seen under the causal mask."""
+        return self.detour.start == "decoder"
+
+    def __str__(self) -> str:
+        return f"{self.axis}:{self.name}@{self.size}"
+
+
+def length_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
+    """How much CLM: Phase 1 of x·n tokens, then a decay of 10 % of that."""
+    return [
+        Cell("length", f"{x:g}", x, *(Branch("encoder", size, o, phase1=x) for o in (DETOUR, BASELINE)))
+        for x in fractions
+    ]
+
+
+def decay_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
+    """How much decay after Phase 1 of n tokens."""
+    return [
+        Cell("decay", f"{100 * d:g} %", d, *(Branch("encoder", size, o, decay=d) for o in (DETOUR, BASELINE)))
+        for d in decays
+    ]
+
+
+def freeze_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
+    """Which layers must learn, and when: the paper's three interventions, and none."""
+    low, middle = third("low", layers), third("middle", layers)
+    frozen: dict[str, FrozenLayers] = {
+        "none": ((), ()),
+        f"{_span(low)} in CLM": (low, ()),
+        f"{_span(middle)} in CLM": (middle, ()),
+        f"{_span(low)} in decay": ((), low),
+    }
+    baseline = Branch("encoder", size, BASELINE)
+    return [
+        Cell("freeze", name, None, Branch("encoder", size, DETOUR, frozen=layers_), baseline)
+        for name, layers_ in frozen.items()
+    ]
+
+
+def size_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
+    """Whether more capacity keeps more of a mark: the same detour in every size."""
+    return [Cell("size", size, None, *(Branch("encoder", size, o) for o in (DETOUR, BASELINE)))]
+
+
+def direction_cells(
+    size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]
+) -> list[Cell]:
+    """Encoders against decoders: the detour, and the reverse detour of a decoder of that shape and data."""
+    return [
+        Cell("direction", "encoder", None, *(Branch("encoder", size, o) for o in (DETOUR, BASELINE))),
+        Cell(
+            "direction",
+            "decoder",
+            None,
+            *(Branch("decoder", size, o) for o in (REVERSE_DETOUR, CLM_BASELINE)),
+        ),
+    ]
+
+
+AXES: Final[dict[str, Callable[[str, int, Sequence[float], Sequence[float]], list[Cell]]]] = {
+    "length": length_cells,
+    "decay": decay_cells,
+    "freeze": freeze_cells,
+    "size": size_cells,
+    "direction": direction_cells,
+}
+ALL: Final = "all"
+
+
+def check_axis(axis: str) -> tuple[str, ...]:
+    """Return the axes that a name stands for.
+
+    Raises:
+        UserError: no such axis.
+    """
+    if axis == ALL:
+        return tuple(AXES)
+    if axis not in AXES:
+        raise UserError(f"no axis is called {axis!r}: choose from {', '.join(AXES)} or {ALL}")
+    return (axis,)
+
+
+def make_cells(
+    axis: str,
+    depths: Mapping[str, int],
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    decays: Sequence[float] = DECAYS,
+    skip: Sequence[str] = (),
+) -> list[Cell]:
+    """Return the cells of an axis, or of all, for models of these sizes.
+
+    Args:
+        depths: layers by size.
+        skip: cells to leave out: AXIS, AXIS:CELL, @SIZE, AXIS@SIZE or AXIS:CELL@SIZE.
+
+    Raises:
+        UserError: no such axis, shares that are none, a skip that matches nothing, or no cell left.
+    """
+    axes = check_axis(axis)
+    for name, shares in (("--fractions", fractions), ("--decays", decays)):
+        if not shares or any(not 0 < share < float("inf") for share in shares):
+            given = ",".join(f"{share:g}" for share in shares)
+            raise UserError(f"{name} {given!r} does not fit: give numbers above 0, such as 0.1,0.5,1")
+        if len(set(shares)) < len(shares):
+            raise UserError(f"{name} names a share twice: give each once")
+    if axis == "size" and len(depths) < 2:
+        raise UserError(
+            f"axis 'size' has one size, {', '.join(depths)}: "
+            f"add another --start, a model or a shape like 4x64"
+        )
+    cells = [
+        cell
+        for size, layers in depths.items()
+        for one in axes
+        for cell in AXES[one](size, layers, sorted(fractions), sorted(decays))
+    ]
+    for left_out in skip:
+        kept = [cell for cell in cells if not _matches(cell, left_out)]
+        if len(kept) == len(cells):
+            raise UserError(
+                f"--skip {left_out!r} matches no cell: write AXIS, AXIS:CELL, @SIZE or AXIS:CELL@SIZE, "
+                f"such as {cells[0] if cells else 'freeze@4x64'}"
+            )
+        cells = kept
+    if not cells:
+        raise UserError("--skip leaves no cell: leave out less")
+    return cells
+
+
+def control_seed(seed: int, seeds: Sequence[int]) -> int:
+    """Return the seed of the baseline that shows seed noise: the next of those given, or one of its own."""
+    return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else seed + 1
+
+
+def _span(layers: Sequence[int]) -> str:
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    what, _, size = pattern.partition("@")
+    axis, _, name = what.partition(":")
+    return axis in ("", cell.axis) and name in ("", cell.name) and size in ("", cell.size) and bool(pattern)

@@ -1,0 +1,165 @@
+"""Checkpoints that are there already → trios, told by their manifests instead of being trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis
+from cka_tools.ablation.measure import Trained, Trio
+from cka_tools.errors import UserError
+from cka_tools.models.hash import hash_json
+from cka_tools.training.checkpoint import MANIFEST, read_manifest
+
+BASELINE_OF = {DETOUR: BASELINE, REVERSE_DETOUR: CLM_BASELINE}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a manifest says of a run of two phases."""
+
+    trained: Trained
+    size: str
+    objectives: tuple[str, str]
+    tokens: tuple[int, int]
+    frozen: tuple[tuple[int, ...], tuple[int, ...]]
+    data: str | None
+
+
+def find_trios(axis: str, folders: Sequence[Path], n: int | None = None) -> tuple[list[Trio], list[str]]:
+    """Return the trios that checkpoints make up, and notes on what was left out.
+
+    A detour's baseline has its size, tokens, seed and data; the control is that baseline with another seed.
+
+    Args:
+        n: tokens that count as Phase 1 at its full length; the longest Phase 1 when None.
+
+    Raises:
+        UserError: a directory without a manifest, no detour, or one without its baseline.
+    """
+    axes = check_axis(axis)
+    notes: list[str] = []
+    known = []
+    for folder in folders:
+        one = _read(folder)
+        if one is None:
+            notes.append(f"{folder} is no run of Phase 1 and decay, such as a start model: left out")
+        else:
+            known.append(one)
+    detours = [one for one in known if one.objectives in BASELINE_OF]
+    if not detours:
+        raise UserError(
+            f"--checkpoints: none of the {len(folders)} directories is a detour (CLM, then MLM; or MLM, "
+            f"then CLM): give detours and baselines"
+        )
+    full = n or max(one.tokens[0] for one in detours)
+    trios = []
+    for detour in detours:
+        baseline = _baseline(detour, known)
+        control = next((one for one in known if _is_control(one, baseline)), None)
+        for at, (cell, position) in _cells(axes, detour, full).items():
+            trios.append(
+                Trio(
+                    at,
+                    cell,
+                    position,
+                    detour.size,
+                    detour.trained.seed,
+                    detour.objectives == REVERSE_DETOUR,
+                    detour.trained,
+                    baseline.trained,
+                    None if control is None else control.trained,
+                )
+            )
+    order = {name: i for i, name in enumerate(axes)}
+    trios.sort(key=lambda t: (order[t.axis], t.size, t.position or 0.0, t.cell, t.seed))
+    if not trios:
+        raise UserError(f"--checkpoints: none of them lies on axis {axis!r}: name another axis")
+    return trios, notes
+
+
+def _read(folder: Path) -> Known | None:
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    if manifest is None:
+        raise UserError(
+            f"checkpoint {str(folder)!r} has no {MANIFEST}: give directories that `cka train` or "
+            f"`cka ablate` wrote"
+        )
+    recipe = manifest.get("recipe")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = f"{config['num_hidden_layers']}x{config['hidden_size']}"
+        if not isinstance(recipe, dict) or len(recipe["phases"]) != 2 or _is_unfinished(manifest):
+            return None
+        first, last = recipe["phases"]
+        step = recipe["sequence_length"] * recipe["sequences_per_step"]
+        tokens = [round(phase["tokens"] / step) * step for phase in (first, last)]
+        return Known(
+            Trained(folder, int(manifest["seed"]), sum(tokens), hash_json(recipe)),
+            size,
+            (first["objective"], last["objective"]),
+            (tokens[0], tokens[1]),
+            (tuple(first.get("frozen", ())), tuple(last.get("frozen", ()))),
+            manifest.get("data_sha256"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"manifest of checkpoint {str(folder)!r} cannot be read ({error!r})") from error
+
+
+def _is_unfinished(manifest: dict[str, Any]) -> bool:
+    """Tell whether a manifest is of a phase before the run's last, or of a step before a phase's last."""
+    phase = manifest.get("phase")
+    last = manifest["recipe"]["phases"][-1]
+    if not isinstance(phase, dict):
+        return False
+    return phase.get("name") != last["name"] or manifest.get("step") != manifest.get("steps")
+
+
+def _baseline(detour: Known, known: Sequence[Known]) -> Known:
+    wanted = BASELINE_OF[detour.objectives]  # type: ignore[index]
+    for one in known:
+        same = one.size == detour.size and one.trained.seed == detour.trained.seed and one.data == detour.data
+        if same and one.objectives == wanted and one.tokens == detour.tokens and not any(one.frozen):
+            return one
+    raise UserError(
+        f"--checkpoints: detour {str(detour.trained.folder)!r} has no baseline among them of its data, size "
+        f"{detour.size}, seed {detour.trained.seed} and tokens {detour.tokens[0]:,} + {detour.tokens[1]:,}"
+    )
+
+
+def _is_control(one: Known, baseline: Known) -> bool:
+    same = (one.size, one.objectives, one.tokens, one.frozen)
+    return one.trained.seed != baseline.trained.seed and same == (
+        baseline.size,
+        baseline.objectives,
+        baseline.tokens,
+        baseline.frozen,
+    )
+
+
+def _cells(axes: Sequence[str], detour: Known, full: int) -> dict[str, tuple[str, float | None]]:
+    """The axes that a detour lies on, with its cell and position on each."""
+    length, decay = detour.tokens[0] / full, detour.tokens[1] / detour.tokens[0]
+    encoder, free = detour.objectives == DETOUR, not any(detour.frozen)
+    # Rounding to whole steps may have moved a share a little.
+    usual, whole = abs(decay - 0.1) < 0.01, abs(length - 1) < 0.01
+    cells: dict[str, tuple[str, float | None]] = {}
+    if encoder and free and usual:
+        cells["length"] = (f"{length:.3g}", length)
+    if encoder and free and whole:
+        cells["decay"] = (f"{100 * decay:.3g} %", decay)
+    if encoder and whole and usual:
+        spans = [
+            f"{frozen[0]}-{frozen[-1]} in {where}"
+            for frozen, where in zip(detour.frozen, ("CLM", "decay"), strict=True)
+            if frozen
+        ]
+        cells["freeze"] = (" and ".join(spans) or "none", None)
+    if encoder and free and whole and usual:
+        cells["size"] = (detour.size, None)
+    if free and whole and usual:
+        cells["direction"] = ("encoder" if encoder else "decoder", None)
+    return {axis: cells[axis] for axis in axes if axis in cells}

@@ -1,0 +1,190 @@
+"""Checkpoints → divergences, seed noise and their ratio, cell by cell, over the same documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cka_tools.ablation.causal import load_seen
+from cka_tools.comparison.caveats import find_caveats
+from cka_tools.comparison.pairing import choose_layers, early_layers
+from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
+from cka_tools.documents import DocumentDraw
+from cka_tools.extraction import ExtractionSettings
+from cka_tools.models import LoadedModel
+from cka_tools.statistics.intervals import Interval
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
+
+LOADED_AT_ONCE = 3
+NO_CONTROL = "no baseline of another seed"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's last checkpoint.
+
+    Attributes:
+        tokens: of the run, its start model's not counted.
+        recipe_sha256: of its recipe, None where its manifest holds none.
+    """
+
+    folder: Path
+    seed: int
+    tokens: int | None
+    recipe_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Trio:
+    """One cell as seen with one seed: a detour, its baseline, and the baseline of another seed."""
+
+    axis: str
+    cell: str
+    position: float | None
+    size: str
+    seed: int
+    causal: bool
+    detour: Trained
+    baseline: Trained
+    control: Trained | None
+
+
+@dataclass
+class Comparer:
+    """Compares checkpoints on one draw of documents; what was compared is not compared again.
+
+    Attributes:
+        cache: take features from the activation store and keep them there.
+        progress: called with the pair that is compared now.
+    """
+
+    draw: DocumentDraw
+    settings: ExtractionSettings = field(default_factory=ExtractionSettings)
+    device: str = "auto"
+    cache: bool = True
+    progress: Callable[[Path, Path], None] | None = None
+    _models: dict[tuple[Path, bool], LoadedModel] = field(default_factory=dict)
+    _readings: dict[tuple[Path, Path, bool], Reading] = field(default_factory=dict)
+
+    def model(self, folder: Path, causal: bool) -> LoadedModel:
+        key = folder, causal
+        found = self._models.pop(key, None) or load_seen(folder, causal=causal, device=self.device)
+        self._models[key] = found
+        while len(self._models) > LOADED_AT_ONCE:
+            del self._models[next(iter(self._models))]
+        return found
+
+    def read(self, a: Path, b: Path, causal: bool) -> Reading:
+        """Compare two checkpoints.
+
+        Raises:
+            UserError: as `read_draw`.
+        """
+        key = a, b, causal
+        if key not in self._readings:
+            if self.progress is not None:
+                self.progress(a, b)
+            first, second = self.model(a, causal), self.model(b, causal)
+            depths = len(first.blocks), len(second.blocks)
+            pairs, layers_a, layers_b = choose_layers(*depths, None)
+            early = early_layers(min(depths), None)
+            progress = DrawProgress(None, len(self.draw.documents))
+            self._readings[key] = read_draw(
+                first,
+                second,
+                self.draw,
+                self.settings,
+                pairs,
+                (layers_a, layers_b),
+                early,
+                False,
+                progress,
+                cache=self.cache,
+            )
+        return self._readings[key]
+
+
+def measure(trio: Trio, comparer: Comparer) -> dict[str, Any]:
+    """Return a cell's entry in the record: means, layers, ratios, warnings; fractions, null with a reason."""
+    reading = comparer.read(trio.detour.folder, trio.baseline.folder, trio.causal)
+    noise = ratio = None
+    if trio.control is not None:
+        noise = comparer.read(trio.control.folder, trio.baseline.folder, trio.causal)
+        ratio = divergence_ratio(reading.plain, noise.plain)
+    entry: dict[str, Any] = {
+        "axis": trio.axis,
+        "cell": trio.cell,
+        "position": trio.position,
+        "size": trio.size,
+        "seed": trio.seed,
+        "mask": "causal" if trio.causal else "bidirectional",
+        "n_documents": reading.plain.n,
+        "tokens": trio.detour.tokens,
+        "recipe_sha256": trio.detour.recipe_sha256,
+        "baseline_recipe_sha256": trio.baseline.recipe_sha256,
+        "control_seed": None if trio.control is None else trio.control.seed,
+        "weights": {
+            role: None
+            if one is None
+            else comparer.model(one.folder, trio.causal).provenance["weights_sha256"]
+            for role, one in (("detour", trio.detour), ("baseline", trio.baseline), ("control", trio.control))
+        },
+        "mean_divergence": interval_entry(reading.plain.mean.debiased),
+        "early_divergence": interval_entry(reading.plain.early.debiased),
+        "control_mean_divergence": _of(noise, "mean"),
+        "control_early_divergence": _of(noise, "early"),
+        "mean_ratio": _ratio(None if ratio is None else ratio.mean),
+        "early_ratio": _ratio(None if ratio is None else ratio.early),
+        "ratio_range": None if ratio is None else [number(ratio.smallest), number(ratio.largest)],
+        "layers": _layers(reading, noise, ratio),
+        "warnings": list(find_caveats(reading.plain, reading.layers_a, reading.layers_b)),
+    }
+    return entry
+
+
+def number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def interval_entry(interval: Interval) -> dict[str, Any]:
+    """Return an interval as JSON data."""
+    entry: dict[str, Any] = {
+        "value": number(interval.value),
+        "ci_low": number(interval.ci_low),
+        "ci_high": number(interval.ci_high),
+    }
+    return entry if interval.reason is None else entry | {"reason": interval.reason}
+
+
+def _of(reading: Reading | None, which: str) -> dict[str, Any]:
+    if reading is None:
+        return interval_entry(Interval(None, reason=NO_CONTROL))
+    return interval_entry(getattr(reading.plain, which).debiased)
+
+
+def _ratio(interval: Interval | None) -> dict[str, Any]:
+    return interval_entry(interval or Interval(None, reason=NO_CONTROL))
+
+
+def _layers(reading: Reading, noise: Reading | None, ratio: DivergenceRatio | None) -> list[dict[str, Any]]:
+    entries = []
+    for at, pair in enumerate(reading.plain.layers):
+        entry: dict[str, Any] = {
+            "layer": reading.layers_a[pair.layer_a],
+            "early": at in reading.early,
+            "divergence": interval_entry(pair.debiased.complement()),
+            "control": interval_entry(
+                Interval(None, reason=NO_CONTROL)
+                if noise is None
+                else noise.plain.layers[at].debiased.complement()
+            ),
+            "ratio": _ratio(None if ratio is None else ratio.layers[at]),
+        }
+        for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
+            entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
+            entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
+        entries.append(entry)
+    return entries

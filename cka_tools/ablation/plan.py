@@ -1,0 +1,238 @@
+"""Settings → plan: what is trained, on what, how long; everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, control_seed, make_cells
+from cka_tools.ablation.budget import Budget
+from cka_tools.ablation.corpus import PackedCorpus
+from cka_tools.ablation.starts import DEFAULT_START, DEMO_START_TOKENS, SECOND_SHAPE, Start, find_starts
+from cka_tools.ablation.tree import START_SEED, StartKey, StartNode, Tree, grow_tree
+from cka_tools.errors import UserError
+from cka_tools.training.presets import SCALES, preset
+from cka_tools.training.recipe import OptimizerSettings
+
+DEMO_N = 2_500_000
+"""Tokens of Phase 1 at its full length in the demo preset; its longest run reads 2.2 times as many."""
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """What a user asks for; None is the preset's own.
+
+    Attributes:
+        starts: model specs or shapes such as "4x64", one of each size.
+        decoder_starts: decoders for the axis `direction`; one is trained for each start that has none.
+        start_corpus, start_tokens: what start models of a shape are trained on, and for how long.
+        n: tokens of Phase 1 at its full length.
+    """
+
+    axis: str
+    preset: str = "demo"
+    corpus: str = "sample"
+    starts: Sequence[str] = ()
+    decoder_starts: Sequence[str] = ()
+    start_corpus: str | None = None
+    start_tokens: int | None = None
+    n: int | None = None
+    seeds: Sequence[int] = (1, 2)
+    fractions: Sequence[float] = FRACTIONS
+    decays: Sequence[float] = DECAYS
+    skip: Sequence[str] = ()
+    peak_lr: float | None = None
+    sequence_length: int | None = None
+    sequences_per_step: int | None = None
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        check_axis(self.axis)
+        if self.preset not in SCALES:
+            raise UserError(f"no preset is called {self.preset!r}: choose from {', '.join(SCALES)}")
+        if not self.seeds or any(seed < 0 for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
+            given = ",".join(map(str, self.seeds))
+            raise UserError(f"--seeds {given!r} does not fit: give different whole numbers from 0, as 1,2")
+        for name, number in (("--n", self.n), ("--start-tokens", self.start_tokens)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} {number} is nothing to train on: give more tokens")
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        recipe = preset("clm-detour", self.preset)  # type: ignore[arg-type]
+        changed = {"peak_lr": self.peak_lr, "sequences_per_step": self.sequences_per_step}
+        return dataclasses.replace(recipe.optimizer, **{k: v for k, v in changed.items() if v is not None})  # type: ignore[arg-type]
+
+    @property
+    def length(self) -> int:
+        return self.sequence_length or SCALES[self.preset].sequence_length
+
+
+@dataclass
+class Plan:
+    """What an ablation does.
+
+    Attributes:
+        identity: JSON data that tells this ablation from another.
+        template: directory whose tokenizer all models share.
+        notes: plain sentences for the user.
+    """
+
+    settings: AblationSettings
+    cells: list[Cell]
+    budget: Budget
+    starts: dict[StartKey, Start]
+    tree: Tree
+    corpus: PackedCorpus
+    start_corpus: PackedCorpus | None
+    template: Path
+    identity: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of all runs: those given, and the control's."""
+        given = list(self.settings.seeds)
+        return list(dict.fromkeys([*given, *(control_seed(seed, given) for seed in given)]))
+
+
+def make_plan(settings: AblationSettings) -> Plan:
+    """Plan an ablation: find its start models, read its corpora, grow its tree. Nothing is written.
+
+    Raises:
+        UserError: anything that does not fit, in one line.
+    """
+    axes = check_axis(settings.axis)
+    given = list(settings.starts) or [DEFAULT_START]
+    if not settings.starts and "size" in axes:
+        given.append(SECOND_SHAPE)
+    starts, template = find_starts(given, list(settings.decoder_starts), with_decoder="direction" in axes)
+    depths = {start.size: start.layers for start in starts if start.name == "encoder"}
+    cells = make_cells(
+        settings.axis,
+        depths,
+        fractions=settings.fractions,
+        decays=settings.decays,
+        skip=settings.skip,
+    )
+    used = {(branch.start, branch.size) for cell in cells for branch in (cell.detour, cell.baseline)}
+    chosen = {(s.name, s.size): s for s in starts if (s.name, s.size) in used}
+    _check_length(settings.length, chosen)
+
+    notes: list[str] = []
+    corpus = PackedCorpus(settings.corpus, template, settings.length)
+    budget = _budget(settings, cells, corpus, notes)
+    lacking = [start for start in chosen.values() if start.folder is None]
+    start_corpus, pretraining_steps = None, 0
+    if lacking:
+        spec = settings.start_corpus or settings.corpus
+        if settings.start_corpus is None:
+            notes.append(
+                f"start models of a shape are trained on the corpus itself, {spec!r}: "
+                f"name another with --start-corpus"
+            )
+        start_corpus = PackedCorpus(spec, template, settings.length) if spec != corpus.spec else corpus
+        pretraining_steps = _start_steps(settings, starts, start_corpus, budget, notes)
+    nodes = {
+        key: StartNode(
+            start.name,
+            start.size,
+            start.identity,
+            budget.pretraining("clm" if start.name == "decoder" else "mlm", pretraining_steps)
+            if start.folder is None
+            else None,
+        )
+        for key, start in chosen.items()
+    }
+    identity = {
+        "data": corpus.identity,
+        "start_data": start_corpus and start_corpus.identity,
+        "optimizer": dataclasses.asdict(budget.optimizer),
+        "bf16": settings.bf16,
+    }
+    tree = grow_tree(cells, settings.seeds, nodes, budget, identity)
+    whole = identity | {
+        "axis": settings.axis,
+        "seeds": list(settings.seeds),
+        "cells": [str(cell) for cell in cells],
+        "n": budget.n * budget.step,
+        "starts": {f"{name} {size}": node.identity for (name, size), node in nodes.items()},
+        "start_tokens": pretraining_steps * budget.step,
+    }
+    return Plan(settings, cells, budget, chosen, tree, corpus, start_corpus, template, whole, notes)
+
+
+def _check_length(length: int, starts: dict[StartKey, Start]) -> None:
+    for start in starts.values():
+        positions = start.config.get("max_position_embeddings")
+        if isinstance(positions, int) and length > positions:
+            raise UserError(
+                f"sequences of {length} tokens are longer than the {positions} positions of start model "
+                f"{start.given!r}: choose a shorter --sequence-length, or another --start"
+            )
+
+
+def _budget(settings: AblationSettings, cells: list[Cell], corpus: PackedCorpus, notes: list[str]) -> Budget:
+    """The budget with the n asked for, or the preset's as far as the corpus goes."""
+    scale = SCALES[settings.preset]
+    asked = settings.n or (DEMO_N if settings.preset == "demo" else scale.phase1_tokens)
+    budget = Budget(0, 0, settings.length, settings.optimizer, settings.preset)
+    budget = dataclasses.replace(budget, n=round(asked / budget.step))
+    budget.check(cells)
+    needed = budget.longest(cells)
+    first = settings.seeds[0]
+    try:
+        corpus.packed(first, needed)
+    except UserError:
+        held = corpus.packed(first).tokens
+        fitting = budget.fit(cells, held)
+        most = fitting.n * budget.step
+        if settings.n is not None:
+            raise UserError(
+                f"corpus {corpus.spec!r} holds {held:,} tokens, but the longest run of n = {settings.n:,} "
+                f"reads {needed:,}: give a larger corpus, or --n of at most {most:,}"
+            ) from None
+        notes.append(
+            f"n is {most:,} tokens, not the preset's {asked:,}: corpus {corpus.spec!r} holds {held:,}, "
+            f"and the longest run reads {fitting.longest(cells):,}"
+        )
+        budget = fitting
+        budget.check(cells)
+    shortest = min(0.1, *settings.fractions)
+    warmup = min(round(scale.warmup_tokens / budget.step), int(shortest * budget.n))
+    return dataclasses.replace(budget, warmup=warmup)
+
+
+def _start_steps(
+    settings: AblationSettings,
+    starts: list[Start],
+    corpus: PackedCorpus,
+    budget: Budget,
+    notes: list[str],
+) -> int:
+    """Steps of the start models that are trained here: as long as a given one, or the demo's."""
+    known = [start.trained_on for start in starts if start.trained_on]
+    asked = settings.start_tokens or (known[0] if known else DEMO_START_TOKENS)
+    assert asked is not None
+    steps = round(asked / budget.step)
+    try:
+        corpus.packed(START_SEED, steps * budget.step)
+    except UserError:
+        held = corpus.packed(START_SEED).tokens
+        most = held // budget.step
+        if settings.start_tokens is not None:
+            raise UserError(
+                f"start corpus {corpus.spec!r} holds {held:,} tokens, fewer than --start-tokens {asked:,}: "
+                f"give a larger one, or at most {most * budget.step:,}"
+            ) from None
+        notes.append(f"start models are trained on {most * budget.step:,} tokens, all of {corpus.spec!r}")
+        steps = most
+    if steps < 1:
+        raise UserError(
+            f"start models of {asked:,} tokens are shorter than one step of {budget.step:,} tokens: "
+            f"give more --start-tokens or smaller steps"
+        )
+    return steps

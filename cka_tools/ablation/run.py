@@ -1,0 +1,159 @@
+"""Train a tree of segments, depth first; what is finished is recognised, what was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.starts import write_random
+from cka_tools.ablation.tree import Segment, StartKey
+from cka_tools.errors import UserError
+from cka_tools.training.checkpoint import OPTIMIZER, read_manifest, write_json
+from cka_tools.training.loop import StepReport
+from cka_tools.training.processes import from_first, make_accelerator
+from cka_tools.training.segment import train_phase
+
+PLAN = "ablation.json"
+SEGMENTS = "segments"
+KEY_LETTERS = 16
+SAVES, STEPS_BETWEEN_SAVES = 10, 50
+"""Checkpoints on the way through a segment, and at least how many steps apart: what a kill costs at most."""
+
+Report = Callable[[Segment, StepReport], None]
+
+
+def train_tree(
+    plan: Plan,
+    out: Path,
+    *,
+    device: Literal["auto", "cpu"] = "auto",
+    report: Report | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, Path]:
+    """Train what is not trained yet; return each segment's checkpoint by its key.
+
+    A segment's optimizer state is removed when all that go on from it are finished. A start model hands none
+    on, as one that was given has none.
+
+    Raises:
+        UserError: `out` holds another ablation or something else, or training stops.
+    """
+    accelerator = make_accelerator(cpu=device == "cpu")
+    from_first(accelerator, lambda: claim(out, plan))
+    tree = plan.tree
+    folders = {key: segment_folder(out, key) for key in tree.segments}
+    roots: dict[StartKey, Path] = {}
+    for key, start in plan.starts.items():
+        place = out / SEGMENTS / f"random-{start.name}-{start.size}"
+        roots[key] = start.folder or from_first(
+            accelerator, partial(write_random, start, plan.template, place)
+        )
+
+    def train(segment: Segment) -> None:
+        corpus = plan.start_corpus if segment.is_start else plan.corpus
+        assert corpus is not None
+        needed = (segment.first_step + segment.steps) * plan.budget.step
+        if not segment.is_start:
+            needed = max(needed, plan.budget.longest(plan.cells))
+        train_phase(
+            roots[segment.start] if segment.parent is None else folders[segment.parent],
+            segment.phase,
+            corpus.packed(segment.seed, needed),
+            seed=segment.seed,
+            first_sequence=segment.first_step * plan.budget.optimizer.sequences_per_step,
+            out=folders[segment.key],
+            optimizer=plan.budget.optimizer,
+            bf16=plan.settings.bf16,
+            phase_index=segment.phase_index,
+            report=None if report is None else lambda done: report(segment, done),
+            note=note,
+            checkpoint_tokens=max(segment.tokens // SAVES, STEPS_BETWEEN_SAVES * plan.budget.step),
+            device=device,
+            extra={
+                "segment": segment.key,
+                "recipe": segment.recipe.to_dict(),
+                "start": plan.starts[segment.start].given,
+                "corpus": corpus.spec,
+            },
+        )
+
+    def visit(segment: Segment) -> None:
+        if not from_first(accelerator, lambda: is_finished(folders[segment.key], segment.key)):
+            train(segment)
+        if segment.is_start:
+            drop_optimizer(folders[segment.key])
+        for child in tree.children(segment.key):
+            visit(child)
+        drop_optimizer(folders[segment.key])
+
+    def drop_optimizer(folder: Path) -> None:
+        if accelerator.is_main_process:
+            (folder / OPTIMIZER).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+
+    for key in plan.starts:
+        for segment in tree.children(None, key):
+            visit(segment)
+    return folders
+
+
+def segment_folder(out: Path, key: str) -> Path:
+    return out / SEGMENTS / key[:KEY_LETTERS]
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """Tell whether a directory holds this very segment, trained to its end."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.get("segment") == key
+
+
+def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
+    """Return the tokens that need not be trained any more, by size and objective."""
+    done: dict[tuple[str, str], int] = {}
+    for segment in plan.tree.segments.values():
+        if is_finished(segment_folder(out, segment.key), segment.key):
+            place = segment.start[1], segment.phase.objective
+            done[place] = done.get(place, 0) + segment.tokens
+    return done
+
+
+def claim(out: Path, plan: Plan) -> None:
+    """Make `out` the directory of this ablation.
+
+    Raises:
+        UserError: another ablation, or something else, is in it.
+    """
+    check_out(out, plan.identity)
+    if not (out / PLAN).is_file():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            staging = out / f".{PLAN}.partial"
+            write_json(staging, plan.identity)
+            staging.replace(out / PLAN)
+        except OSError as error:
+            raise UserError(f"--out {str(out)!r} cannot be written ({error.strerror})") from error
+
+
+def check_out(out: Path, identity: Mapping[str, object]) -> None:
+    """Raise a UserError where `out` cannot be, or cannot go on as, the directory of this ablation."""
+    file = out / PLAN
+    if not file.is_file():
+        held = out.exists() and (out.is_file() or {p.name for p in out.iterdir()} - {f".{PLAN}.partial"})
+        if held:
+            raise UserError(f"--out {str(out)!r} holds something else than an ablation: name another")
+        return
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        same = json.loads(json.dumps(dict(identity)))
+        different = [key for key in same if there.get(key) != same[key]]
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
+    if different:
+        named = ", ".join(key.replace("_", " ") for key in different)
+        raise UserError(
+            f"--out {str(out)!r} holds another ablation (it differs in {named}): name another directory"
+        )

@@ -1,0 +1,204 @@
+"""Runs as branches of trunks: where two have an equal prefix, its segments are trained once.
+
+Phase 1 has a constant rate, so a run of x·n tokens is the beginning of every longer one of the same start,
+data, seed, objective, rates and frozen layers. Decays are not shared: their rate depends on their length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from cka_tools.ablation.axes import Branch, Cell, StartName, control_seed
+from cka_tools.ablation.budget import Budget
+from cka_tools.training.objectives import ObjectiveName
+from cka_tools.training.recipe import Phase, Recipe
+
+Role = Literal["detour", "baseline", "control"]
+StartKey = tuple[StartName, str]
+START_SEED = 1
+"""Of the weights, order and masks of start models that are trained here: one start for all seeds."""
+
+
+@dataclass(frozen=True)
+class StartNode:
+    """A start model as the tree sees it.
+
+    Attributes:
+        identity: JSON data that fixes its weights, or the random ones that `pretraining` begins with.
+        pretraining: the phase that makes it of random weights, on the start corpus; None where it is given.
+    """
+
+    name: StartName
+    size: str
+    identity: dict[str, Any]
+    pretraining: Phase | None = None
+
+    @property
+    def key(self) -> StartKey:
+        return self.name, self.size
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of training, from one checkpoint to the next.
+
+    Attributes:
+        key: hash of all that fixes its result.
+        parent: the segment it goes on from; None for the first after a start model.
+        phase, phase_index, seed: as `train_phase` takes them.
+        first_step: of its data, counted in optimizer steps.
+        recipe: of the run that ends here, or that a trunk's piece is the beginning of.
+    """
+
+    key: str
+    parent: str | None
+    start: StartKey
+    phase: Phase
+    phase_index: int
+    seed: int
+    first_step: int
+    steps: int
+    recipe: Recipe
+
+    @property
+    def tokens(self) -> int:
+        return self.phase.tokens
+
+    @property
+    def is_start(self) -> bool:
+        return self.phase.name == "pretraining"
+
+
+@dataclass(frozen=True)
+class Use:
+    """Whose run it is: a cell's, as seen with one seed."""
+
+    cell: Cell
+    seed: int
+    role: Role
+    branch: Branch
+    run_seed: int
+
+
+@dataclass
+class Tree:
+    """All segments, parents before children, depth first; and the leaf in which each run ends."""
+
+    starts: dict[StartKey, StartNode]
+    segments: dict[str, Segment] = field(default_factory=dict)
+    leaves: dict[tuple[Branch, int], str] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
+
+    def children(self, key: str | None, start: StartKey | None = None) -> list[Segment]:
+        """Segments that go on from a segment, or (None) directly from a start model."""
+        return [s for s in self.segments.values() if s.parent == key and start in (None, s.start)]
+
+    def path(self, key: str) -> list[Segment]:
+        """Segments from the start model to this one."""
+        segment = self.segments[key]
+        return [*([] if segment.parent is None else self.path(segment.parent)), segment]
+
+    def leaf(self, use: Use) -> Segment:
+        return self.segments[self.leaves[use.branch, use.run_seed]]
+
+    def shared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+        """Tokens to train, by size and objective, each segment once."""
+        return _sum(self.segments.values())
+
+    def unshared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+        """The same with a run of its own for every detour, baseline and control; start models count once."""
+        every = [s for use in self.uses for s in self.path(self.leaves[use.branch, use.run_seed])]
+        starts = [s for s in self.segments.values() if s.is_start]
+        return _sum([*starts, *(s for s in every if not s.is_start)])
+
+
+def _sum(segments: Iterable[Segment]) -> dict[tuple[str, ObjectiveName], int]:
+    total: dict[tuple[str, ObjectiveName], int] = defaultdict(int)
+    for segment in segments:
+        total[segment.start[1], segment.phase.objective] += segment.tokens
+    return dict(total)
+
+
+def list_uses(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Use]:
+    """Return what each cell needs: for every seed its detour, its baseline, and the seed-noise baseline."""
+    return [
+        use
+        for cell in cells
+        for seed in seeds
+        for use in (
+            Use(cell, seed, "detour", cell.detour, seed),
+            Use(cell, seed, "baseline", cell.baseline, seed),
+            Use(cell, seed, "control", cell.baseline, control_seed(seed, seeds)),
+        )
+    ]
+
+
+def grow_tree(
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    starts: Mapping[StartKey, StartNode],
+    budget: Budget,
+    identity: dict[str, Any],
+) -> Tree:
+    """Return the tree of all runs that the cells need.
+
+    Args:
+        identity: JSON data that every segment depends on besides its own: data, optimizer, precision.
+
+    Raises:
+        UserError: a phase shorter than one step.
+    """
+    budget.check(cells)
+    uses = list_uses(cells, seeds)
+    tree = Tree(dict(starts), uses=uses)
+    runs = list(dict.fromkeys((use.branch, use.run_seed) for use in uses))
+    trunks: dict[tuple[Any, ...], list[tuple[Branch, int]]] = defaultdict(list)
+    for branch, seed in runs:
+        trunks[branch.start, branch.size, branch.objectives[0], branch.frozen[0], seed].append((branch, seed))
+
+    def plant(
+        parent: str | None, start: StartNode, phase: Phase, index: int, seed: int, first: int, recipe: Recipe
+    ) -> str:
+        root = parent or json.dumps(start.identity, sort_keys=True)
+        content = [root, identity, phase.to_dict(), index, seed, first]
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        steps = phase.tokens // budget.step
+        tree.segments[key] = Segment(key, parent, start.key, phase, index, seed, first, steps, recipe)
+        return key
+
+    planted: dict[StartKey, str | None] = {}
+    for (name, size, *_), members in trunks.items():
+        start = starts[name, size]
+        if start.key not in planted:
+            pretraining = start.pretraining
+            planted[start.key] = None
+            if pretraining is not None:
+                recipe = budget.recipe_of("theta0", (pretraining,))
+                planted[start.key] = plant(None, start, pretraining, 0, START_SEED, 0, recipe)
+        parent = planted[start.key]
+        cuts = sorted({budget.phase1(branch) for branch, _ in members})
+        for begin, end in pairwise([0, *cuts]):
+            ending = [member for member in members if budget.phase1(member[0]) == end]
+            branch, seed = ending[0]
+            whole = budget.recipe(branch)
+            piece = budget.phase1_piece(branch, begin, end)
+            parent = plant(parent, start, piece, 0, seed, begin, whole)
+            for branch, seed in ending:
+                phase = budget.decay_phase(branch)
+                leaf = plant(parent, start, phase, 1, seed, end, budget.recipe(branch))
+                tree.leaves[branch, seed] = leaf
+    tree.segments = {s.key: s for key in starts for s in _depth_first(tree, None, key)}
+    return tree
+
+
+def _depth_first(tree: Tree, parent: str | None, start: StartKey) -> Iterable[Segment]:
+    # Decays before the trunk's next piece: what a cell needs is there early.
+    for segment in sorted(tree.children(parent, start), key=lambda s: s.phase_index == 0):
+        yield segment
+        yield from _depth_first(tree, segment.key, start)

@@ -1,0 +1,244 @@
+"""The figure of an ablation: one row of panels for each axis; mean, early, and the ratio to seed noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from cka_tools.plotting.line_breaks import break_lines, lines_height
+from cka_tools.plotting.style import (
+    BAND,
+    DARK,
+    FAINT,
+    INK,
+    LIGHT,
+    MIDDLE,
+    PAGE_WIDTH,
+    TEXT,
+    TINY,
+    TITLE,
+    Look,
+    StyledFigure,
+    figure_style,
+)
+from cka_tools.wording import counted, printable
+
+# Inches.
+MARGIN, LEFT, GAP = 0.12, 0.55, 0.58
+PANEL_HEIGHT, ABOVE, BELOW = 1.45, 0.32, 0.58
+PANELS = 3
+LOOKS: tuple[Look, ...] = (
+    {"color": DARK, "marker": "o", "linestyle": "-"},
+    {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2))},
+    {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5))},
+)
+SPREAD = 0.5
+"""Of the distance between two cells: how far the points of all sizes and seeds may lie apart."""
+
+LABELS = {
+    "length": "Phase 1, share of n",
+    "decay": "decay, share of Phase 1",
+    "freeze": "frozen layers",
+    "size": "size (layers x hidden)",
+    "direction": "model",
+}
+
+Cells = Sequence[dict[str, Any]]
+
+
+def ablation_figure(record: dict[str, Any]) -> Figure:
+    """Draw an ablation's record.
+
+    Points are seeds with their intervals over documents, lines go through the seeds' mean, bands are the
+    seed noise of the same cell: two baselines. Nothing of matplotlib's global state is used or changed.
+    """
+    with figure_style():
+        return _draw(record)
+
+
+def _draw(record: dict[str, Any]) -> Figure:
+    cells: Cells = record["cells"]
+    axes = list(dict.fromkeys(cell["axis"] for cell in cells))
+    sizes = list(dict.fromkeys(cell["size"] for cell in cells))
+    notes = [printable(line) for line in _notes(record)]
+    width = PAGE_WIDTH - 2 * MARGIN
+    feet = [line for note in notes for line in break_lines(note, width, TINY)]
+    head = lines_height(["x"], TITLE) + lines_height(["x", "x"], TEXT) + 0.06
+    row = ABOVE + PANEL_HEIGHT + BELOW
+    foot = lines_height(feet, TINY)
+    height = 2 * MARGIN + head + row * len(axes) + foot
+    figure = StyledFigure(figsize=(PAGE_WIDTH, height))
+
+    def write(x: float, y: float, text: str, size: float, **look: Any) -> None:
+        figure.text(x / PAGE_WIDTH, y / height, text, size=size, va="top", parse_math=False, **look)
+
+    top = height - MARGIN
+    seeds = sorted({cell["seed"] for cell in cells})
+    write(MARGIN, top, f"Ablation of the detour: {record['axis']}", TITLE, weight="bold")
+    top -= lines_height(["x"], TITLE)
+    documents = counted(record["summary"]["n_documents"], "document")
+    write(
+        MARGIN,
+        top,
+        f"detour against baseline, debiased linear CKA over {documents}; "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
+        TEXT,
+    )
+    top -= lines_height(["x"], TEXT)
+    figure.legend(
+        handles=_legend(sizes),
+        loc="upper left",
+        bbox_to_anchor=(MARGIN / PAGE_WIDTH, top / height),
+        ncols=len(sizes) + 2,
+        borderaxespad=0.0,
+    )
+    panel = (PAGE_WIDTH - LEFT - MARGIN - (PANELS - 1) * GAP) / PANELS
+    for at, axis in enumerate(axes):
+        bottom = MARGIN + foot + (len(axes) - 1 - at) * row + BELOW
+        own = [cell for cell in cells if cell["axis"] == axis]
+        places = [
+            figure.add_axes(
+                (
+                    (LEFT + k * (panel + GAP)) / PAGE_WIDTH,
+                    bottom / height,
+                    panel / PAGE_WIDTH,
+                    PANEL_HEIGHT / height,
+                )
+            )
+            for k in range(PANELS)
+        ]
+        _axis_row(places, axis, own, sizes)
+    for at, line in enumerate(feet):
+        write(MARGIN, MARGIN + lines_height(feet[at:], TINY), line, TINY, gid="footnote")
+    return figure
+
+
+def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str]) -> None:
+    names = list(dict.fromkeys(cell["cell"] for cell in sorted(cells, key=lambda c: c["position"] or 0.0)))
+    panels = (("mean_divergence", "mean divergence (%)"), ("early_divergence", "early layers (%)"))
+    for ax, (what, title) in zip(places, panels, strict=False):
+        _points(ax, cells, names, sizes, what, 100.0)
+        _noise(ax, cells, names, sizes, f"control_{what}")
+        ax.set_title(title, loc="left", fontsize=TEXT)
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        ax.grid(axis="y", color=BAND, linewidth=0.6)
+    ax = places[-1]
+    _points(ax, cells, names, sizes, "mean_ratio", 1.0)
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, 0.8), max(high, 2.0))
+    ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=TEXT)
+    ax.grid(axis="y", color=BAND, linewidth=0.6)
+    crowded = sum(map(len, names)) > 26
+    for ax in places:
+        ax.set_xticks(range(len(names)), [printable(n) for n in names])
+        ax.set_xlim(-0.6, len(names) - 0.4)
+        ax.set_xlabel(LABELS.get(axis, axis))
+        if crowded:
+            ax.tick_params(axis="x", labelrotation=20)
+            for label in ax.get_xticklabels():
+                label.set_horizontalalignment("right")
+                label.set_rotation_mode("anchor")
+
+
+def _offset(size: str, sizes: Sequence[str]) -> float:
+    return (sizes.index(size) - (len(sizes) - 1) / 2) * SPREAD / max(len(sizes), 1)
+
+
+def _points(
+    ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float
+) -> None:
+    """Each seed's value with its interval, and a line through the seeds' means."""
+    for number, size in enumerate(sizes):
+        look = LOOKS[number % len(LOOKS)]
+        own = [cell for cell in cells if cell["size"] == size]
+        seeds = sorted({cell["seed"] for cell in own})
+        centres = []
+        for cell in own:
+            entry = cell[what]
+            if entry["value"] is None:
+                continue
+            aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * 0.12
+            x = names.index(cell["cell"]) + _offset(size, sizes) + aside
+            y = scale * entry["value"]
+            if entry["ci_low"] is not None:
+                ends = scale * entry["ci_low"], scale * entry["ci_high"]
+                ax.vlines(x, *ends, color=look["color"], linewidth=0.9, gid=f"{what} interval")
+            ax.plot(
+                x,
+                y,
+                gid=what,
+                color=look["color"],
+                marker=look["marker"],
+                markerfacecolor="white",
+                linestyle="none",
+                zorder=4,
+            )
+        for at, name in enumerate(names):
+            values = [c[what]["value"] for c in own if c["cell"] == name and c[what]["value"] is not None]
+            if values:
+                centres.append((at + _offset(size, sizes), scale * float(np.mean(values))))
+        if len(centres) > 1 and all(cell["position"] is not None for cell in own):
+            ax.plot(*zip(*centres, strict=True), color=look["color"], linestyle=look["linestyle"], zorder=3)
+
+
+def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str) -> None:
+    """Bands from the lowest to the highest bound of the control's intervals in a cell."""
+    half = 0.5 * SPREAD / max(len(sizes), 1)
+    for number, size in enumerate(sizes):
+        for at, name in enumerate(names):
+            entries = [c[what] for c in cells if c["size"] == size and c["cell"] == name]
+            bounds = [
+                100 * bound
+                for e in entries
+                for bound in (e["ci_low"] or e["value"], e["ci_high"] or e["value"])
+                if bound is not None
+            ]
+            if not bounds:
+                continue
+            low, high = min(bounds), max(bounds)
+            centre = float(np.mean([100 * e["value"] for e in entries if e["value"] is not None]))
+            colour = LOOKS[number % len(LOOKS)]["color"]
+            middle = at + _offset(size, sizes)
+            ax.add_patch(
+                Rectangle(
+                    (middle - half, low), 2 * half, high - low, facecolor=colour, alpha=0.25, gid="control"
+                )
+            )
+            # A band may be thinner than a line.
+            ax.hlines(centre, middle - half, middle + half, color=colour, linewidth=0.7, alpha=0.6)
+    ax.autoscale_view()
+
+
+def _legend(sizes: Sequence[str]) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], label=size, markerfacecolor="white", **LOOKS[number % len(LOOKS)])
+        for number, size in enumerate(sizes)
+    ]
+    handles.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
+    handles.append(Patch(facecolor=INK, alpha=0.25, label="seed noise: two baselines"))
+    return handles
+
+
+def _notes(record: dict[str, Any]) -> list[str]:
+    summary = record["summary"]
+    notes = [
+        f"[{w['code']}] in {counted(len(w['cells']), 'comparison')}, such as {w['text']}"
+        for w in summary["warnings"]
+    ]
+    missing = [c for c in record["cells"] if c["mean_ratio"]["value"] is None]
+    if missing:
+        reason = missing[0]["mean_ratio"].get("reason", "undefined")
+        notes.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
+    return notes + list(summary["notes"])

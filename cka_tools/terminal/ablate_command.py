@@ -1,0 +1,291 @@
+"""`cka ablate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cka_tools.errors import UserError
+from cka_tools.terminal.options import Json, NoCache, Quiet
+from cka_tools.terminal.train_commands import Precision, ScaleChoice, TrainingDevice, duration
+
+if TYPE_CHECKING:
+    from cka_tools.ablation.plan import Plan
+    from cka_tools.ablation.speed import Speeds
+    from cka_tools.ablation.tree import Segment
+    from cka_tools.training.loop import StepReport
+
+SECONDS_A_LINE = 30
+
+
+def ablate_command(
+    axis: Annotated[str, typer.Argument(help="length, decay, freeze, size, direction, or all.")],
+    preset: Annotated[
+        ScaleChoice, typer.Option(help="Constants of the recipe: the paper's, or a laptop's.")
+    ] = ScaleChoice.demo,
+    corpus: Annotated[
+        str, typer.Option(help="Texts to train on: sample, a file, or what `cka compare --corpus` takes.")
+    ] = "sample",
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model to start from, or a shape like 4x64 (trained from random weights); one of each "
+            "size.  [default: demo:theta0, for size and all also 4x64]",
+            show_default=False,
+        ),
+    ] = None,
+    decoder_start: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the axis direction.  [default: trained by CLM in the shape of each start]"),
+    ] = None,
+    start_corpus: Annotated[
+        str | None,
+        typer.Option(help="Texts that start models of a shape are trained on.  [default: --corpus]"),
+    ] = None,
+    start_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens they are trained on.  [default: as many as the given start's]"),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]"
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of data order and masks, as 1,2.")] = "1,2",
+    fractions: Annotated[
+        str | None, typer.Option(help="Of the axis length.  [default: 0.1,0.25,0.5,1,2]")
+    ] = None,
+    decays: Annotated[
+        str | None, typer.Option(help="Of the axis decay.  [default: 0.025,0.1,0.2,0.3,0.5,1]")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Cells to leave out: freeze@4x64, decay:100 %@4x64; repeatable.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
+    sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Of training's forward pass.")] = Precision.bf16,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train nothing: compare these directories, told by their manifests; repeatable."),
+    ] = None,
+    compare_on: Annotated[str, typer.Option(help="Corpus of the comparisons, never trained on.")] = "sample",
+    documents: Annotated[
+        int | None, typer.Option(help="Documents to draw from it.  [default: 500, or what it holds]")
+    ] = None,
+    document_seed: Annotated[int, typer.Option(help="Of that draw.")] = 42,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a document is cut to.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tree of what is trained, and its cost.")
+    ] = False,
+    tokens_per_second: Annotated[
+        str | None,
+        typer.Option(help="For the time expected: one number, or one a size.  [default: a short probe]"),
+    ] = None,
+    device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
+    no_cache: NoCache = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Run directory; started again, it goes on.  [default: cka-ablate-AXIS]"
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Ablate the detour along an axis: train what is lacking, compare, write a table and a figure.
+
+    Example: cka ablate length --preset demo --corpus texts.jsonl.gz --compare-on heldout.jsonl --dry-run
+    """
+    from cka_tools.ablation.axes import DECAYS, FRACTIONS, check_axis
+    from cka_tools.ablation.plan import AblationSettings, make_plan
+    from cka_tools.ablation.run import check_out
+
+    check_axis(axis)
+    out = out or Path(f"cka-ablate-{axis}")
+    options = {"documents": documents, "seed": document_seed, "max_length": max_length, "cache": not no_cache}
+    if checkpoints:
+        compare_checkpoints(axis, checkpoints, n, compare_on, options, device.value, out, quiet, as_json)
+        return
+    settings = AblationSettings(
+        axis=axis,
+        preset=preset.value,
+        corpus=corpus,
+        starts=tuple(start or ()),
+        decoder_starts=tuple(decoder_start or ()),
+        start_corpus=start_corpus,
+        start_tokens=start_tokens,
+        n=n,
+        seeds=[int(seed) for seed in numbers(seeds, "--seeds", whole=True)],
+        fractions=FRACTIONS if fractions is None else numbers(fractions, "--fractions"),
+        decays=DECAYS if decays is None else numbers(decays, "--decays"),
+        skip=tuple(skip or ()),
+        peak_lr=learning_rate,
+        sequence_length=sequence_length,
+        sequences_per_step=sequences_per_step,
+        bf16=precision is Precision.bf16,
+    )
+    speeds_given = None if tokens_per_second is None else numbers(tokens_per_second, "--tokens-per-second")
+    if speeds_given is not None and min(speeds_given) <= 0:
+        raise UserError(f"--tokens-per-second {tokens_per_second!r} does not fit: give numbers above 0")
+    plan = make_plan(settings)
+    if dry_run or not out.exists():
+        check_parent(out)
+    if not dry_run:
+        check_out(out, plan.identity)
+        train_and_compare(plan, compare_on, options, device.value, out, quiet, as_json)
+        return
+    show_plan(plan, out, speeds_given, device.value, quiet, as_json)
+
+
+def numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        return [int(part) if whole else float(part) for part in text.split(",")]
+    except ValueError:
+        kind = "whole numbers" if whole else "numbers"
+        raise UserError(f"{option} {text!r} is no list of {kind}: write them with commas, as 1,2") from None
+
+
+def check_parent(out: Path) -> None:
+    """Raise a UserError where a file lies at `out`."""
+    if out.is_file():
+        raise UserError(f"--out {str(out)!r} is a file: name a directory")
+
+
+def show_plan(
+    plan: Plan, out: Path, given: list[float] | None, device: str, quiet: bool, as_json: bool
+) -> None:
+    """Print what would be trained, and what it costs."""
+    from cka_tools.ablation.run import finished_tokens
+    from cka_tools.ablation.speed import given_speeds, probe_speeds
+    from cka_tools.terminal.ablation_report import plan_data, print_plan
+
+    speeds: Speeds = given_speeds(plan, given) if given else probe_speeds(plan, cpu=device == "cpu")
+    data = plan_data(plan, speeds, finished_tokens(plan, out))
+    if as_json:
+        typer.echo(json.dumps(data))
+    elif not quiet:
+        print_plan(plan, data, Console())
+
+
+def make_comparer(compare_on: str, options: dict[str, Any], device: str, quiet: bool) -> Any:
+    """Draw the documents of the comparisons."""
+    from cka_tools.ablation.measure import Comparer
+    from cka_tools.documents import draw_documents
+    from cka_tools.extraction import ExtractionSettings
+
+    draw = draw_documents(compare_on, options["documents"], options["seed"])
+    settings = ExtractionSettings(max_length=options["max_length"], seed=options["seed"])
+    told = None if quiet else lambda a, b: tell(f"compare {a.name} with {b.name}")
+    return Comparer(draw, settings, device, options["cache"], told)
+
+
+def compare_checkpoints(
+    axis: str,
+    folders: list[Path],
+    n: int | None,
+    compare_on: str,
+    options: dict[str, Any],
+    device: str,
+    out: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compare checkpoints that are there."""
+    from cka_tools.ablation.ablate import run_checkpoints
+    from cka_tools.ablation.checkpoints import find_trios
+    from cka_tools.comparison.run_directory import check_free
+
+    check_free(out)
+    trios, notes = find_trios(axis, folders, n)
+    comparer = make_comparer(compare_on, options, device, quiet)
+    finish(run_checkpoints(axis, trios, comparer, notes), out, quiet, as_json)
+
+
+def train_and_compare(
+    plan: Plan, compare_on: str, options: dict[str, Any], device: Any, out: Path, quiet: bool, as_json: bool
+) -> None:
+    """Train the tree and compare its leaves."""
+    from cka_tools.ablation.ablate import compare_plan
+    from cka_tools.ablation.run import train_tree
+    from cka_tools.training.processes import make_accelerator
+
+    comparer = make_comparer(compare_on, options, device, quiet)
+    line = TreeLine(plan, out)
+    note = None if quiet else lambda text: tell(f"note: {text}")
+    for text in plan.notes:
+        if note is not None:
+            note(text)
+    train_tree(plan, out, device=device, report=None if quiet else line.show, note=note)
+    line.end()
+    # Several processes train together; one compares.
+    if make_accelerator(cpu=device == "cpu").is_main_process:
+        finish(compare_plan(plan, out, comparer), out, quiet, as_json)
+
+
+def finish(record: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> None:
+    """Write the run directory and print what was found."""
+    from cka_tools.ablation.result import write_ablation
+    from cka_tools.terminal.ablation_report import print_ablation
+
+    write_ablation(out, record)
+    if as_json:
+        typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        console = Console()
+        print_ablation(record, console)
+        written = f"Saved in {out} (result.json, ablation.csv, figure.pdf, figure.png)"
+        console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class TreeLine:
+    """Where an ablation stands: one line that changes in a terminal, one now and then elsewhere."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        from cka_tools.ablation.run import is_finished, segment_folder
+
+        segments = plan.tree.segments.values()
+        waiting = [s for s in segments if not is_finished(segment_folder(out, s.key), s.key)]
+        self._left = {s.key: s.tokens for s in waiting}
+        self._number = {s.key: i for i, s in enumerate(waiting, 1)}
+        self._console = Console(stderr=True)
+        self._told = time.monotonic()
+
+    def show(self, segment: Segment, done: StepReport) -> None:
+        self._left[segment.key] = segment.tokens - done.tokens
+        left = sum(self._left.values()) / done.tokens_per_second
+        text = (
+            f"segment {self._number.get(segment.key, 0)}/{len(self._number)}  {segment.start[1]} "
+            f"{done.phase} ({done.objective}) seed {segment.seed}  step {done.step:,}/{done.steps:,}  "
+            f"loss {done.loss:.3f}  lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s  "
+            f"{duration(left)} left"
+        )
+        if self._console.is_terminal:
+            self._console.file.write(f"\r\x1b[2K{text[: self._console.width - 1]}")
+            self._console.file.flush()
+        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
+            self._told = time.monotonic()
+            tell(text)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._console.is_terminal:
+            self._console.file.write("\r\x1b[2K")
+            self._console.file.flush()

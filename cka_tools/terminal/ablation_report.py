@@ -1,0 +1,180 @@
+"""An ablation in a terminal: the tree of what is trained with its cost, and the table of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree as Drawing
+
+from cka_tools.wording import NOTHING, counted, percent, percent_interval, printable
+
+if TYPE_CHECKING:
+    from cka_tools.ablation.plan import Plan
+    from cka_tools.ablation.speed import Speeds
+    from cka_tools.ablation.tree import Segment
+
+
+def in_millions(tokens: int) -> str:
+    """Tokens as a reader takes them in: "850", "12.3k", "2.50M", "10.0B"."""
+    for unit, letter in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        if tokens >= unit:
+            return f"{tokens / unit:.3g}{letter}"
+    return str(tokens)
+
+
+def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """The plan as JSON data: segments, costs in tokens, seconds expected."""
+    from cka_tools.ablation.speed import seconds
+
+    tree = plan.tree
+    shared, unshared = tree.shared_tokens(), tree.unshared_tokens()
+    left = {place: tokens - done.get(place, 0) for place, tokens in shared.items()}
+    return {
+        "axis": plan.settings.axis,
+        "n": plan.budget.n * plan.budget.step,
+        "cells": [str(cell) for cell in plan.cells],
+        "seeds": list(plan.settings.seeds),
+        "tokens": {
+            "shared": sum(shared.values()),
+            "unshared": sum(unshared.values()),
+            "left": sum(left.values()),
+            "by_size": {
+                size: sum(count for (own, _), count in shared.items() if own == size)
+                for size in dict.fromkeys(size for size, _ in shared)
+            },
+        },
+        "tokens_per_second": {f"{size} {objective}": round(v, 1) for (size, objective), v in speeds.items()},
+        "seconds": {
+            "shared": seconds(shared, speeds),
+            "unshared": seconds(unshared, speeds),
+            "left": seconds(left, speeds),
+        },
+        "segments": [
+            {
+                "key": segment.key,
+                "parent": segment.parent,
+                "start": segment.start[0],
+                "size": segment.start[1],
+                "seed": segment.seed,
+                "phase": segment.phase.to_dict(),
+                "tokens": segment.tokens,
+                "cells": _cells_of(plan, segment),
+            }
+            for segment in tree.segments.values()
+        ],
+        "notes": plan.notes,
+    }
+
+
+def print_plan(plan: Plan, data: dict[str, Any], console: Console) -> None:
+    """Print the tree, its cost with and without sharing, and the time expected."""
+    from cka_tools.terminal.train_commands import duration
+
+    tree = plan.tree
+    title = f"cka ablate {plan.settings.axis}: n = {data['n']:,} tokens, {counted(len(plan.cells), 'cell')}, "
+    title += f"seeds {', '.join(map(str, plan.settings.seeds))}"
+    drawing = Drawing(Text(title, style="bold"))
+    for key, start in plan.starts.items():
+        where = f"random weights, {start.size}" if start.folder is None else printable(start.given)
+        branch = drawing.add(Text(f"{start.name} {start.size}: {where}"))
+        for segment in tree.children(None, key):
+            _grow(branch, plan, segment)
+    console.print(drawing, highlight=False)
+    tokens, time = data["tokens"], data["seconds"]
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in data["tokens_per_second"].items())
+
+    def cost(name: str) -> str:
+        known = time[name] is not None
+        return f"{tokens[name]:,} tokens" + (f", about {duration(time[name])}" if known else "")
+
+    segments = counted(len(tree.segments), "segment")
+    lines = [f"shared     {cost('shared')} in {segments}", f"unshared   {cost('unshared')}"]
+    if tokens["left"] != tokens["shared"]:
+        lines.append(f"left       {cost('left')}")
+    if len(tokens["by_size"]) > 1:
+        lines.append("by size    " + ", ".join(f"{s} {in_millions(t)}" for s, t in tokens["by_size"].items()))
+    lines.append(f"tokens/s   {rates}")
+    for line in lines:
+        console.print(Text(line), highlight=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(Text.assemble(("note ", "bold"), printable(note)), highlight=False, soft_wrap=True)
+
+
+def _grow(branch: Drawing, plan: Plan, segment: Segment) -> None:
+    phase = segment.phase
+    masking = "" if phase.masking is None else f" {100 * phase.masking.rate:g} %"
+    step = plan.budget.step
+    at = segment.first_step * step
+    stretch = (
+        f"{in_millions(at)} to {in_millions(at + segment.tokens)}" if at else in_millions(segment.tokens)
+    )
+    words = f"{phase.name} {phase.objective.upper()}{masking}, {stretch}, seed {segment.seed}"
+    if phase.frozen:
+        words += f", frozen {phase.frozen[0]}-{phase.frozen[-1]}"
+    text = Text(words)
+    if cells := _cells_of(plan, segment):
+        text.append(f"  → {', '.join(cells)}", style="dim")
+    below = branch.add(text)
+    for child in plan.tree.children(segment.key):
+        _grow(below, plan, child)
+
+
+def _cells_of(plan: Plan, segment: Segment) -> list[str]:
+    """The cells whose runs end in a segment, with the role that they have there."""
+    uses = [use for use in plan.tree.uses if plan.tree.leaf(use).key == segment.key]
+    return list(dict.fromkeys(f"{use.cell.axis}:{use.cell.name} {use.role}" for use in uses))
+
+
+def print_ablation(record: dict[str, Any], console: Console) -> None:
+    """Print an ablation's cells, remarks, and one sentence; nothing given is read as markup."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("Cell", "Size", "Seed"):
+        table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
+    for column in ("Mean %", "interval", "Early", "Noise", "Ratio", "interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    last = None
+    for cell in record["cells"]:
+        if last != cell["axis"]:
+            if last is not None:
+                table.add_section()
+            table.add_row(Text(printable(cell["axis"]), style="bold"))
+        ratio = cell["mean_ratio"]
+        low, high = ratio["ci_low"], ratio["ci_high"]
+        cells = (
+            cell["cell"],
+            cell["size"],
+            str(cell["seed"]),
+            percent(cell["mean_divergence"]["value"]),
+            percent_interval(cell["mean_divergence"]) or NOTHING,
+            percent(cell["early_divergence"]["value"]),
+            percent(cell["control_mean_divergence"]["value"]),
+            NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
+            NOTHING if low is None else f"{low:.2f} to {high:.2f}",
+        )
+        table.add_row(*(Text(printable(text)) for text in cells))
+        last = cell["axis"]
+    console.print(table, highlight=False)
+    summary = record["summary"]
+    reasons = [c["mean_ratio"]["reason"] for c in record["cells"] if c["mean_ratio"].get("reason")]
+    for reason in dict.fromkeys(reasons):
+        times = counted(reasons.count(reason), "cell")
+        _say(console, Text.assemble(("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}"))
+    for note in summary["notes"]:
+        _say(console, Text.assemble(("note ", "bold"), printable(note)))
+    for warning in summary["warnings"]:
+        where = counted(len(warning["cells"]), "comparison")
+        code = (f"[{warning['code']}] ", "yellow")
+        _say(console, Text.assemble(("warning ", "bold yellow"), code, f"in {where}: {warning['text']}"))
+    cells_in_words = counted(len(record["cells"]), "comparison")
+    sentence = f"{cells_in_words} over {counted(summary['n_documents'], 'document')}, debiased; ratio of the "
+    sentence += "mean divergence to noise, that of two baselines with different seeds."
+    _say(console, Text(sentence, style="bold"))
+
+
+def _say(console: Console, text: Text) -> None:
+    console.print(text, highlight=False, overflow="fold")
