@@ -122,7 +122,7 @@ def train_command(
     from cka_tools.training.packing import pack_texts
     from cka_tools.training.processes import leave_processes
     from cka_tools.training.recipe_file import find_recipe
-    from cka_tools.training.run import train_run
+    from cka_tools.training.run import run_notes, train_run
     from cka_tools.training.start_model import find_start, load_start
 
     for name, number in (
@@ -178,8 +178,9 @@ def train_command(
         return
     manifest = read_manifest(final) or {}
     if as_json:
-        told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "notes")
-        typer.echo(json.dumps({"model": str(final)} | {key: manifest.get(key) for key in told}))
+        told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed")
+        facts = {key: manifest.get(key) for key in told} | {"notes": run_notes(chosen, out)}
+        typer.echo(json.dumps({"model": str(final)} | facts))
     elif not quiet:
         loss = manifest.get("final_loss")
         stated = "" if loss is None else f", last training loss {loss:.3f} nats a target"

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from cka_tools.errors import UserError
 from cka_tools.models.folder import weight_files
 from cka_tools.models.hash import hash_weight_files
-from cka_tools.training.checkpoint import LOSSES, read_state, write_json, write_losses
+from cka_tools.training.checkpoint import LOSSES, read_manifest, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import Recipe
-from cka_tools.training.segment import sequences_read, train_phase
+from cka_tools.training.segment import sequences_read, train_phase, why_not_to_the_bit
 from cka_tools.training.start_model import check_start, load_start
 from cka_tools.training.target_loss import TargetLoss
 
@@ -89,8 +89,26 @@ def train_run(
         first += sequences_read(phase, data, recipe.optimizer)
     if accelerator.is_main_process:
         write_losses(out / LOSSES, [row for folder in folders for row in read_state(folder).losses])
+        for text in run_notes(recipe, out, borders_only=True):  # the others were told when they came up
+            if note is not None:
+                note(text)
     accelerator.wait_for_everyone()
     return parent
+
+
+def run_notes(recipe: Recipe, out: Path, *, borders_only: bool = False) -> list[str]:
+    """Return what the user should know of a finished run: why it may differ in bits from one in one piece."""
+    notes: list[str] = []
+    before: dict[str, Any] = {}
+    for phase, folder in zip(recipe.phases, phase_folders(recipe, out), strict=True):
+        manifest = read_manifest(folder) or {}
+        if not borders_only:
+            notes += [f"{phase.name}: {note}" for note in manifest.get("notes", [])]
+        now = manifest.get("numerics", {})
+        if before and before != now and (reason := why_not_to_the_bit(before, now)):
+            notes.append(f"{phase.name}: begun {reason}: not bit-identical to a run in one piece")
+        before = now
+    return notes
 
 
 def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str = "sdpa") -> None:

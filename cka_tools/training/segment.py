@@ -109,7 +109,7 @@ def train_phase(
         numerics = _numerics(accelerator, attention, sequences_per_forward)
         before = read_manifest(source) or {}
         notes = list(before.get("notes", [])) if resume is not None else []
-        if resume is not None and (reason := _why_not_to_the_bit(before["numerics"], numerics)):
+        if resume is not None and (reason := why_not_to_the_bit(before["numerics"], numerics)):
             notes.append(f"resumed at step {state.step} {reason}: not bit-identical to a run in one piece")
             if accelerator.is_main_process:
                 (note or _warn)(f"{out}: {notes[-1]}")
@@ -324,7 +324,7 @@ def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: i
     }
 
 
-def _why_not_to_the_bit(before: dict[str, Any], now: dict[str, Any]) -> str:
+def why_not_to_the_bit(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what keeps a resumed run from being bit-identical; nothing where nothing does."""
     changed = [
         f"{name} ({before.get(name)}, now {now[name]})" for name in now if before.get(name) != now[name]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_start import TEXTS, write_start
 from transformers import AutoModelForMaskedLM
@@ -173,6 +175,18 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
     assert (
         json.loads(cka(*command, "--out", tmp_path / "run")[1])["weights_sha256"] == whole["weights_sha256"]
     )
+
+
+def test_other_threads_after_the_phase_border_are_told(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = ("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "run", "--json")
+    assert json.loads(cka(*command)[1])["notes"] == []
+    shutil.rmtree(tmp_path / "run" / "final")
+    torch.set_num_threads(2)
+    _, out, err = cka(*command)
+    assert "note: decay: begun with another threads (1, now 2): not bit-identical" in err
+    assert len(json.loads(out)["notes"]) == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
