@@ -97,9 +97,9 @@ def freeze_cells(size: str, layers: int, fractions: Sequence[float], decays: Seq
     low, middle = third("low", layers), third("middle", layers)
     frozen: dict[str, FrozenLayers] = {
         "none": ((), ()),
-        f"{_span(low)} in CLM": (low, ()),
-        f"{_span(middle)} in CLM": (middle, ()),
-        f"{_span(low)} in decay": ((), low),
+        f"{span(low)} in CLM": (low, ()),
+        f"{span(middle)} in CLM": (middle, ()),
+        f"{span(low)} in decay": ((), low),
     }
     baseline = Branch("encoder", size, BASELINE)
     return [
@@ -204,7 +204,8 @@ def control_seed(seed: int, seeds: Sequence[int]) -> int:
     return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else seed + 1
 
 
-def _span(layers: Sequence[int]) -> str:
+def span(layers: Sequence[int]) -> str:
+    """Layers of a third as a cell's name has them: "0-7"."""
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
 
 

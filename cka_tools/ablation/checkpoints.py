@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis
+from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis, span
 from cka_tools.ablation.measure import Trained, Trio
 from cka_tools.errors import UserError
 from cka_tools.models.hash import hash_json
@@ -153,7 +153,7 @@ def _cells(axes: Sequence[str], detour: Known, full: int) -> dict[str, tuple[str
         cells["decay"] = (f"{100 * decay:.3g} %", decay)
     if encoder and whole and usual:
         spans = [
-            f"{frozen[0]}-{frozen[-1]} in {where}"
+            f"{span(frozen)} in {where}"
             for frozen, where in zip(detour.frozen, ("CLM", "decay"), strict=True)
             if frozen
         ]

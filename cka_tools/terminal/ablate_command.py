@@ -26,6 +26,9 @@ SECONDS_A_LINE = 30
 
 def ablate_command(
     axis: Annotated[str, typer.Argument(help="length, decay, freeze, size, direction, or all.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="Further directories, with --checkpoints.", metavar="[DIR]...")
+    ] = None,
     preset: Annotated[
         ScaleChoice, typer.Option(help="Constants of the recipe: the paper's, or a laptop's.")
     ] = ScaleChoice.demo,
@@ -74,7 +77,7 @@ def ablate_command(
     precision: Annotated[Precision, typer.Option(help="Of training's forward pass.")] = Precision.bf16,
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Option(help="Train nothing: compare these directories, told by their manifests; repeatable."),
+        typer.Option(help="Train nothing: compare these directories, told by their manifests."),
     ] = None,
     compare_on: Annotated[str, typer.Option(help="Corpus of the comparisons, never trained on.")] = "sample",
     documents: Annotated[
@@ -111,8 +114,12 @@ def ablate_command(
     check_axis(axis)
     out = out or Path(f"cka-ablate-{axis}")
     options = {"documents": documents, "seed": document_seed, "max_length": max_length, "cache": not no_cache}
+    if more and not checkpoints:
+        raise UserError(f"{str(more[0])!r} is one argument too many: the axis is {axis!r}")
     if checkpoints:
-        compare_checkpoints(axis, checkpoints, n, compare_on, options, device.value, out, quiet, as_json)
+        compare_checkpoints(
+            axis, [*checkpoints, *(more or ())], n, compare_on, options, device.value, out, quiet, as_json
+        )
         return
     settings = AblationSettings(
         axis=axis,

@@ -1,0 +1,307 @@
+"""`cka ablate` from end to end, on tiny models."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cka_tools.ablation import run as ablation_run
+from cka_tools.ablation.causal import load_seen
+from cka_tools.ablation.table import COLUMNS
+from cka_tools.terminal.app import main
+
+SMALL = ("--sequence-length", 16, "--sequences-per-step", 2, "--precision", "float32", "--device", "cpu")
+N = 40 * 32
+Cka = Callable[..., tuple[int, str, str]]
+
+
+def write_corpus(path: Path, seed: int, documents: int) -> Path:
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(documents)]
+    path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
+    return path
+
+
+def call(patch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> int:
+    patch.setattr(sys, "argv", ["cka", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def cka(monkeypatch, capsys, tmp_path) -> Cka:
+    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def runner(*arguments: object) -> tuple[int, str, str]:
+        code = call(monkeypatch, arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return runner
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("texts")
+    return write_corpus(folder / "train.jsonl", 0, 200), write_corpus(folder / "held.jsonl", 1, 40)
+
+
+@pytest.fixture(scope="module")
+def start(tiny_model) -> Path:
+    return tiny_model("modernbert", layers=3, head=True)
+
+
+@pytest.fixture(scope="module")
+def options(texts, start) -> tuple[object, ...]:
+    given = ("--corpus", texts[0], "--compare-on", texts[1], "--max-length", 32, "--n", N)
+    return ("--start", start, *given, *SMALL, "--fractions", "0.5,1", "--decays", "0.1,0.5")
+
+
+@pytest.fixture(scope="module")
+def everything(options, tmp_path_factory) -> Path:
+    """All axes for two sizes, one seed."""
+    out = tmp_path_factory.mktemp("runs") / "all"
+    with pytest.MonkeyPatch.context() as patch:
+        given = (*options, "--start", "2x16", "--start-tokens", 640, "--seeds", "1", "--out", out, "--quiet")
+        assert call(patch, ("ablate", "all", *given)) == 0
+    return out
+
+
+def table(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "ablation.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+CELLS = {
+    "length": ["0.5", "1"],
+    "decay": ["10 %", "50 %"],
+    "freeze": ["none", "0 in CLM", "1 in CLM", "0 in decay"],
+    "direction": ["encoder", "decoder"],
+}
+
+
+def test_the_table_is_tidy_and_complete(everything):
+    rows = table(everything)
+    assert tuple(rows[0]) == COLUMNS
+    expected = {
+        (axis, cell, size, "1", layer)
+        for size, layers in (("3x32", 3), ("2x16", 2))
+        for axis, cells in (CELLS | {"size": [size]}).items()
+        for cell in cells
+        for layer in (*map(str, range(layers)), "early", "mean")
+    }
+    keys = [(row["axis"], row["cell"], row["size"], row["seed"], row["layer"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == expected
+    for row in rows:
+        assert float(row["ci_low"]) <= float(row["divergence"]) <= float(row["ci_high"])
+        assert bool(row["ratio"]) != bool(row["reason"])
+        assert int(row["n_documents"]) == 40
+        assert len({row["weights_detour"], row["weights_baseline"], row["weights_control"]}) == 3
+
+
+def test_tokens_are_those_of_the_run(everything):
+    tokens = {(row["axis"], row["cell"]): int(row["tokens"]) for row in table(everything)}
+    assert tokens["length", "0.5"] == round(N / 2 * 1.1)
+    assert tokens["decay", "50 %"] == round(N * 1.5)
+
+
+def test_what_two_axes_share_has_equal_numbers(everything):
+    cells = {
+        (row["axis"], row["cell"]): row["divergence"]
+        for row in table(everything)
+        if (row["layer"], row["size"]) == ("mean", "3x32")
+    }
+    same = [
+        ("length", "1"),
+        ("decay", "10 %"),
+        ("freeze", "none"),
+        ("direction", "encoder"),
+        ("size", "3x32"),
+    ]
+    assert len({cells[key] for key in same}) == 1
+    assert len(set(cells.values())) == len(cells) - len(same) + 1
+
+
+def test_frozen_layers_are_the_starts_own(everything, start):
+    record = json.loads((everything / "result.json").read_text())
+    frozen = next(c for c in record["cells"] if (c["cell"], c["size"]) == ("0 in CLM", "3x32"))
+    for manifest in (everything / "segments").glob("*/training.json"):
+        data = json.loads(manifest.read_text())
+        if data["phase"].get("frozen") == [0] and data["phase"]["objective"] == "clm" and data["seed"] == 1:
+            before = load_file(start / "model.safetensors")
+            after = load_file(manifest.parent / "model.safetensors")
+            layer = [name for name in after if ".layers.0." in name]
+            if data["recipe"]["phases"][0]["tokens"] == N and before[layer[0]].shape == after[layer[0]].shape:
+                assert all(torch.equal(before[name].float(), after[name]) for name in layer)
+                break
+    else:
+        pytest.fail(f"no frozen segment of {frozen['cell']}")
+
+
+def test_show_and_plot_understand_the_run(cka, everything, tmp_path):
+    code, out, _ = cka("show", everything)
+    assert code == 0
+    assert "22 comparisons over 40 documents" in " ".join(out.split())
+    assert json.loads(cka("show", everything, "--json")[1])["kind"] == "ablation"
+    assert cka("plot", everything, "--out", "a.svg")[0] == 0
+    assert (tmp_path / "a.svg").stat().st_size > 10_000
+    assert {"figure.pdf", "figure.png"} <= {path.name for path in everything.iterdir()}
+
+
+def test_no_optimizer_is_left_and_starts_hand_none_on(everything):
+    manifests = [json.loads(p.read_text()) for p in (everything / "segments").glob("*/training.json")]
+    assert not list((everything / "segments").glob("*/optimizer.safetensors"))
+    for manifest in manifests:
+        first = manifest["key"]["sequences"][0] == 0
+        assert manifest["fresh_optimizer"] == first
+
+
+def test_checkpoints_are_compared_without_training(cka, everything, texts, tmp_path):
+    folders = [
+        part
+        for p in (everything / "segments").glob("*/training.json")
+        for part in ("--checkpoints", p.parent)
+    ]
+    same = ("--compare-on", texts[1], "--max-length", 32, "--device", "cpu", "--quiet")
+    code, _, err = cka("ablate", "all", *folders, *same, "--n", N, "--out", "again")
+    assert (code, err) == (0, "")
+    mine = {(r["axis"], r["cell"], r["size"], r["layer"]): r for r in table(everything)}
+    rows = table(tmp_path / "again")
+    assert len(rows) == len(mine)
+    for row in rows:
+        own = mine[row["axis"], row["cell"], row["size"], row["layer"]]
+        for column in (
+            "weights_detour",
+            "weights_baseline",
+            "weights_control",
+            "recipe_sha256",
+            "divergence",
+        ):
+            assert row[column] == own[column]
+
+
+def test_a_causally_trained_model_is_seen_causally(start):
+    ids = torch.arange(5, 25)[None]
+    changed = ids.clone()
+    changed[0, 12:] = 7
+    for causal in (True, False):
+        loaded = load_seen(start, causal=causal, device="cpu")
+        with torch.no_grad():
+            a, b = (
+                loaded.model(input_ids=x, attention_mask=torch.ones_like(x)).last_hidden_state[0, :12]
+                for x in (ids, changed)
+            )
+        assert torch.allclose(a, b, atol=1e-6) == causal
+
+
+def test_padding_changes_nothing_under_the_causal_mask(start):
+    loaded = load_seen(start, causal=True, device="cpu")
+    ids = torch.arange(5, 25)[None]
+    padded = torch.cat([ids, torch.ones(1, 6, dtype=torch.long)], 1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros(1, 6, dtype=torch.long)], 1)
+    with torch.no_grad():
+        alone = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        beside = loaded.model(input_ids=padded, attention_mask=mask).last_hidden_state[:, :20]
+    assert torch.allclose(alone, beside, atol=1e-5)
+
+
+def test_an_interrupted_ablation_goes_on_without_training_again(cka, options, monkeypatch, tmp_path):
+    given = ("ablate", "length", *options, "--seeds", "1", "--out", "run", "--quiet")
+    trained: list[str] = []
+    real = ablation_run.train_phase
+
+    def counting(*arguments, out, **others):
+        if len(trained) == 5 and "interrupted" not in trained:
+            trained.append("interrupted")
+            raise KeyboardInterrupt
+        trained.append(out.name)
+        return real(*arguments, out=out, **others)
+
+    monkeypatch.setattr(ablation_run, "train_phase", counting)
+    assert cka(*given)[0] == 130
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert cka(*given)[0] == 0
+    finished = [name for name in trained if name != "interrupted"]
+    assert len(finished) == len(set(finished)) == 12
+    before = (tmp_path / "run" / "ablation.csv").read_bytes()
+    assert cka(*given)[0] == 0
+    assert len(trained) == 13
+    assert (tmp_path / "run" / "ablation.csv").read_bytes() == before
+
+
+def test_the_dry_run_prints_tree_and_costs_and_writes_nothing(cka, options, tmp_path):
+    dry = ("ablate", "length", *options, "--dry-run")
+    code, out, _ = cka(*dry, "--tokens-per-second", "1000")
+    assert code == 0
+    assert "phase 1 CLM, 640, seed 1" in out
+    assert "length:1 detour" in out
+    # Trunks of n, decays of 10 % of n/2 and of n, four of each; six of each and both trunks without sharing.
+    shared, unshared = 4 * (N + 2 * 32 + 4 * 32), 6 * (N // 2 + 2 * 32 + N + 4 * 32)
+    assert f"shared     {shared:,} tokens, about 6 s in 16 segments" in out
+    assert f"unshared   {unshared:,} tokens" in out
+    assert not list(tmp_path.iterdir())
+    data = json.loads(cka(*dry, "--json")[1])
+    assert data["tokens"] == {
+        "shared": shared,
+        "unshared": unshared,
+        "left": shared,
+        "by_size": {"3x32": shared},
+    }
+    assert data["seconds"]["shared"] > 0
+
+
+def test_a_corpus_too_small_for_the_default_takes_what_there_is_and_says_so(cka, options):
+    at = options.index("--n")
+    code, out, _ = cka(
+        "ablate", "length", *options[:at], *options[at + 2 :], "--dry-run", "--tokens-per-second", 9
+    )
+    assert code == 0
+    assert "not the preset's 2,500,000" in out
+
+
+@pytest.mark.parametrize(
+    ("axis", "more", "told"),
+    [
+        ("depth", (), "no axis is called 'depth'"),
+        ("length", ("--n", 31), "shorter than one step"),
+        ("length", ("--n", 100_000), "give a larger corpus, or --n of at most"),
+        ("length", ("--seeds", "1,1"), "--seeds '1,1'"),
+        ("length", ("--seeds", "one"), "--seeds 'one'"),
+        ("length", ("--fractions", "0,1"), "--fractions '0,1'"),
+        ("length", ("--sequence-length", 128), "longer than the 64 positions"),
+        ("length", ("--start", "3x32"), "two --start models are 3x32"),
+        ("length", ("--start", "2x7"), "shape 2x7"),
+        ("direction", ("--start-tokens", 1_000_000), "fewer than --start-tokens"),
+        ("length", ("--checkpoints", "nowhere"), "'nowhere' has no training.json"),
+        ("length", ("--tokens-per-second", "0", "--dry-run"), "--tokens-per-second '0'"),
+        ("length", ("--corpus", "none.jsonl"), "none.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
+    code, out, err = cka("ablate", axis, *options, *more)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / f"cka-ablate-{axis}").exists()
+
+
+def test_the_directory_of_another_ablation_is_refused(cka, options, everything, tmp_path):
+    before = (everything / "ablation.json").read_bytes()
+    code, _, err = cka("ablate", "length", *options, "--seeds", "1", "--out", everything)
+    assert code == 2
+    assert "holds another ablation (it differs in" in err
+    assert (everything / "ablation.json").read_bytes() == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
+    code, _, err = cka("ablate", "length", *options, "--out", "notes")
+    assert code == 2
+    assert "holds something else" in err
