@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cka_tools.ablation.tree import Segment
 
 
+CELLS_SHOWN = 3
+
+
 def in_millions(tokens: int) -> str:
     """Tokens as a reader takes them in: "850", "12.3k", "2.50M", "10.0B"."""
     for unit, letter in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
@@ -117,8 +120,9 @@ def _grow(branch: Drawing, plan: Plan, segment: Segment) -> None:
     if phase.frozen:
         words += f", frozen {phase.frozen[0]}-{phase.frozen[-1]}"
     text = Text(words)
-    if cells := _cells_of(plan, segment):
-        text.append(f"  → {', '.join(cells)}", style="dim")
+    for roles, names in _roles_of(plan, segment).items():
+        beyond = f" and {len(names) - CELLS_SHOWN} more" if len(names) > CELLS_SHOWN else ""
+        text.append(f"  → {roles} of {', '.join(names[:CELLS_SHOWN])}{beyond}", style="dim")
     below = branch.add(text)
     for child in plan.tree.children(segment.key):
         _grow(below, plan, child)
@@ -128,6 +132,19 @@ def _cells_of(plan: Plan, segment: Segment) -> list[str]:
     """The cells whose runs end in a segment, with the role that they have there."""
     uses = [use for use in plan.tree.uses if plan.tree.leaf(use).key == segment.key]
     return list(dict.fromkeys(f"{use.cell.axis}:{use.cell.name} {use.role}" for use in uses))
+
+
+def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
+    """The same by role: "baseline and control" → the cells that have both there."""
+    roles: dict[str, list[str]] = {}
+    for use in plan.tree.uses:
+        if plan.tree.leaf(use).key == segment.key:
+            mine = roles.setdefault(f"{use.cell.axis}:{use.cell.name}", [])
+            mine += [] if use.role in mine else [use.role]
+    by_role: dict[str, list[str]] = {}
+    for cell, own in roles.items():
+        by_role.setdefault(" and ".join(sorted(own)), []).append(cell)
+    return by_role
 
 
 def print_ablation(record: dict[str, Any], console: Console) -> None:

@@ -166,11 +166,7 @@ def test_no_optimizer_is_left_and_starts_hand_none_on(everything):
 
 
 def test_checkpoints_are_compared_without_training(cka, everything, texts, tmp_path):
-    folders = [
-        part
-        for p in (everything / "segments").glob("*/training.json")
-        for part in ("--checkpoints", p.parent)
-    ]
+    folders = ["--checkpoints", *(p.parent for p in (everything / "segments").glob("*/training.json"))]
     same = ("--compare-on", texts[1], "--max-length", 32, "--device", "cpu", "--quiet")
     code, _, err = cka("ablate", "all", *folders, *same, "--n", N, "--out", "again")
     assert (code, err) == (0, "")
@@ -243,7 +239,7 @@ def test_the_dry_run_prints_tree_and_costs_and_writes_nothing(cka, options, tmp_
     code, out, _ = cka(*dry, "--tokens-per-second", "1000")
     assert code == 0
     assert "phase 1 CLM, 640, seed 1" in out
-    assert "length:1 detour" in out
+    assert "→ detour of length:1" in out
     # Trunks of n, decays of 10 % of n/2 and of n, four of each; six of each and both trunks without sharing.
     shared, unshared = 4 * (N + 2 * 32 + 4 * 32), 6 * (N // 2 + 2 * 32 + N + 4 * 32)
     assert f"shared     {shared:,} tokens, about 6 s in 16 segments" in out
