@@ -152,7 +152,10 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
                 label.set_rotation_mode("anchor")
 
 
-def _offset(size: str, sizes: Sequence[str]) -> float:
+def _offset(size: str, sizes: Sequence[str], names: Sequence[str]) -> float:
+    """Where a size stands beside a cell's tick; on it where the cells are the sizes themselves."""
+    if size in names:
+        return 0.0
     return (sizes.index(size) - (len(sizes) - 1) / 2) * SPREAD / max(len(sizes), 1)
 
 
@@ -170,7 +173,7 @@ def _points(
             if entry["value"] is None:
                 continue
             aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * 0.12
-            x = names.index(cell["cell"]) + _offset(size, sizes) + aside
+            x = names.index(cell["cell"]) + _offset(size, sizes, names) + aside
             y = scale * entry["value"]
             if entry["ci_low"] is not None:
                 ends = scale * entry["ci_low"], scale * entry["ci_high"]
@@ -188,7 +191,7 @@ def _points(
         for at, name in enumerate(names):
             values = [c[what]["value"] for c in own if c["cell"] == name and c[what]["value"] is not None]
             if values:
-                centres.append((at + _offset(size, sizes), scale * float(np.mean(values))))
+                centres.append((at + _offset(size, sizes, names), scale * float(np.mean(values))))
         if len(centres) > 1 and all(cell["position"] is not None for cell in own):
             ax.plot(*zip(*centres, strict=True), color=look["color"], linestyle=look["linestyle"], zorder=3)
 
@@ -210,7 +213,7 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
             low, high = min(bounds), max(bounds)
             centre = float(np.mean([100 * e["value"] for e in entries if e["value"] is not None]))
             colour = LOOKS[number % len(LOOKS)]["color"]
-            middle = at + _offset(size, sizes)
+            middle = at + _offset(size, sizes, names)
             ax.add_patch(
                 Rectangle(
                     (middle - half, low), 2 * half, high - low, facecolor=colour, alpha=0.25, gid="control"

@@ -13,7 +13,13 @@ from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.terminal.options import Json, NoCache, Quiet
-from cka_tools.terminal.train_commands import Precision, ScaleChoice, TrainingDevice, duration
+from cka_tools.terminal.train_commands import (
+    INTERRUPTED,
+    Precision,
+    ScaleChoice,
+    TrainingDevice,
+    duration,
+)
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -58,7 +64,9 @@ def ablate_command(
     n: Annotated[
         int | None,
         typer.Option(
-            "--n", help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]"
+            "--n",
+            "--tokens",
+            help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]",
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of data order and masks, as 1,2.")] = "1,2",
@@ -227,7 +235,7 @@ def train_and_compare(
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.ablate import compare_plan
     from cka_tools.ablation.run import train_tree
-    from cka_tools.training.processes import make_accelerator
+    from cka_tools.training.processes import leave_processes
 
     comparer = make_comparer(compare_on, options, device, quiet)
     line = TreeLine(plan, out)
@@ -235,10 +243,15 @@ def train_and_compare(
     for text in plan.notes:
         if note is not None:
             note(text)
-    train_tree(plan, out, device=device, report=None if quiet else line.show, note=note)
+    try:
+        train_tree(plan, out, device=device, report=None if quiet else line.show, note=note)
+    except KeyboardInterrupt:
+        line.end()
+        tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
+        sys.exit(INTERRUPTED)
     line.end()
     # Several processes train together; one compares.
-    if make_accelerator(cpu=device == "cpu").is_main_process:
+    if leave_processes():
         finish(compare_plan(plan, out, comparer), out, quiet, as_json)
 
 
@@ -272,12 +285,19 @@ class TreeLine:
         waiting = [s for s in segments if not is_finished(segment_folder(out, s.key), s.key)]
         self._left = {s.key: s.tokens for s in waiting}
         self._number = {s.key: i for i, s in enumerate(waiting, 1)}
+        self._place = {s.key: (s.start[1], s.phase.objective) for s in waiting}
+        self._speeds: dict[tuple[str, str], float] = {}
         self._console = Console(stderr=True)
         self._told = time.monotonic()
 
     def show(self, segment: Segment, done: StepReport) -> None:
         self._left[segment.key] = segment.tokens - done.tokens
-        left = sum(self._left.values()) / done.tokens_per_second
+        # What has not been trained yet may be faster or slower: this one's speed until it is known.
+        self._speeds[segment.start[1], segment.phase.objective] = now = done.tokens_per_second
+        left = sum(
+            tokens / self._speeds.get(self._place.get(key, ("", "")), now)
+            for key, tokens in self._left.items()
+        )
         text = (
             f"segment {self._number.get(segment.key, 0)}/{len(self._number)}  {segment.start[1]} "
             f"{done.phase} ({done.objective}) seed {segment.seed}  step {done.step:,}/{done.steps:,}  "

@@ -223,7 +223,9 @@ def test_an_interrupted_ablation_goes_on_without_training_again(cka, options, mo
         return real(*arguments, out=out, **others)
 
     monkeypatch.setattr(ablation_run, "train_phase", counting)
-    assert cka(*given)[0] == 130
+    code, _, err = cka(*given)
+    assert code == 130
+    assert "the same command goes on" in err
     assert not (tmp_path / "run" / "result.json").exists()
     assert cka(*given)[0] == 0
     finished = [name for name in trained if name != "interrupted"]
