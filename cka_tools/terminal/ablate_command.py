@@ -33,7 +33,7 @@ SECONDS_A_LINE = 30
 def ablate_command(
     axis: Annotated[str, typer.Argument(help="length, decay, freeze, size, direction, or all.")],
     more: Annotated[
-        list[Path] | None, typer.Argument(help="Further directories, with --checkpoints.", metavar="[DIR]...")
+        list[Path] | None, typer.Argument(help="Further directories, with --checkpoints.", metavar="DIR")
     ] = None,
     preset: Annotated[
         ScaleChoice, typer.Option(help="Constants of the recipe: the paper's, or a laptop's.")
