@@ -97,13 +97,15 @@ def read_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        arrays = load_file(run_dir / ARRAYS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
-    if not isinstance(record, dict) or "summary" not in record:
+    if not isinstance(record, dict) or "matrix" not in record:
         raise UserError(
             f"{str(path)!r} is not a comparison's result: name a directory that `cka compare` wrote"
         )
     if record.pop("format", 0) > FORMAT:
         raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
-    return record, arrays
+    try:
+        return record, load_file(run_dir / ARRAYS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error

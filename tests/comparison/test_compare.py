@@ -303,3 +303,9 @@ def test_a_pretrained_encoder_against_itself_is_one_on_both_diagonals():
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+
+
+def test_a_run_of_another_kind_is_not_called_damaged(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"format": 1, "kind": "ablation", "cells": []}))
+    with pytest.raises(UserError, match="not a comparison"):
+        Comparison.load(tmp_path)
