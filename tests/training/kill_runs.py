@@ -130,7 +130,7 @@ def main(root: Path, random_kills: int) -> None:
         after = random.uniform(0, duration)
         forked(lambda out=out: run(start, data, out, None), kill_after=after)
         forked(lambda out=out: run(start, data, out, None))
-        found[f"after {after:.3f} s"] = described(out)
+        found[f"after {after:.3f} s, run {i}"] = described(out)
     print(json.dumps(found))
 
 
