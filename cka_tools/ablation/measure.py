@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from cka_tools.ablation.causal import load_seen
 from cka_tools.comparison.caveats import find_caveats
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
+from cka_tools.comparison.record import interval_entry, number
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import LoadedModel
@@ -143,20 +143,6 @@ def measure(trio: Trio, comparer: Comparer) -> dict[str, Any]:
         "warnings": list(find_caveats(reading.plain, reading.layers_a, reading.layers_b)),
     }
     return entry
-
-
-def number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def interval_entry(interval: Interval) -> dict[str, Any]:
-    """Return an interval as JSON data."""
-    entry: dict[str, Any] = {
-        "value": number(interval.value),
-        "ci_low": number(interval.ci_low),
-        "ci_high": number(interval.ci_high),
-    }
-    return entry if interval.reason is None else entry | {"reason": interval.reason}
 
 
 def _of(reading: Reading | None, which: str) -> dict[str, Any]:

@@ -71,21 +71,23 @@ def build_arrays(reading: Reading) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _number(value: float | None) -> float | None:
+def number(value: float | None) -> float | None:
+    """A number as JSON holds it: None where it is not finite."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _interval(interval: Interval) -> dict[str, Any]:
+def interval_entry(interval: Interval) -> dict[str, Any]:
+    """An interval as JSON holds it: value, ends, and the reason where one is missing."""
     entry: dict[str, Any] = {
-        "value": _number(interval.value),
-        "ci_low": _number(interval.ci_low),
-        "ci_high": _number(interval.ci_high),
+        "value": number(interval.value),
+        "ci_low": number(interval.ci_low),
+        "ci_high": number(interval.ci_high),
     }
     return entry if interval.reason is None else entry | {"reason": interval.reason}
 
 
 def _mean(mean: MeanDivergence) -> dict[str, Any]:
-    return {e: _interval(getattr(mean, e)) for e in ESTIMATORS}
+    return {e: interval_entry(getattr(mean, e)) for e in ESTIMATORS}
 
 
 def _means(found: FeatureComparison) -> dict[str, Any]:
@@ -94,10 +96,10 @@ def _means(found: FeatureComparison) -> dict[str, Any]:
 
 def _cka(pair: LayerPair) -> dict[str, Any]:
     return {
-        "cka_biased": _number(pair.biased.value),
-        "cka_debiased": _number(pair.debiased.value),
-        "ci_low": _number(pair.debiased.ci_low),
-        "ci_high": _number(pair.debiased.ci_high),
+        "cka_biased": number(pair.biased.value),
+        "cka_debiased": number(pair.debiased.value),
+        "ci_low": number(pair.debiased.ci_low),
+        "ci_high": number(pair.debiased.ci_high),
     }
 
 
@@ -112,8 +114,8 @@ def _layer(reading: Reading, at: int, pair: LayerPair) -> dict[str, Any]:
         "best_cka_debiased": best_cka,
     }
     for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
-        entry[f"effective_dim_{side}"] = _number(spectrum.effective_dim)
-        entry[f"top_feature_share_{side}"] = _number(spectrum.top_feature_share)
+        entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
+        entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
         entry[f"top_feature_{side}"] = spectrum.top_feature
     if pair.reason is not None:
         entry["reason"] = pair.reason
@@ -145,7 +147,7 @@ def _best_matches(reading: Reading) -> list[dict[str, Any]]:
 
 
 def _matrices(found: FeatureComparison) -> dict[str, Any]:
-    return {e: [[_number(v) for v in row] for row in found.matrices[e]] for e in ESTIMATORS}
+    return {e: [[number(v) for v in row] for row in found.matrices[e]] for e in ESTIMATORS}
 
 
 def _pairing(models: tuple[LoadedModel, LoadedModel]) -> str:

@@ -148,8 +148,9 @@ def compare_features(
 
     layers = []
     for d, (i, j) in enumerate(pairs):
-        biased, debiased = mean_cka([d] if d in usable else [])
-        if d not in usable:
+        if d in usable:
+            biased, debiased = mean_cka([d])
+        else:
             biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if constant_a[i] else "B"))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
     mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)

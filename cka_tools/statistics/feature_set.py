@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
+from cka_tools.statistics.hsic import ROUNDING_STEPS
 
 Rows = slice | np.ndarray[Any, np.dtype[np.int64]]
 
@@ -82,7 +83,7 @@ class FeatureSet:
     def _scale(self, layer: int) -> Tensor:
         """1/σ of each feature, 0 where the spread is no more than rounding."""
         spread = self.variances[layer].clamp(min=0).sqrt()
-        alive = spread > 4 * self.epsilon * self.means[layer].abs().amax(0)
+        alive = spread > ROUNDING_STEPS * self.epsilon * self.means[layer].abs().amax(0)
         return torch.where(alive, 1 / torch.where(alive, spread, 1.0), 0.0)
 
     def blocks(self) -> list[slice]:
@@ -108,7 +109,7 @@ class FeatureSet:
         """Which layers have no variance beyond rounding over these documents."""
         spread = [v.clamp(min=0).sum().sqrt() for v in self.variances]
         size = [torch.linalg.vector_norm(m, dim=1).max() for m in self.means]
-        return [bool(s <= 4 * self.epsilon * m) for s, m in zip(spread, size, strict=True)]
+        return [bool(s <= ROUNDING_STEPS * self.epsilon * m) for s, m in zip(spread, size, strict=True)]
 
     def spectrum(self, layer: int, hsic_xx: float) -> Spectrum:
         """Effective dimension and top-feature share of a layer, given its debiased self-HSIC."""

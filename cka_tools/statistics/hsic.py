@@ -28,6 +28,10 @@ def check_estimator(estimator: str) -> None:
         raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")
 
 
+ROUNDING_STEPS = 4
+"""A spread of so many rounding steps of the mean is no variance."""
+
+
 @dataclass(frozen=True)
 class CentredSums:
     """Sums over n samples of centred features, for any number of pairs at once (shapes broadcast).
@@ -86,7 +90,7 @@ class PairSums:
 def spread_is_rounding(own: CentredSums, mean_norms: Tensor, epsilon: float) -> Tensor:
     """Which layers have no variance beyond what rounding to a relative `epsilon` makes, shape (L,), bool."""
     spread = torch.sqrt(own.norms_a / own.n)
-    return spread <= 4 * epsilon * mean_norms
+    return spread <= ROUNDING_STEPS * epsilon * mean_norms
 
 
 def normalise(hsic_xy: Tensor, hsic_xx: Tensor, hsic_yy: Tensor) -> Tensor:

@@ -120,6 +120,7 @@ class LinearCKA:
         """Forget all samples."""
         self._buffer: list[tuple[Tensor, Tensor]] = []
         self._buffered = 0
+        self._known_sums: PairSums | None = None
         self._shift: tuple[Tensor, Tensor] | None = None
         self._cross: list[CrossMoments] = []
         self._own: tuple[list[CrossMoments], list[CrossMoments]] = ([], [])
@@ -149,6 +150,7 @@ class LinearCKA:
             self._append(X, Y)
 
     def _append(self, X: Tensor, Y: Tensor) -> None:
+        self._known_sums = None
         self._buffer.append((X, Y))
         self._buffered += X.shape[0]
         if self._buffered >= (FOLD_ROWS if self._cross else self._switch):
@@ -209,6 +211,7 @@ class LinearCKA:
             )
         self._epsilon = (max(self._epsilon[0], other._epsilon[0]), max(self._epsilon[1], other._epsilon[1]))
         if other._shift is not None:
+            self._known_sums = None
             self._fold()
             if self._shift is None:
                 self._begin(
@@ -223,13 +226,18 @@ class LinearCKA:
         return [*self._cross, *self._own[0], *self._own[1]]
 
     def sums(self) -> PairSums:
-        """The sums that HSIC is made of, about the exact mean of all samples seen.
+        """The sums that HSIC is made of, about the exact mean of all samples; made once for both estimators.
 
         Raises:
             UserError: no samples yet.
         """
         if self.n == 0:
             raise UserError("no samples yet: call update before compute")
+        if self._known_sums is None:
+            self._known_sums = self._make_sums()
+        return self._known_sums
+
+    def _make_sums(self) -> PairSums:
         if self._shift is None:
             sums = gram_sums(*self._gathered(), self.dims_a, self.dims_b)
             return sums if self.pairs is None else _only(sums, self.pairs)

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from cka_tools.errors import UserError
+from cka_tools.terminal.exit_codes import INTERRUPTED
 from cka_tools.terminal.options import Json, NoCache, Quiet
 from cka_tools.terminal.train_commands import (
-    INTERRUPTED,
     Precision,
     ScaleChoice,
     TrainingDevice,

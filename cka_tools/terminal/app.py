@@ -12,11 +12,11 @@ from cka_tools.errors import UserError
 from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
+from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 HELP = "How far two checkpoints have drifted apart, layer by layer, and whether that can be believed."
-BAD_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="cka",

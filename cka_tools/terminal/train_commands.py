@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.errors import UserError
+from cka_tools.terminal.exit_codes import INTERRUPTED
 from cka_tools.terminal.options import Json, OutFile, Quiet
 from cka_tools.terminal.run_commands import emit
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 CHECKPOINTS_BY_DEFAULT = 20
 SECONDS_A_LINE = 30
-INTERRUPTED = 130
 RATES_SHOWN = 10
 CONVENTION = (
     "Steps count from 0 in each phase. Warm-up over W steps: (s+1)/W of the peak, from 0, which no step has. "

@@ -1,6 +1,7 @@
 """A tiny ModernBERT (3 layers: global, local, local; window ±4) and random packed tokens."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,25 +26,28 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "local_attention": 2 * WINDOW,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "cls_token_id": 2,
+    "eos_token_id": SEPARATOR,
+    "sep_token_id": SEPARATOR,
+}
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., ModernBertForMaskedLM]:
     def build(implementation: str = "sdpa", seed: int = 0) -> ModernBertForMaskedLM:
         torch.manual_seed(seed)
-        config = ModernBertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            local_attention=2 * WINDOW,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=2,
-            cls_token_id=2,
-            eos_token_id=SEPARATOR,
-            sep_token_id=SEPARATOR,
-        )
+        config = ModernBertConfig(**SHAPE)
         return ModernBertForMaskedLM._from_config(config, attn_implementation=implementation).eval()
 
     return build
@@ -53,21 +57,7 @@ def tiny_model() -> Callable[..., ModernBertForMaskedLM]:
 def tiny_decoder() -> Callable[..., ModernBertDecoderForCausalLM]:
     def build(implementation: str = "sdpa") -> ModernBertDecoderForCausalLM:
         torch.manual_seed(0)
-        config = ModernBertDecoderConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            local_attention=2 * WINDOW,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=2,
-            cls_token_id=2,
-            eos_token_id=SEPARATOR,
-            sep_token_id=SEPARATOR,
-        )
+        config = ModernBertDecoderConfig(**SHAPE)
         return ModernBertDecoderForCausalLM._from_config(config, attn_implementation=implementation).eval()
 
     return build
