@@ -49,6 +49,8 @@ class Precision(StrEnum):
 class Attention(StrEnum):
     """Attention implementations with masks of ours."""
 
+    auto = "auto"
+    blocked = "blocked"
     sdpa = "sdpa"
     eager = "eager"
 
@@ -105,7 +107,9 @@ def train_command(
     sequences_per_forward: Annotated[
         int | None, typer.Option(help="Sequences that a process takes at once; less needs less memory.")
     ] = None,
-    attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = Attention.sdpa,
+    attention: Annotated[
+        Attention, typer.Option(help="Attention implementation: blocked on a CPU.")
+    ] = Attention.auto,
     device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
     quiet: Quiet = False,
     as_json: Json = False,

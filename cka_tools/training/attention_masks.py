@@ -5,10 +5,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
+from cka_tools.training.blocked_attention import BLOCKED, BlockedMask
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
-IMPLEMENTATIONS = ("sdpa", "eager")
+IMPLEMENTATIONS = ("sdpa", "eager", BLOCKED)
 
 
 def boolean_masks(document_ids: Tensor, *, causal: bool, sliding_window: int) -> dict[str, Tensor]:
@@ -44,13 +45,15 @@ def reach(model: PreTrainedModel) -> int:
     return int(model.config.sliding_window) - (model.config.model_type == "modernbert-decoder")
 
 
-def attention_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: bool) -> dict[str, Tensor]:
+def attention_masks(
+    model: PreTrainedModel, document_ids: Tensor, *, causal: bool
+) -> dict[str, Tensor] | dict[str, BlockedMask]:
     """Return `boolean_masks` in the form that the model's attention implementation takes.
 
     Both classes take such a dict as it is: the encoder in place of its bidirectional masks, the decoder in
     place of its causal ones. SDPA takes booleans. Eager attention *adds* its mask to the scores, so a
-    boolean one would hide nothing: it gets 0 and the dtype's lowest value. No row is empty, as every token
-    sees itself.
+    boolean one would hide nothing: it gets 0 and the dtype's lowest value. Blocked attention takes the same
+    masks cut to the blocks that it computes. No row is empty, as every token sees itself.
 
     Raises:
         UserError: another attention implementation, whose masks these are not.
@@ -59,8 +62,11 @@ def attention_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: boo
     if implementation not in IMPLEMENTATIONS:
         raise UserError(
             f"attention implementation {implementation!r} is not offered for training: "
-            f"load the model with attn_implementation='sdpa' or 'eager'"
+            f"load the model with one of {', '.join(IMPLEMENTATIONS)}"
         )
+    if implementation == BLOCKED:
+        windows = {FULL: None, SLIDING: reach(model)}
+        return {k: BlockedMask.of(document_ids, causal=causal, window=w) for k, w in windows.items()}
     masks = boolean_masks(document_ids, causal=causal, sliding_window=reach(model))
     if implementation == "sdpa":
         return masks

@@ -22,7 +22,7 @@ from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import Recipe
 from cka_tools.training.segment import sequences_read, train_phase, why_not_to_the_bit
-from cka_tools.training.start_model import check_start, load_start
+from cka_tools.training.start_model import AUTO, check_start, load_start
 from cka_tools.training.target_loss import TargetLoss
 
 RUN = "run.json"
@@ -42,7 +42,7 @@ def train_run(
     checkpoint_tokens: int | None = None,
     keep_checkpoints: bool = True,
     sequences_per_forward: int | None = None,
-    attention: str = "sdpa",
+    attention: str = AUTO,
     device: Literal["auto", "cpu"] = "auto",
     extra: dict[str, Any] | None = None,
 ) -> Path:
@@ -111,7 +111,7 @@ def run_notes(recipe: Recipe, out: Path, *, borders_only: bool = False) -> list[
     return notes
 
 
-def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str = "sdpa") -> None:
+def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str = AUTO) -> None:
     """Raise a UserError where recipe, start model and data do not fit together."""
     check_start(start)
     if data.length != recipe.sequence_length:

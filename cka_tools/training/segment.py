@@ -39,7 +39,7 @@ from cka_tools.training.optimizer import adamw
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase
-from cka_tools.training.start_model import check_start, load_start
+from cka_tools.training.start_model import AUTO, check_start, load_start
 
 
 def train_phase(
@@ -58,7 +58,7 @@ def train_phase(
     checkpoint_tokens: int | None = None,
     keep_checkpoints: bool = False,
     sequences_per_forward: int | None = None,
-    attention: str = "sdpa",
+    attention: str = AUTO,
     device: Literal["auto", "cpu"] = "auto",
     extra: dict[str, Any] | None = None,
 ) -> Path:
@@ -80,7 +80,7 @@ def train_phase(
         checkpoint_tokens: write a checkpoint about every so many tokens, in `out`-checkpoints.
         keep_checkpoints: keep them, without optimizer states, when `out` is written.
         sequences_per_forward: how many sequences a process takes at once; all of its share when None.
-        attention: "sdpa" or "eager".
+        attention: as `load_start` takes it.
         extra: goes into the manifest.
 
     Raises:
@@ -100,7 +100,8 @@ def train_phase(
             return out
 
         source = parent if resume is None else Path(resume)
-        model, tokenizer = load_start(source, attention=attention)
+        model, tokenizer = load_start(source, attention=attention, device_type=accelerator.device.type)
+        attention = str(model.config._attn_implementation)
         check_fits(model, data, range(first_sequence, stop), tokenizer.mask_token_id, phase)
         model.to(accelerator.device)
         state = PhaseState() if resume is None else read_state(source)

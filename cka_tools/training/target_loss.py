@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
 from cka_tools.training.attention_masks import attention_masks
+from cka_tools.training.linear_cross_entropy import linear_cross_entropy
 from cka_tools.training.objectives import IGNORED, Batch
 
 
@@ -44,8 +45,9 @@ class TargetLoss(nn.Module):
             position_ids=torch.from_numpy(batch.position_ids).to(device),
         ).last_hidden_state
         at = labels != IGNORED
-        logits = cast(nn.Module, model.decoder)(cast(nn.Module, prediction_head(model))(hidden[at]))
-        return nn.functional.cross_entropy(logits.float(), labels[at], reduction="sum")
+        decoder = cast(nn.Linear, model.decoder)
+        predicted = cast(nn.Module, prediction_head(model))(hidden[at])
+        return linear_cross_entropy(predicted, decoder.weight, decoder.bias, labels[at])
 
 
 def prediction_head(model: nn.Module) -> object:

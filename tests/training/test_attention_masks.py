@@ -6,7 +6,7 @@ import torch
 from transformers import ModernBertDecoderForCausalLM, ModernBertForMaskedLM, PreTrainedModel
 
 from cka_tools.errors import UserError
-from cka_tools.training.attention_masks import attention_masks, boolean_masks
+from cka_tools.training.attention_masks import IMPLEMENTATIONS, attention_masks, boolean_masks
 
 WINDOW = 4
 SHORT, LONG = 4, 24
@@ -20,7 +20,7 @@ PACKINGS = {
     "long, many boundaries": (LONG, [3, 4, 9, 17, 22]),
 }
 packings = pytest.mark.parametrize(("length", "starts"), PACKINGS.values(), ids=PACKINGS.keys())
-implementations = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
 def documents(length: int, starts: list[int]) -> torch.Tensor:
@@ -100,15 +100,16 @@ def test_bidirectional_masks_of_one_document_equal_the_models_own(
 ) -> None:
     model, ids = tiny_model(implementation), random_ids(LONG)
     with torch.inference_mode():
-        own = torch.stack(model.model(ids, output_hidden_states=True).hidden_states)
+        own = torch.stack(tiny_model("sdpa").model(ids, output_hidden_states=True).hidden_states)
     torch.testing.assert_close(states(model, ids, documents(LONG, []), causal=False), own, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_eager_and_sdpa_agree(tiny_model: Callable[..., ModernBertForMaskedLM], causal: bool) -> None:
+def test_implementations_agree(tiny_model: Callable[..., ModernBertForMaskedLM], causal: bool) -> None:
     ids, owner = random_ids(LONG), documents(LONG, [3, 9])
-    a, b = (states(tiny_model(name), ids, owner, causal) for name in ("sdpa", "eager"))
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    a, *others = (states(tiny_model(name), ids, owner, causal) for name in IMPLEMENTATIONS)
+    for other in others:
+        torch.testing.assert_close(other, a, rtol=0, atol=1e-5)
 
 
 @packings
@@ -150,7 +151,7 @@ def test_a_decoder_keeps_its_own_causal_masks(
     # The window is narrower than the sequence, so one token more or less in reach would be seen.
     assert "sliding_attention" in model.config.layer_types
     with torch.inference_mode():
-        own = model.model(ids).last_hidden_state
+        own = tiny_decoder("sdpa").model(ids).last_hidden_state
     ours = last_states(model, ids, documents(LONG, []), causal=True)
     torch.testing.assert_close(ours, own, rtol=0, atol=1e-5)
 

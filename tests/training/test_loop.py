@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
 
 from cka_tools.errors import UserError
+from cka_tools.training.attention_masks import IMPLEMENTATIONS
 from cka_tools.training.checkpoint import save_run
 from cka_tools.training.loop import evaluate, train
 from cka_tools.training.objectives import Masking, Objective, ObjectiveName
@@ -36,7 +37,7 @@ def repeated(data: PackedTokens, times: int) -> PackedTokens:
     )
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_ten_sequences_are_learnt_by_heart(
     tiny_model: Build, pack: Callable[..., PackedTokens], objective: ObjectiveName, implementation: str
