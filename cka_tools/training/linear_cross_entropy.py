@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 256
+ROWS = 512
 """Rows of logits at once: as many as stay in a processor's cache at a small vocabulary."""
 
 
