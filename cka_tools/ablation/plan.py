@@ -14,6 +14,7 @@ from cka_tools.ablation.corpus import PackedCorpus
 from cka_tools.ablation.starts import DEFAULT_START, DEMO_START_TOKENS, SECOND_SHAPE, Start, find_starts
 from cka_tools.ablation.tree import START_SEED, StartKey, StartNode, Tree, grow_tree
 from cka_tools.errors import UserError
+from cka_tools.training.checkpoint import WeightsDtype
 from cka_tools.training.presets import SCALES, preset
 from cka_tools.training.recipe import OptimizerSettings
 
@@ -30,6 +31,7 @@ class AblationSettings:
         decoder_starts: decoders for the axis `direction`; one is trained for each start that has none.
         start_corpus, start_tokens: what start models of a shape are trained on, and for how long.
         n: tokens of Phase 1 at its full length.
+        weights: number format in which runs' last checkpoints are kept, and compared.
     """
 
     axis: str
@@ -48,6 +50,7 @@ class AblationSettings:
     sequence_length: int | None = None
     sequences_per_step: int | None = None
     bf16: bool = True
+    weights: WeightsDtype = "float32"
 
     def __post_init__(self) -> None:
         check_axis(self.axis)
@@ -161,6 +164,7 @@ def make_plan(settings: AblationSettings) -> Plan:
         "n": budget.n * budget.step,
         "starts": {f"{name} {size}": node.identity for (name, size), node in nodes.items()},
         "start_tokens": pretraining_steps * budget.step,
+        "weights": settings.weights,
     }
     return Plan(settings, cells, budget, chosen, tree, corpus, start_corpus, template, whole, notes)
 

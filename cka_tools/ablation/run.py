@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,17 @@ from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.starts import write_random
 from cka_tools.ablation.tree import Segment, StartKey
 from cka_tools.errors import UserError
-from cka_tools.training.checkpoint import OPTIMIZER, read_manifest, write_json
+from cka_tools.training.checkpoint import OPTIMIZER, read_manifest, round_weights, write_json
 from cka_tools.training.loop import StepReport
 from cka_tools.training.processes import from_first, make_accelerator
-from cka_tools.training.segment import train_phase
+from cka_tools.training.segment import BeingTrainedError, train_phase
 
 PLAN = "ablation.json"
 SEGMENTS = "segments"
 KEY_LETTERS = 16
+SECONDS_BETWEEN_LOOKS = 5
+"""At branches that another process is training, once all others are finished."""
+
 SAVES, STEPS_BETWEEN_SAVES = 10, 50
 """Checkpoints on the way through a segment, and at least how many steps apart: what a kill costs at most."""
 
@@ -36,8 +40,12 @@ def train_tree(
 ) -> dict[str, Path]:
     """Train what is not trained yet; return each segment's checkpoint by its key.
 
+    Several calls at once on one `out`, from as many processes, share the tree: each takes the next branch
+    that no other is at, and returns when all are finished. (Processes that `torchrun` started train every
+    branch together instead.)
+
     A segment's optimizer state is removed when all that go on from it are finished. A start model hands none
-    on, as one that was given has none.
+    on, as one that was given has none. Runs' last checkpoints are rounded to `plan.settings.weights`.
 
     Raises:
         UserError: `out` holds another ablation or something else, or training stops.
@@ -81,23 +89,37 @@ def train_tree(
             },
         )
 
-    def visit(segment: Segment) -> None:
+    def visit(segment: Segment) -> bool:
+        """Train a segment and all that go on from it; False where another process is at one of them."""
         if not from_first(accelerator, lambda: is_finished(folders[segment.key], segment.key)):
-            train(segment)
+            try:
+                train(segment)
+            except BeingTrainedError:
+                if accelerator.num_processes > 1:
+                    raise
+                return False
         if segment.is_start:
             drop_optimizer(folders[segment.key])
-        for child in tree.children(segment.key):
-            visit(child)
-        drop_optimizer(folders[segment.key])
+        children = tree.children(segment.key)
+        if finished := visit_each(children):
+            drop_optimizer(folders[segment.key])
+            if not children and accelerator.is_main_process:
+                round_weights(folders[segment.key], plan.settings.weights)
+        return finished
 
     def drop_optimizer(folder: Path) -> None:
         if accelerator.is_main_process:
             (folder / OPTIMIZER).unlink(missing_ok=True)
         accelerator.wait_for_everyone()
 
-    for key in plan.starts:
-        for segment in tree.children(None, key):
-            visit(segment)
+    def visit_each(segments: list[Segment]) -> bool:
+        # All of them, whatever the first one gives.
+        finished = [visit(segment) for segment in segments]
+        return all(finished)
+
+    trunks = [segment for key in plan.starts for segment in tree.children(None, key)]
+    while not visit_each(trunks):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     return folders
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from cka_tools.training.loop import StepReport
 
 SECONDS_A_LINE = 30
+COMPARING = ".comparing.lock"
+
+
+class Weights(StrEnum):
+    """Number formats of checkpoints."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 def ablate_command(
@@ -83,6 +93,9 @@ def ablate_command(
     sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
     sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
     precision: Annotated[Precision, typer.Option(help="Of training's forward pass.")] = Precision.bf16,
+    weights: Annotated[
+        Weights, typer.Option(help="Number format in which runs' last checkpoints are kept and compared.")
+    ] = Weights.float32,
     checkpoints: Annotated[
         list[Path] | None,
         typer.Option(help="Train nothing: compare these directories, told by their manifests."),
@@ -146,6 +159,7 @@ def ablate_command(
         sequence_length=sequence_length,
         sequences_per_step=sequences_per_step,
         bf16=precision is Precision.bf16,
+        weights=weights.value,
     )
     speeds_given = None if tokens_per_second is None else numbers(tokens_per_second, "--tokens-per-second")
     if speeds_given is not None and min(speeds_given) <= 0:
@@ -235,6 +249,7 @@ def train_and_compare(
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.ablate import compare_plan
     from cka_tools.ablation.run import train_tree
+    from cka_tools.store.lock import locked
     from cka_tools.training.processes import leave_processes
 
     comparer = make_comparer(compare_on, options, device, quiet)
@@ -252,7 +267,8 @@ def train_and_compare(
     line.end()
     # Several processes train together; one compares.
     if leave_processes():
-        finish(compare_plan(plan, out, comparer), out, quiet, as_json)
+        with locked(out / COMPARING):
+            finish(compare_plan(plan, out, comparer), out, quiet, as_json)
 
 
 def finish(record: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> None:

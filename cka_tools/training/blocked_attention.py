@@ -137,7 +137,7 @@ def blocked_attention(
     dtype = query.dtype
     out = cast(
         Tensor,
-        _BlockedAttention.apply(query, key.to(dtype), value.to(dtype), attention_mask, scale),  # type: ignore[no-untyped-call]
+        _BlockedAttention.apply(query, key.to(dtype), value.to(dtype), attention_mask, scale),
     )
     return out.transpose(1, 2).contiguous(), None
 

@@ -15,28 +15,32 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import accelerate
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import weight_files
 from cka_tools.models.hash import hash_weight_files
+from cka_tools.store.lock import locked
 from cka_tools.training.loop import LossRow, PhaseState, TrainingRun
 from cka_tools.training.start_model import quiet_transformers
 
 MANIFEST = "training.json"
+WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "trainer_state.json"
 LOSSES = "loss.csv"
+WeightsDtype = Literal["float32", "float16", "bfloat16"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -159,6 +163,46 @@ def write_losses(path: Path, losses: Sequence[LossRow]) -> None:
             rows.writerow(
                 (row.phase, row.objective, row.step, row.tokens, rate, loss, f"{row.tokens_per_second:.0f}")
             )
+
+
+def round_weights(folder: Path, dtype: WeightsDtype) -> None:
+    """Round the weights of a finished checkpoint to `dtype` in place; nothing where they are in it already.
+
+    The manifest is written last, so a call that was stopped is made good by the next one.
+
+    Raises:
+        UserError: the weights overflow in `dtype`, or cannot be written.
+    """
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        _round_weights(folder, dtype)
+
+
+def _round_weights(folder: Path, dtype: WeightsDtype) -> None:
+    manifest = read_manifest(folder) or {}
+    if manifest.get("weights_dtype", "float32") == dtype:
+        return
+    if dtype == "float32":
+        raise UserError(f"the weights of {str(folder)!r} were rounded to {manifest['weights_dtype']} already")
+    file = folder / WEIGHTS
+    rounded = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(file).items()}
+    if lost := next((name for name, tensor in rounded.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"the weights {lost} of {str(folder)!r} are not finite in {dtype}: keep float32")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": dtype}
+    try:
+        _replace(file, lambda staging: save_file(rounded, staging, metadata={"format": "pt"}))
+        _replace(folder / "config.json", lambda staging: write_json(staging, config))
+        manifest |= {"weights_dtype": dtype, "weights_sha256": hash_weight_files(weight_files(folder))}
+        _replace(folder / MANIFEST, lambda staging: write_json(staging, manifest))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{str(folder)!r} could not be written ({error}): make room, start again") from error
+
+
+def _replace(file: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under another name, then put it in place."""
+    staging = file.with_name(f".{file.name}.partial")
+    write(staging)
+    _flush(staging)
+    staging.replace(file)
 
 
 def versions() -> dict[str, str]:

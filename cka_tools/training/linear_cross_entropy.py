@@ -75,5 +75,5 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     with torch.autocast(kind, enabled=False):
-        total: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, dtype)  # type: ignore[no-untyped-call]
+        total: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, dtype)
     return total

@@ -42,6 +42,10 @@ from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.start_model import AUTO, check_start, load_start
 
 
+class BeingTrainedError(UserError):
+    """Another process is at it."""
+
+
 def train_phase(
     parent: Path,
     phase: Phase,
@@ -84,6 +88,7 @@ def train_phase(
         extra: goes into the manifest.
 
     Raises:
+        BeingTrainedError: another process is training `out`.
         UserError: something does not fit (before any training), another run lies at `out`, or the loss is not
             finite (the last good checkpoint stays).
     """
@@ -300,7 +305,7 @@ def _one_writer(out: Path, accelerator: Accelerator) -> Iterator[None]:
         lock = locked(out.with_name(f".{out.name}.lock"), wait=False)
         lock.__enter__()
     except BlockingIOError:
-        raise UserError(
+        raise BeingTrainedError(
             f"output directory {str(out)!r} is being trained by another process: wait for it"
         ) from None
     except OSError as error:

@@ -303,3 +303,63 @@ def test_the_directory_of_another_ablation_is_refused(cka, options, everything, 
     code, _, err = cka("ablate", "length", *options, "--out", "notes")
     assert code == 2
     assert "holds something else" in err
+
+
+def test_two_runs_of_one_command_share_the_tree(cka, options, monkeypatch, tmp_path):
+    """While one trains, a second call takes other branches; no segment is trained twice."""
+    trained: list[str] = []
+    train, inner = ablation_run.train_phase, []
+
+    def counted(parent, phase, data, *, out, **settings):
+        # In the middle of the first call's second segment, the other process comes by and does the rest.
+        made = out.is_dir()
+        if len(trained) == 1 and not inner:
+            inner.append(out.name)
+
+            def meanwhile(done) -> None:
+                if len(inner) == 1:
+                    inner.append("begun")
+                    with monkeypatch.context() as patch:
+                        patch.setattr(ablation_run.time, "sleep", give_up)
+                        with pytest.raises(TimeoutError):
+                            call(patch, ("ablate", "length", *options, "--quiet", "--out", tmp_path / "run"))
+
+            settings["report"] = meanwhile
+        result = train(parent, phase, data, out=out, **settings)
+        if not made:
+            trained.append(out.name)
+        return result
+
+    def give_up(seconds: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(ablation_run, "train_phase", counted)
+    code, _, err = cka("ablate", "length", *options, "--quiet", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert len(trained) == len(set(trained))
+    # The second call found work besides the segment that the first was at.
+    assert trained.index(inner[0]) > 1
+    assert not list((tmp_path / "run").rglob("optimizer.safetensors"))
+
+
+def test_weights_are_kept_in_float16_on_demand(cka, options, tmp_path):
+    code, _, err = cka(
+        "ablate", "length", *options, "--quiet", "--weights", "float16", "--out", tmp_path / "run"
+    )
+    assert (code, err) == (0, "")
+    cells = json.loads((tmp_path / "run" / "result.json").read_text())["cells"]
+    leaves = {weights for cell in cells for weights in cell["weights"].values()}
+    kept = 0
+    for folder in (tmp_path / "run" / "segments").iterdir():
+        if not (folder / "training.json").is_file():
+            continue
+        manifest = json.loads((folder / "training.json").read_text())
+        half = manifest.get("weights_dtype") == "float16"
+        assert (manifest["weights_sha256"] in leaves) == half
+        types = {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
+        assert types == {torch.float16 if half else torch.float32}
+        kept += half
+    assert kept == len(leaves)
+    code, _, err = cka("ablate", "length", *options, "--quiet", "--out", tmp_path / "run")
+    assert code == 2
+    assert "weights" in err
