@@ -1,62 +1,67 @@
-"""Make the bundled models: θ0 on general text, then the detour, its baseline and a second baseline.
+"""Take the bundled models out of a finished `cka ablate`, with their cards and held-out losses.
 
-    python data/make_demo_models.py                    # all that is not finished yet
-    python data/make_demo_models.py --only clm-detour  # one of them (and θ0 where it is missing)
+    cka ablate all --preset demo --start 8x128 --start 4x64 --weights float16 \\
+        --start-corpus ../shared/corpora/general.jsonl.gz \\
+        --corpus ../shared/corpora/biomed_train.jsonl.gz \\
+        --compare-on ../shared/corpora/pubmed_heldout.jsonl.gz --out runs/ablation
+    python data/make_demo_models.py runs/ablation
 
-Reads `general.jsonl.gz` and `biomed_train.jsonl.gz` from `../shared/corpora`, or from `--corpora`. On one
-thread of a laptop's processor all of it takes about half an hour. Every `HELD_OUT_EVERY`-th document is never
-trained on: the held-out losses come from those. No text is kept, only weights and a tokenizer.
+The weights are copied byte for byte, so that the family's rows of `figures/ablation.csv` can be made again
+from them. The held-out losses come from documents that no model was trained on. No text is kept.
 """
 
 import argparse
-import gzip
 import json
-import math
+import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from demo_model_card import write_card
-from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerBase
+from training_texts import BIOMEDICAL, CORPORA, GENERAL, HELD_OUT, MODELS, read_texts
 
+from cka_tools.ablation.lineage import Segments
 from cka_tools.errors import UserError
-from cka_tools.training.checkpoint import save_run
-from cka_tools.training.loop import StepReport, evaluate, train
-from cka_tools.training.objectives import Objective
-from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.presets import DECAY_MASKING, DEMO, demo_start, preset
-from cka_tools.training.recipe import Recipe
-from cka_tools.training.tokenizer import train_tokenizer
+from cka_tools.training.checkpoint import (
+    LOSSES,
+    MANIFEST,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    read_state,
+    round_weights,
+    write_json,
+    write_losses,
+)
+from cka_tools.training.held_out import held_out_loss, pack_held_out, unigram_loss
+from cka_tools.training.packing import pack_texts
+from cka_tools.training.presets import DECAY_SHARE, DEMO, START
+from cka_tools.training.start_model import load_start
 
-ROOT = Path(__file__).resolve().parent.parent
-START = "theta0"
-START_TOKENS = 3_000_000
-VOCABULARY = 4096
-CONTEXT = 1024
-HELD_OUT_EVERY = 50
-HELD_OUT_SEED = 0
-SHOW_EVERY = 10
+LAYERS, HIDDEN = 8, 128
+HELD_OUT_TOKENS = 200_000
+KEPT = ("recipe", "seed", "data_sha256", "numerics", "notes", "versions", "weights_sha256", "weights_dtype")
+MATCHED = 1.0
+"""The decay that is as long as Phase 1."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One model of the family; the seed fixes the order of its data and its masks."""
+    """A run of the family: Phase 1's objective, the seed of data and masks, the decay's share of Phase 1."""
 
     name: str
-    recipe: Recipe
-    corpus: str
+    objective: str
     seed: int
+    decay: float
 
 
 FAMILY = (
-    Member(START, demo_start(START_TOKENS), "general", seed=1),
-    Member("clm-detour", preset("clm-detour", "demo"), "biomed_train", seed=1),
-    Member("mlm-baseline", preset("mlm-baseline", "demo"), "biomed_train", seed=1),
-    Member("mlm-baseline-2", preset("mlm-baseline", "demo"), "biomed_train", seed=2),
+    Member("clm-detour", "clm", 1, DECAY_SHARE),
+    Member("mlm-baseline", "mlm", 1, DECAY_SHARE),
+    Member("mlm-baseline-2", "mlm", 2, DECAY_SHARE),
+    Member("clm-detour-matched", "clm", 1, MATCHED),
+    Member("mlm-baseline-matched", "mlm", 1, MATCHED),
+    Member("mlm-baseline-2-matched", "mlm", 2, MATCHED),
 )
 
 
@@ -64,141 +69,93 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=[member.name for member in FAMILY])
-    parser.add_argument("--corpora", type=Path, default=ROOT.parent / "shared" / "corpora")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "models")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("ablation", type=Path, help="the run directory of `cka ablate`")
+    parser.add_argument("--corpora", type=Path, default=CORPORA)
+    parser.add_argument("--out", type=Path, default=MODELS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     try:
-        for member in FAMILY:
-            if options.only in (None, member.name) or member.name == START:
-                make(member, options.corpora, options.out)
+        segments = Segments(options.ablation / "segments")
+        leaves = {member.name: find(segments, member) for member in FAMILY}
+        start = segments.lineage(leaves[FAMILY[0].name])[0]
+        for name, leaf in {START: start, **leaves}.items():
+            take(name, leaf, segments, options.corpora, options.out / name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def make(member: Member, corpora: Path, models: Path) -> None:
-    """Train one member, unless its directory holds the same recipe and seed, finished."""
-    out = models / member.name
-    if finished(out, member):
-        print(f"{member.name}: finished already", flush=True)
-        return
-    tokenizer = family_tokenizer(corpora, models)
-    kept, held_out = read_corpus(corpora, member.corpus)
-    data = pack_texts(
-        kept, tokenizer, length=DEMO.sequence_length, seed=member.seed, tokens=member.recipe.tokens
-    )
-    model = new_model(tokenizer, member.seed) if member.name == START else load(models / START)
-    run = train(
-        model,
-        data,
-        member.recipe,
-        seed=member.seed,
-        mask_id=tokenizer.mask_token_id,
-        bf16=True,
-        report=lambda done: show(member.name, done),
-    )
-    save_run(out, model, tokenizer, run, dtype=torch.float16)
-    measured = measure(out, tokenizer, data, held_out)
-    manifest = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    manifest |= {"model": member.name, "start": None if member.name == START else START} | measured
-    manifest |= {"corpus": member.corpus, "torch_threads": torch.get_num_threads(), "autocast": "bfloat16"}
-    (out / "training.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    write_card(out, manifest)
-    print(f"{member.name}: {run.tokens / run.seconds:,.0f} tokens/s, {measured}", flush=True)
-
-
-def finished(out: Path, member: Member) -> bool:
-    """Tell whether a directory holds this member, card and all."""
-    if not (out / "README.md").is_file() or not (out / "training.json").is_file():
-        return False
-    manifest = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    recipe = json.loads(json.dumps(member.recipe.to_dict()))
-    return bool(manifest["recipe"] == recipe and manifest["seed"] == member.seed)
-
-
-def family_tokenizer(corpora: Path, models: Path) -> PreTrainedTokenizerBase:
-    """Load the family's tokenizer, or train it on both training corpora."""
-    folder = models / START
-    if not (folder / "tokenizer.json").is_file():
-        texts = [text for corpus in ("general", "biomed_train") for text in read_corpus(corpora, corpus)[0]]
-        train_tokenizer(texts, vocabulary_size=VOCABULARY, model_max_length=CONTEXT).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def read_corpus(corpora: Path, name: str) -> tuple[list[str], list[str]]:
-    """Return the texts to train on and those held out."""
-    path = corpora / f"{name}.jsonl.gz"
-    if not path.is_file():
-        raise UserError(f"no corpus at {str(path)!r}: name its folder with --corpora")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    kept = [text for i, text in enumerate(texts) if i % HELD_OUT_EVERY]
-    return kept, texts[::HELD_OUT_EVERY]
-
-
-def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> ModernBertForMaskedLM:
-    """Return a ModernBERT of 8 layers with random weights; every third layer is global, from the first on."""
-    torch.manual_seed(seed)
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=8,
-        num_attention_heads=2,
-        local_attention=64,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
-        tie_word_embeddings=True,
-    )
-    return ModernBertForMaskedLM._from_config(config, attn_implementation="sdpa")
-
-
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> ModernBertForMaskedLM:
-    return ModernBertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-
-
-def measure(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, data: PackedTokens, held_out: Sequence[str]
-) -> dict[str, Any]:
-    """Return the held-out MLM loss of the weights as saved, beside the loss of guessing by token frequency.
+def find(segments: Segments, member: Member) -> Path:
+    """Return the member's last checkpoint.
 
     Raises:
-        ArithmeticError: the rounding to float16 made a forward pass non-finite.
+        UserError: the ablation does not have it.
     """
-    packed = pack_texts(held_out, tokenizer, length=DEMO.sequence_length, seed=HELD_OUT_SEED)
-    objective = Objective(
-        "mlm", DECAY_MASKING, tokenizer.mask_token_id, len(tokenizer), HELD_OUT_SEED, phase=0
-    )
-    half = load(folder, torch.float16)
-    with torch.inference_mode():
-        states = half.model(
-            torch.from_numpy(packed.input_ids[:4]).long(), output_hidden_states=True
-        ).hidden_states
-    if not all(torch.isfinite(state).all() for state in states):
-        raise ArithmeticError(f"{folder.name}: not finite in float16")
-    loss = evaluate(load(folder), packed, objective)
-    frequency = np.bincount(data.input_ids.ravel(), minlength=len(tokenizer)) + 1.0
-    ordinary = packed.input_ids[~np.isin(packed.input_ids, packed.special_ids)]
-    unigram = -np.log(frequency / frequency.sum())[ordinary].mean()
-    if not math.isfinite(loss):
-        raise ArithmeticError(f"{folder.name}: the held-out loss is {loss}")
-    return {"held_out_mlm_loss": round(loss, 4), "held_out_unigram_loss": round(float(unigram), 4)}
+    for place, manifest in segments.manifests.items():
+        phases = manifest["recipe"]["phases"]
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        if (
+            (config["num_hidden_layers"], config["hidden_size"]) == (LAYERS, HIDDEN)
+            and manifest["phase"]["name"] == "decay"
+            and [phase["objective"] for phase in phases] == [member.objective, "mlm"]
+            and manifest["seed"] == member.seed
+            and not any(phase.get("frozen") for phase in phases)
+            and steps(phases[0]) == round(DEMO.phase1_tokens / step())
+            and steps(phases[1]) == round(member.decay * steps(phases[0]))
+        ):
+            return place
+    raise UserError(f"the ablation has no finished {member.name}: run `cka ablate all` as in the help text")
 
 
-def show(name: str, done: StepReport) -> None:
-    if done.step % SHOW_EVERY == 0 or done.step == done.steps:
-        print(
-            f"{name}  {done.phase:<12} {done.tokens:>10,} tokens  loss {done.loss:.3f}  "
-            f"lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s",
-            flush=True,
-        )
+def step() -> int:
+    """Return the tokens of an optimizer step."""
+    return DEMO.sequence_length * DEMO.sequences_per_step
+
+
+def steps(phase: dict[str, Any]) -> int:
+    return round(phase["tokens"] / step())
+
+
+def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -> None:
+    """Copy one model, and write its manifest, its loss curve and its card."""
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    for file in ("config.json", WEIGHTS, *TOKENIZER_FILES):
+        if (place / file).is_file():
+            shutil.copyfile(place / file, out / file)
+    is_start = name == START
+    found = segments.manifests[place]
+    rows = read_state(place).losses if is_start else segments.losses(place)
+    write_losses(out / LOSSES, rows)
+    corpus = GENERAL if is_start else BIOMEDICAL
+    manifest = {key: found[key] for key in KEPT if key in found}
+    manifest |= {
+        "model": name,
+        "start": None if is_start else START,
+        "corpus": corpus,
+        "tokens": found["run_tokens"],
+        "final_loss": {row.phase: round(row.loss, 4) for row in rows},
+    }
+    write_json(out / MANIFEST, manifest)
+    round_weights(out, "float16")
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    manifest |= measure(out, read_texts(corpus, corpora), read_texts(HELD_OUT, corpora), found)
+    write_json(out / MANIFEST, manifest)
+    write_card(out, manifest)
+    print(f"{name}: {manifest['held_out_mlm_loss']:.3f} nats a masked token", flush=True)
+
+
+def measure(folder: Path, trained: list[str], held_out: list[str], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the held-out MLM loss of the weights as saved, beside that of guessing by token frequency."""
+    model, tokenizer = load_start(folder)
+    length, seed = DEMO.sequence_length, found["seed"]
+    packed = pack_held_out(held_out, tokenizer, length, HELD_OUT_TOKENS)
+    data = pack_texts(trained, tokenizer, length=length, seed=seed, tokens=found["run_tokens"])
+    return {
+        "held_out_mlm_loss": round(held_out_loss(model, packed, tokenizer, "mlm"), 4),
+        "held_out_unigram_loss": round(unigram_loss(data, packed), 4),
+        "held_out": {"corpus": HELD_OUT, "tokens": packed.tokens},
+    }
 
 
 if __name__ == "__main__":

@@ -11,45 +11,49 @@ import csv
 from pathlib import Path
 
 import torch
-from make_demo_models import HELD_OUT_SEED, ROOT, START, load, read_corpus
-from transformers import AutoTokenizer
+from training_texts import BIOMEDICAL, CORPORA, HELD_OUT, MODELS, ROOT, read_texts
 
-from cka_tools.training.loop import evaluate, train
-from cka_tools.training.objectives import Objective
+from cka_tools.training.held_out import held_out_loss, pack_held_out
+from cka_tools.training.loop import train
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.presets import DECAY_MASKING, DEMO, preset
+from cka_tools.training.presets import DEMO, START, preset
+from cka_tools.training.start_model import load_start
 
 RATES = (3e-4, 1e-3, 2e-3, 4e-3)
 TOKENS = 250_000
 SEED = 1
+HELD_OUT_TOKENS = 100_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpora", type=Path, default=ROOT.parent / "shared" / "corpora")
+    parser.add_argument("--corpora", type=Path, default=CORPORA)
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "learning_rate_sweep.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start = ROOT / "data" / "models" / START
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    kept, held_out = read_corpus(options.corpora, "biomed_train")
+    start = MODELS / START
+    _, tokenizer = load_start(start)
     tokens = preset("clm-detour", "demo", TOKENS).tokens
-    data = pack_texts(kept, tokenizer, length=DEMO.sequence_length, seed=SEED, tokens=tokens)
-    unseen = pack_texts(held_out, tokenizer, length=DEMO.sequence_length, seed=HELD_OUT_SEED)
-    objective = Objective("mlm", DECAY_MASKING, tokenizer.mask_token_id, len(tokenizer), HELD_OUT_SEED, 0)
+    texts = read_texts(BIOMEDICAL, options.corpora)
+    data = pack_texts(texts, tokenizer, length=DEMO.sequence_length, seed=SEED, tokens=tokens)
+    unseen = pack_held_out(
+        read_texts(HELD_OUT, options.corpora), tokenizer, DEMO.sequence_length, HELD_OUT_TOKENS
+    )
 
     with options.out.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("recipe", "peak_lr", "tokens", "seed", "held_out_mlm_loss"))
-        rows.writerow((START, "", 0, "", f"{evaluate(load(start), unseen, objective):.4f}"))
+        rows.writerow(
+            (START, "", 0, "", f"{held_out_loss(load_start(start)[0], unseen, tokenizer, 'mlm'):.4f}")
+        )
         for rate in RATES:
             for name in ("clm-detour", "mlm-baseline"):
-                model = load(start)
+                model, _ = load_start(start)
                 recipe = preset(name, "demo", TOKENS, peak_lr=rate)
                 run = train(model, data, recipe, seed=SEED, mask_id=tokenizer.mask_token_id, bf16=True)
-                loss = evaluate(model, unseen, objective)
+                loss = held_out_loss(model, unseen, tokenizer, "mlm")
                 rows.writerow((name, f"{rate:g}", run.tokens, SEED, f"{loss:.4f}"))
                 file.flush()
                 print(f"{name}  peak lr {rate:g}  held-out MLM loss {loss:.3f}", flush=True)

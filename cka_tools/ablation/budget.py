@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell
 from cka_tools.errors import UserError
 from cka_tools.training.objectives import ObjectiveName
-from cka_tools.training.presets import DECAY_FLOOR, DECAY_MASKING, PHASE1_MASKING
+from cka_tools.training.presets import DECAY_FLOOR, DECAY_MASKING, PHASE1_MASKING, PRETRAINING
 from cka_tools.training.recipe import OptimizerSettings, Phase, Recipe
 
 
@@ -104,7 +104,7 @@ class Budget:
     def pretraining(self, objective: ObjectiveName, steps: int) -> Phase:
         """Return the one phase of a start model, from random weights, never decayed."""
         return Phase(
-            name="pretraining",
+            name=PRETRAINING,
             objective=objective,
             tokens=steps * self.step,
             schedule="warmup-constant",

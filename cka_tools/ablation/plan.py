@@ -18,9 +18,6 @@ from cka_tools.training.checkpoint import WeightsDtype
 from cka_tools.training.presets import SCALES, preset
 from cka_tools.training.recipe import OptimizerSettings
 
-DEMO_N = 2_500_000
-"""Tokens of Phase 1 at its full length in the demo preset; its longest run reads 2.2 times as many."""
-
 
 @dataclass(frozen=True)
 class AblationSettings:
@@ -182,7 +179,7 @@ def _check_length(length: int, starts: dict[StartKey, Start]) -> None:
 def _budget(settings: AblationSettings, cells: list[Cell], corpus: PackedCorpus, notes: list[str]) -> Budget:
     """The budget with the n asked for, or the preset's as far as the corpus goes."""
     scale = SCALES[settings.preset]
-    asked = settings.n or (DEMO_N if settings.preset == "demo" else scale.phase1_tokens)
+    asked = settings.n or scale.phase1_tokens
     budget = Budget(0, 0, settings.length, settings.optimizer, settings.preset)
     budget = dataclasses.replace(budget, n=round(asked / budget.step))
     budget.check(cells)

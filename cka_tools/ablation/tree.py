@@ -17,6 +17,7 @@ from typing import Any, Literal
 from cka_tools.ablation.axes import Branch, Cell, StartName, control_seed
 from cka_tools.ablation.budget import Budget
 from cka_tools.training.objectives import ObjectiveName
+from cka_tools.training.presets import PRETRAINING, START
 from cka_tools.training.recipe import Phase, Recipe
 
 Role = Literal["detour", "baseline", "control"]
@@ -72,7 +73,7 @@ class Segment:
 
     @property
     def is_start(self) -> bool:
-        return self.phase.name == "pretraining"
+        return self.phase.name == PRETRAINING
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def grow_tree(
             pretraining = start.pretraining
             planted[start.key] = None
             if pretraining is not None:
-                recipe = budget.recipe_of("theta0", (pretraining,))
+                recipe = budget.recipe_of(START, (pretraining,))
                 planted[start.key] = plant(None, start, pretraining, 0, START_SEED, 0, recipe)
         parent = planted[start.key]
         cuts = sorted({budget.phase1(branch) for branch, _ in members})

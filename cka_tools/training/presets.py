@@ -41,13 +41,16 @@ EPS = 1e-8
 # Our own: small enough for a laptop's processor. The peak rate rests on `data/learning_rate_sweep.csv`: 2e-3
 # gains less than 0.06 nats over 1e-3, and 4e-3 is worse than both: 1e-3 lies farther from that edge.
 DEMO = Scale(
-    phase1_tokens=1_500_000,
+    phase1_tokens=2_500_000,
     warmup_tokens=50_000,
     peak_lr=1e-3,
     sequence_length=512,
     sequences_per_step=4,
 )
 SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
+START, PRETRAINING = "theta0", "pretraining"
+"""The start model θ0 that is trained here, and its one phase."""
+
 # Phase 1 and decay of each; its masking where it is MLM. The last two start from a decoder trained by CLM.
 PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
     "clm-detour": ("clm", "mlm"),
@@ -98,22 +101,6 @@ def preset(
         floor=DECAY_FLOOR,
     )
     return at_scale(name, scale, (phase1, decay), size)
-
-
-def demo_start(tokens: int, objective: ObjectiveName = "mlm") -> Recipe:
-    """Return the recipe of a demo family's start model θ0: from random weights, never decayed.
-
-    MLM for an encoder, CLM for a decoder.
-    """
-    phase = Phase(
-        name="pretraining",
-        objective=objective,
-        masking=PHASE1_MASKING if objective == "mlm" else None,
-        tokens=tokens,
-        schedule="warmup-constant",
-        warmup_tokens=DEMO.warmup_tokens,
-    )
-    return at_scale("theta0", "demo", (phase,))
 
 
 def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale | None = None) -> Recipe:

@@ -1,0 +1,39 @@
+"""From a run's last checkpoint back to its start, by what the manifests say: its segments and its losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cka_tools.errors import UserError
+from cka_tools.training.checkpoint import MANIFEST, read_manifest, read_state
+from cka_tools.training.loop import LossRow
+from cka_tools.training.presets import PRETRAINING
+
+
+class Segments:
+    """The finished segments of an ablation's directory, found by what they hold.
+
+    Raises:
+        UserError: no finished segment in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        places = [place.parent for place in sorted(folder.glob(f"*/{MANIFEST}"))]
+        self.manifests: dict[Path, dict[str, Any]] = {p: read_manifest(p) or {} for p in places}
+        if not self.manifests:
+            raise UserError(f"{str(folder)!r} holds no finished segment: name the `segments` of an ablation")
+        self._by_weights = {manifest["weights_sha256"]: p for p, manifest in self.manifests.items()}
+
+    def lineage(self, leaf: Path) -> list[Path]:
+        """Return the segments from the start model's to this one."""
+        parent = self._by_weights.get(self.manifests[leaf]["key"]["parent_weights_sha256"])
+        return [*([] if parent is None else self.lineage(parent)), leaf]
+
+    def losses(self, leaf: Path) -> list[LossRow]:
+        """Return the training losses of a run, its start model's left out."""
+        own = [place for place in self.lineage(leaf) if not self.is_start(place)]
+        return [row for place in own for row in read_state(place).losses]
+
+    def is_start(self, place: Path) -> bool:
+        return bool(self.manifests[place]["phase"]["name"] == PRETRAINING)
