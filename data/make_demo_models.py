@@ -38,7 +38,7 @@ from cka_tools.training.packing import pack_texts
 from cka_tools.training.presets import DECAY_SHARE, DEMO, START
 from cka_tools.training.start_model import load_start
 
-LAYERS, HIDDEN = 8, 128
+SIZE = "8x128"
 HELD_OUT_TOKENS = 200_000
 KEPT = ("recipe", "seed", "data_sha256", "numerics", "notes", "versions", "weights_sha256", "weights_dtype")
 MATCHED = 1.0
@@ -75,44 +75,18 @@ def main() -> None:
     options = parser.parse_args()
     try:
         segments = Segments(options.ablation / "segments")
-        leaves = {member.name: find(segments, member) for member in FAMILY}
+        leaves = {
+            member.name: segments.leaf(
+                SIZE, (member.objective, "mlm"), member.seed, DEMO.phase1_tokens, member.decay
+            )
+            for member in FAMILY
+        }
         start = segments.lineage(leaves[FAMILY[0].name])[0]
         for name, leaf in {START: start, **leaves}.items():
             take(name, leaf, segments, options.corpora, options.out / name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def find(segments: Segments, member: Member) -> Path:
-    """Return the member's last checkpoint.
-
-    Raises:
-        UserError: the ablation does not have it.
-    """
-    for place, manifest in segments.manifests.items():
-        phases = manifest["recipe"]["phases"]
-        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        if (
-            (config["num_hidden_layers"], config["hidden_size"]) == (LAYERS, HIDDEN)
-            and manifest["phase"]["name"] == "decay"
-            and [phase["objective"] for phase in phases] == [member.objective, "mlm"]
-            and manifest["seed"] == member.seed
-            and not any(phase.get("frozen") for phase in phases)
-            and steps(phases[0]) == round(DEMO.phase1_tokens / step())
-            and steps(phases[1]) == round(member.decay * steps(phases[0]))
-        ):
-            return place
-    raise UserError(f"the ablation has no finished {member.name}: run `cka ablate all` as in the help text")
-
-
-def step() -> int:
-    """Return the tokens of an optimizer step."""
-    return DEMO.sequence_length * DEMO.sequences_per_step
-
-
-def steps(phase: dict[str, Any]) -> int:
-    return round(phase["tokens"] / step())
 
 
 def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -> None:

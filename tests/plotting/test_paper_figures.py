@@ -1,0 +1,134 @@
+"""The figures of an ablation, by what they contain."""
+
+import io
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from ablation_table import ablation_table
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cka_tools.errors import UserError
+from cka_tools.plotting.ablation_curves import ablation_curves_figure
+from cka_tools.plotting.freeze_dots import freeze_figure
+from cka_tools.plotting.points import Reference, by_capacity
+from cka_tools.plotting.scale_direction import scale_direction_figure
+from cka_tools.plotting.style import COLUMN_WIDTH, PAGE_WIDTH
+from cka_tools.plotting.training_losses import training_losses_figure
+
+TABLE = ablation_table()
+
+
+def marked(figure: Figure, gid: str) -> list[tuple[float, float]]:
+    """Points of all lines with this mark, over all panels."""
+    return [
+        (float(x), float(y))
+        for ax in figure.axes
+        for line in ax.lines
+        if line.get_gid() == gid
+        for x, y in zip(*line.get_data(), strict=True)
+    ]
+
+
+def nothing_is_clipped(figure: Figure) -> None:
+    """Every text lies inside the page, and no two tick labels of an axis overlap."""
+    figure.savefig(io.BytesIO(), format="png")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    page = figure.bbox
+    for ax in figure.axes:
+        labels = [label for label in ax.get_xticklabels() if label.get_text() and label.get_visible()]
+        low, high = ax.get_xlim()
+        boxes = [
+            label.get_window_extent(renderer)
+            for label, at in zip(labels, [label.get_position()[0] for label in labels], strict=True)
+            if low <= at <= high
+        ]
+        boxes.sort(key=lambda box: box.x0)
+        assert all(a.x1 <= b.x0 for a, b in pairwise(boxes))
+        for text in (*boxes, ax.title.get_window_extent(renderer), ax.get_tightbbox(renderer)):
+            assert text.x0 >= page.x0 - 1
+            assert text.x1 <= page.x1 + 1
+    for legend in figure.legends:
+        box = legend.get_window_extent(renderer)
+        assert box.x1 <= page.x1 + 1
+
+
+def test_ablation_curves_hold_every_cell_seed_and_size() -> None:
+    published = {"mean": [Reference(0.1, 57.1)], "early": [Reference(0.1, 18.4)]}
+    figure = ablation_curves_figure(TABLE, published)
+    assert figure.get_figwidth() == pytest.approx(PAGE_WIDTH)
+    nothing_is_clipped(figure)
+    rows = TABLE[TABLE["axis"].isin(["length", "decay"]) & TABLE["layer"].isin(["mean", "early"])]
+    drawn = sorted(round(y, 6) for _, y in marked(figure, "divergence"))
+    assert drawn == sorted(round(100 * d, 6) for d in rows["divergence"])
+    ratios = rows[rows["layer"] == "mean"]["ratio"]
+    assert sorted(round(y, 6) for _, y in marked(figure, "ratio")) == sorted(round(r, 6) for r in ratios)
+    assert marked(figure, "published") == [(0.1, 57.1), (0.1, 18.4)]
+    assert not marked(ablation_curves_figure(TABLE), "published")
+
+
+def test_a_value_that_cannot_be_given_is_not_drawn() -> None:
+    table = TABLE.copy()
+    table.loc[table["seed"] == 2, ["ratio", "ratio_ci_low", "ratio_ci_high"]] = np.nan
+    drawn = [y for _, y in marked(ablation_curves_figure(table), "ratio")]
+    assert np.isfinite(drawn).sum() == len(drawn) / 2
+
+
+def test_scale_and_direction_show_each_run_once_beside_the_published() -> None:
+    names = [("Base", Reference(0, 56.5, 0.7)), ("Large", Reference(0, 67.2, 0.3))]
+    figure = scale_direction_figure(TABLE, names)
+    nothing_is_clipped(figure)
+    # Two sizes, two directions, two seeds; mean and early.
+    assert len(marked(figure, "divergence")) == 16
+    assert len(marked(figure, "ratio")) == 8
+    assert [y for _, y in marked(figure, "published")] == [56.5, 67.2]
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["4x64\nencoder", "8x128\nencoder", "4x64\ndecoder", "8x128\ndecoder", "Base", "Large"]
+
+
+def test_freeze_dots_stand_in_the_same_row_for_both_sizes() -> None:
+    figure = freeze_figure(TABLE, [("none", 1.0), ("low", 0.17), ("middle", 0.83), ("decay", 0.83)])
+    nothing_is_clipped(figure)
+    assert [label.get_text().split("\n")[0] for label in figure.axes[0].get_yticklabels()] == [
+        "nothing frozen",
+        "low third",
+        "middle third",
+        "low third",
+    ]
+    rows = sorted(round(y) for _, y in marked(figure, "divergence"))
+    assert rows == sorted([0, 1, 2, 3] * 8)
+    assert [x for x, _ in marked(figure, "published")] == pytest.approx([100, 17, 83, 83])
+
+
+@pytest.mark.parametrize("draw", [ablation_curves_figure, scale_direction_figure, freeze_figure])
+def test_an_ablation_without_the_axis_is_refused(draw) -> None:
+    with pytest.raises(UserError, match="cka ablate"):
+        draw(TABLE[TABLE["axis"] == "none"])
+
+
+def test_losses_stand_beside_token_frequency() -> None:
+    rows = [("detour", kind, "clm", t, 6 - t / 1e6) for kind in ("train", "held-out") for t in (0, 1e6, 2e6)]
+    rows += [("baseline", "held-out", "mlm", 1e6, 4.0)]
+    table = pd.DataFrame(rows, columns=["run", "kind", "objective", "tokens", "loss"])
+    figure = training_losses_figure(table, unigram=6.8, margin=0.5)
+    nothing_is_clipped(figure)
+    assert marked(figure, "detour held-out") == [(0, 6), (1, 5), (2, 4)]
+    assert marked(figure, "baseline held-out") == [(1, 4)]
+    for ax in figure.axes:
+        levels = {line.get_gid(): line.get_ydata()[0] for line in ax.lines if len(line.get_ydata())}
+        assert (levels["unigram"], levels["margin"]) == (6.8, pytest.approx(6.3))
+
+
+def test_sizes_are_ordered_by_capacity() -> None:
+    assert by_capacity(["4x64", "22x768", "8x128", "4x64"]) == ["22x768", "8x128", "4x64"]
+
+
+def test_pdf_fonts_are_embedded_at_column_width() -> None:
+    assert COLUMN_WIDTH < PAGE_WIDTH
+    file = io.BytesIO()
+    freeze_figure(TABLE).savefig(file, format="pdf")
+    content = file.getvalue()
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
