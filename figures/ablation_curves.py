@@ -8,7 +8,7 @@ With no argument: the recorded ablation of the demo family.
 from __future__ import annotations
 
 from figure_files import ablation_argument, parser, read_table, write
-from published import along_the_decay
+from published_points import along_the_decay
 
 from cka_tools.plotting.ablation_curves import ablation_curves_figure
 

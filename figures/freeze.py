@@ -8,7 +8,7 @@ With no argument: the recorded ablation of the demo family.
 from __future__ import annotations
 
 from figure_files import ablation_argument, parser, read_table, write
-from published import gains_kept
+from published_points import gains_kept
 
 from cka_tools.plotting.freeze_dots import freeze_figure
 

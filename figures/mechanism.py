@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from figure_files import RESULTS, parser, write
-from published import mechanism_values
+from published_points import mechanism_values
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.plotting.mechanism import mechanism_figure

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from figure_files import RESULTS, parser, write
-from published import cka_by_depth
+from published_points import cka_by_depth
 
 from cka_tools import Comparison
 from cka_tools.plotting.raw_cka import raw_cka_figure

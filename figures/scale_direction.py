@@ -8,7 +8,7 @@ With no argument: the recorded ablation of the demo family.
 from __future__ import annotations
 
 from figure_files import ablation_argument, parser, read_table, write
-from published import mean_divergences
+from published_points import mean_divergences
 
 from cka_tools.plotting.scale_direction import scale_direction_figure
 

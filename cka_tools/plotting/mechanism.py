@@ -35,7 +35,8 @@ def mechanism_figure(
 
     Args:
         comparison: made with a control.
-        trajectory: a trajectory's table (`x`, `layer`, `divergence`, `ci_low`, `ci_high`); x in tokens.
+        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence`, `ci_low`, `ci_high`) from the
+            decay's start to its end; x in tokens.
         published: in percent of CKA divergence, "pair" and "control" by relative depth (0 to 1), "ratio" by
             relative depth, "mean" and "early" by the share of the decay that is done.
 
@@ -87,8 +88,8 @@ def _by_layer(
     for label, (value, low, high), look in drawn:
         ax.vlines(layers, 100 * low, 100 * high, color=look["color"], linewidth=0.9, gid=f"{label} interval")
         keys += ax.plot(layers, 100 * value, label=label, gid=label, **look)
-    for name in ("pair", "control"):
-        draw_published(ax, _at_layers(known.get(name, ()), layers))
+    for name, look in (("pair", PAIR), ("control", NOISE)):
+        draw_published(ax, _at_layers(known.get(name, ()), layers), color=look["color"])
     log_axis(ax, percent=True)
     return keys
 
@@ -109,8 +110,8 @@ def _ratio(
 
 def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference]]) -> list[Line2D | Patch]:
     keys: list[Line2D | Patch] = []
-    end = float(table["x"].max())
-    start = float(table["x"].min())
+    table = table[table["role"] == "checkpoint"]
+    start, end = float(table["x"].min()), float(table["x"].max())
     for name, look in CURVES.items():
         rows = table[table["layer"].astype(str) == name].sort_values("x")
         x, value, low, high = (
@@ -119,7 +120,8 @@ def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference
         ax.fill_between(x / 1e6, 100 * low, 100 * high, color=look["color"], alpha=0.18, linewidth=0)
         keys += ax.plot(x / 1e6, 100 * value, label=NAMES[name], gid=f"along {name}", **look)
         published = known.get(name, ())
-        draw_published(ax, [Reference((start + (end - start) * one.x) / 1e6, one.y) for one in published])
+        places = [Reference((start + (end - start) * one.x) / 1e6, one.y) for one in published]
+        draw_published(ax, places, color=look["color"])
     ax.set_xlabel("tokens (millions)")
     log_axis(ax, percent=True)
     return keys
