@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cka_tools.errors import UserError
+from cka_tools.statistics.divergence import mean_divergence, ratio_of_means
 from cka_tools.statistics.feature_comparison import FeatureComparison
 from cka_tools.statistics.intervals import Interval, Variance, jackknife_variance, t_interval, too_few
 
@@ -18,6 +19,9 @@ ROUNDING = 1e-10
 
 CLEAR_CONTROL = 3.0
 """A control divergence of fewer standard errors than this is no number to divide by."""
+
+NOT_CLEAR = "nothing to divide by"
+"""What a refusal begins with, before its numbers: readers group refusals by it."""
 
 
 @dataclass(frozen=True)
@@ -72,32 +76,31 @@ def _ratio(pair: FeatureComparison, control: FeatureComparison, members: Sequenc
     ]
     if not usable:
         return Interval(None, reason="no variance in a layer of the pair or of the control")
-    d, e = (_mean_divergence(found, usable) for found in (pair, control))
+    cka, control_cka = (_cka(found, usable) for found in (pair, control))
+    d, e = mean_divergence(cka), mean_divergence(control_cka)
     left = [_without(found, usable) for found in (pair, control)]
     if left[0] is None or left[1] is None:
         if min(d, e) > ROUNDING:
-            return too_few(d / e, pair.n)
-        return Interval(None, reason="a divergence is not above 0")
+            return too_few(ratio_of_means(cka, control_cka), pair.n)
+        return Interval(None, reason=f"{NOT_CLEAR}: a divergence is not above 0")
     control_variance = jackknife_variance(torch.from_numpy(left[1]), pair.n)
     low = t_interval(e, control_variance).ci_low or 0.0
     if low <= ROUNDING or e < CLEAR_CONTROL * math.sqrt(control_variance.total):
         bound = f"{100 * e:.2f} % (95 % bound {100 * low:.2f} %)"
-        return Interval(
-            None, reason=f"the control's divergence {bound} is not clear of 0: nothing to divide by"
-        )
+        return Interval(None, reason=f"{NOT_CLEAR}: the control's divergence {bound} is not clear of 0")
     if min(d, left[0].min()) <= 0:
-        return Interval(None, reason=f"the pair's divergence {100 * d:.2f} % is not above 0: no logarithm")
+        return Interval(None, reason=f"no logarithm: the pair's divergence {100 * d:.2f} % is not above 0")
     logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
     variance: Variance = jackknife_variance(logs, pair.n)
     interval = t_interval(math.log(d / e), variance)
     assert interval.ci_low is not None
     assert interval.ci_high is not None
-    return Interval(d / e, math.exp(interval.ci_low), math.exp(interval.ci_high))
+    return Interval(ratio_of_means(cka, control_cka), math.exp(interval.ci_low), math.exp(interval.ci_high))
 
 
-def _mean_divergence(found: FeatureComparison, members: Sequence[int]) -> float:
+def _cka(found: FeatureComparison, members: Sequence[int]) -> list[float]:
     values = [found.layers[at].debiased.value for at in members]
-    return 1 - float(np.mean([v for v in values if v is not None]))
+    return [v for v in values if v is not None]
 
 
 def _without(found: FeatureComparison, members: Sequence[int]) -> np.ndarray | None:
