@@ -10,6 +10,7 @@ from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
+from cka_tools.statistics.ratio_influence import ratio_second_order
 from cka_tools.store import extract_cached
 
 Progress = Callable[[int, int, int], None]
@@ -136,7 +137,10 @@ def read_draw(
             seed=settings.seed,
             sides=("the control", "B"),
         )
-        noise = ControlReading(apart, divergence_ratio(plain, apart))
+        together = ratio_second_order(
+            first.features, features[id(control)].features, second.features, plain, apart, device=device
+        )
+        noise = ControlReading(apart, divergence_ratio(plain, apart, together))
     return Reading(
         draw,
         extraction,

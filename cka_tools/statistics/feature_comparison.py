@@ -154,9 +154,12 @@ def compare_features(
         if d in usable:
             biased, debiased = mean_interval([d])
         else:
-            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side=sides[0] if constant_a[i] else sides[1]))
+            side = sides[0] if constant_a[i] else sides[1]
+            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side=side))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
-    mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_interval(group))) for group in groups)
+    mean, early_mean = (
+        MeanDivergence(*(interval.complement() for interval in mean_interval(group))) for group in groups
+    )
     without = [
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
@@ -225,6 +228,11 @@ def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     xy, xx, yy = hsic
     i, j = (torch.tensor(side, device=xy.device) for side in zip(*pairs, strict=True))
     return xy[i, j], xx[i], yy[j]
+
+
+def debiased_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> Hsic:
+    """Debiased HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs, each (D,), averaged over the draws."""
+    return _of_pairs(_hsic(a, b, pairs)["debiased"], pairs)
 
 
 def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,13 @@ import torch
 from cka_tools.errors import UserError
 from cka_tools.statistics.divergence import mean_divergence, ratio_of_means
 from cka_tools.statistics.feature_comparison import FeatureComparison
-from cka_tools.statistics.intervals import Interval, Variance, jackknife_variance, t_interval, too_few
+from cka_tools.statistics.intervals import (
+    Interval,
+    debiased_variance,
+    jackknife_variance,
+    t_interval,
+    too_few,
+)
 
 ROUNDING = 1e-10
 """Divergences below this are rounding: features of one model twice give 1e-13."""
@@ -22,6 +28,10 @@ CLEAR_CONTROL = 3.0
 
 NOT_CLEAR = "nothing to divide by"
 """What a refusal begins with, before its numbers: readers group refusals by it."""
+
+
+SecondOrder = Mapping[tuple[int, ...], float]
+"""ζ₂ of the log ratio by the positions that a mean is over; see `ratio_influence`."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,17 @@ class DivergenceRatio:
     largest: float | None
 
 
-def divergence_ratio(pair: FeatureComparison, control: FeatureComparison) -> DivergenceRatio:
+def divergence_ratio(
+    pair: FeatureComparison, control: FeatureComparison, second: SecondOrder | None = None
+) -> DivergenceRatio:
     """Ratio of a pair's divergence to a control's (such as two baselines of different seeds), by layer.
 
     The interval is on log r, from the leave-one-out values of both comparisons: documents that move both
     divergences alike do not move their ratio.
+
+    Args:
+        second: second-order components, which the leave-one-out values hold twice and which are then taken
+            out once; without them the interval is wide where both CKAs are low in many dimensions.
 
     Raises:
         UserError: comparisons over different numbers of documents or layers.
@@ -56,24 +72,32 @@ def divergence_ratio(pair: FeatureComparison, control: FeatureComparison) -> Div
             f"and {len(control.layers)}: compare both over the same documents and layers"
         )
     positions = range(len(pair.layers))
-    layers = [_ratio(pair, control, [at]) for at in positions]
+    second = second or {}
+    layers = [_ratio(pair, control, [at], second) for at in positions]
     known = [interval.value for interval in layers if interval.value is not None]
     return DivergenceRatio(
         layers,
-        _ratio(pair, control, list(positions)),
-        _ratio(pair, control, pair.early_positions),
+        _ratio(pair, control, list(positions), second),
+        _ratio(pair, control, pair.early_positions, second),
         min(known, default=None),
         max(known, default=None),
     )
 
 
-def _ratio(pair: FeatureComparison, control: FeatureComparison, members: Sequence[int]) -> Interval:
-    """Ratio of two mean divergences over some of the layer pairs."""
-    usable = [
+def usable_members(pair: FeatureComparison, control: FeatureComparison, members: Sequence[int]) -> list[int]:
+    """Positions at which both CKAs are defined."""
+    return [
         at
         for at in members
         if pair.layers[at].debiased.value is not None and control.layers[at].debiased.value is not None
     ]
+
+
+def _ratio(
+    pair: FeatureComparison, control: FeatureComparison, members: Sequence[int], second: SecondOrder
+) -> Interval:
+    """Ratio of two mean divergences over some of the layer pairs."""
+    usable = usable_members(pair, control, members)
     if not usable:
         return Interval(None, reason="no variance in a layer of the pair or of the control")
     cka, control_cka = (_cka(found, usable) for found in (pair, control))
@@ -91,7 +115,11 @@ def _ratio(pair: FeatureComparison, control: FeatureComparison, members: Sequenc
     if min(d, left[0].min()) <= 0:
         return Interval(None, reason=f"no logarithm: the pair's divergence {100 * d:.2f} % is not above 0")
     logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
-    variance: Variance = jackknife_variance(logs, pair.n)
+    component = second.get(tuple(usable))
+    if component is None:
+        variance = jackknife_variance(logs, pair.n)
+    else:
+        variance = debiased_variance(logs, component, pair.n)
     interval = t_interval(math.log(d / e), variance)
     assert interval.ci_low is not None
     assert interval.ci_high is not None
