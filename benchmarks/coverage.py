@@ -1,6 +1,6 @@
 """Coverage and median width of the 95 % interval on populations whose CKA is known.
 
-    python benchmarks/coverage.py [--draws 1000] [--documents 200]
+    python benchmarks/coverage.py [--draws 1000] [--documents 200] [--match TEXT]
 
 Jointly Gaussian features have population CKA ‖Σ_xy‖_F² / (‖Σ_xx‖_F ‖Σ_yy‖_F).
 """
@@ -21,6 +21,7 @@ import torch
 from cka_tools.statistics.feature_comparison import compare_features
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import divergence_ratio
+from cka_tools.statistics.ratio_influence import ratio_second_order
 
 Draw = Callable[[np.random.Generator, int], tuple[list[np.ndarray], list[np.ndarray]]]
 
@@ -129,7 +130,8 @@ def measure_ratio(population: RatioPopulation, draws: int, documents: int, seed:
     for _ in range(draws):
         b, a, control = population.draw(rng, documents)
         pair, noise = (compare_features([x], [b], [(0, 0)], [0]) for x in (a, control))
-        found.append(divergence_ratio(pair, noise).mean)
+        second = ratio_second_order([a], [control], [b], pair, noise)
+        found.append(divergence_ratio(pair, noise, second).mean)
     return summarise(population.name, population.ratio, documents, found)
 
 
@@ -172,12 +174,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--match", default="", help="only populations whose name holds this; others stay")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "coverage.csv")
     options = parser.parse_args()
     start = time.perf_counter()
-    rows = [measure(p, options.draws, options.documents, options.seed) for p in populations()]
-    rows += [measure_ratio(p, options.draws, options.documents, options.seed) for p in RATIOS]
+    chosen = (options.draws, options.documents, options.seed)
+    rows = [measure(p, *chosen) for p in populations() if options.match in p.name]
+    rows += [measure_ratio(p, *chosen) for p in RATIOS if options.match in p.name]
     table = pd.DataFrame(rows)
+    if options.match:
+        before = pd.read_csv(options.out).set_index("population")
+        before.update(table.set_index("population"))
+        table = before.reset_index()
     table.to_csv(options.out, index=False, float_format="%.4f")
     print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     print(f"{time.perf_counter() - start:.0f} s on {torch.get_num_threads()} threads")

@@ -73,6 +73,19 @@ def percent_interval(entry: dict[str, Any]) -> str | None:
     return None if low is None or high is None else f"{percent(low)} to {percent(high)}"
 
 
+def times(ratio: float | None) -> str:
+    """A ratio, two decimals below 10, one below 1,000: 1.253 → "1.25"."""
+    if ratio is None:
+        return NOTHING
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 999.95 else f"{ratio:,.0f}"
+
+
+def times_interval(entry: dict[str, Any]) -> str | None:
+    """`ci_low` and `ci_high` of a ratio: "2.11 to 2.56", or None where there is none."""
+    low, high = entry.get("ci_low"), entry.get("ci_high")
+    return None if low is None or high is None else f"{times(low)} to {times(high)}"
+
+
 def counted(number: int, noun: str) -> str:
     """ "1 document", "2 documents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

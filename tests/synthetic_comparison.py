@@ -8,9 +8,10 @@ import numpy as np
 
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.pairing import choose_layers, early_layers
-from cka_tools.comparison.reading import Reading
+from cka_tools.comparison.reading import ControlReading, Reading
 from cka_tools.comparison.record import build_arrays, build_record
 from cka_tools.statistics.feature_comparison import compare_features
+from cka_tools.statistics.ratio import divergence_ratio
 
 #: Debiased CKA by layer, detour against baseline, of arXiv 2605.12438: near 0 beyond layer 15.
 PAPER_CKA = [
@@ -59,9 +60,16 @@ def make_comparison(
     layers: Sequence[int] | None = None,
     early: Sequence[int] | None = None,
     notes: Sequence[str] = (),
+    control: str | None = None,
+    control_drift: float = 0.5,
     **features: Any,
 ) -> Comparison:
-    """A comparison as `compare` gives it; `features` go to `make_features`."""
+    """A comparison as `compare` gives it; `features` go to `make_features`.
+
+    Args:
+        control: name of a control; its features are B's with less noise of their own.
+        control_drift: how much of it.
+    """
     depth_b = depth_b or depth
     pairs, rows, columns = choose_layers(depth, depth_b, layers)
     layers_a, layers_b = list(rows or range(depth)), list(columns or range(depth_b))
@@ -74,6 +82,12 @@ def make_comparison(
         sides = [make_features(n, d, seed + s, **features) for s, d in ((0, depth), (100, depth_b))]
         chosen = [[side[at] for at in kept] for side, kept in zip(sides, (layers_a, layers_b), strict=True)]
         plain, rescaled = (compare_features(*chosen, within, positions, rescale=r) for r in (False, True))
+        noise = None
+        if control is not None:
+            near = np.random.default_rng(seed + 200)
+            third = [b + control_drift * 0.3 * near.normal(size=b.shape) for b in chosen[1]]
+            apart = compare_features(third, chosen[1], [(j, j) for _, j in within], positions)
+            noise = ControlReading(apart, divergence_ratio(plain, apart))
         draw = SimpleNamespace(
             documents=[SimpleNamespace(id=str(i)) for i in range(n)],
             corpus=corpus,
@@ -82,7 +96,16 @@ def make_comparison(
         )
         extraction = SimpleNamespace(kept=np.arange(n), notes=[])
         readings.append(
-            Reading(draw, extraction, layers_a, layers_b, positions, plain, rescaled if rescale else None)  # type: ignore[arg-type]
+            Reading(
+                draw,  # type: ignore[arg-type]
+                extraction,  # type: ignore[arg-type]
+                layers_a,
+                layers_b,
+                positions,
+                plain,
+                rescaled if rescale else None,
+                noise,
+            )
         )
     settings = {
         "pooling": "mean", "sites": "residual", "max_length": 512, "tokens_per_document": None,
@@ -90,7 +113,8 @@ def make_comparison(
         "rescale": rescale,
     }  # fmt: skip
     provenance = {
-        "models": {"a": {"name": names[0]}, "b": {"name": names[1]}},
+        "models": {"a": {"name": names[0]}, "b": {"name": names[1]}}
+        | ({} if control is None else {"control": {"name": control}}),
         "corpus": {"spec": corpus},
         "settings": settings,
     }

@@ -20,7 +20,8 @@ class Comparison:
     Attributes:
         record: everything, as `result.json` holds it: fractions, `None` where a value cannot be given.
         arrays: "matrix.biased", "matrix.debiased" (L_A, L_B) and "leave_one_out" (pairs, documents), float64;
-            with rescaling also "rescaled.matrix.biased" and "rescaled.matrix.debiased".
+            with rescaling also "rescaled.matrix.biased" and "rescaled.matrix.debiased"; with a control the
+            same three of the control against B, named "control.…".
     """
 
     def __init__(self, record: JsonObject, arrays: dict[str, np.ndarray]) -> None:
@@ -42,8 +43,17 @@ class Comparison:
         return models["a"]["name"], models["b"]["name"]
 
     @property
+    def control(self) -> str | None:
+        """The control, as it was given; None where there is none."""
+        given = self.record["provenance"]["models"].get("control")
+        return None if given is None else given["name"]
+
+    @property
     def summary(self) -> JsonObject:
-        """`mean_divergence` and `early_divergence` by estimator, `n_documents`, `warnings`, `notes`."""
+        """`mean_divergence` and `early_divergence` by estimator, `n_documents`, `warnings`, `notes`.
+
+        With a control also `control` (its divergence from B) and `ratio` (the pair's over the control's).
+        """
         return self.record["summary"]
 
     @property
@@ -83,6 +93,8 @@ class Comparison:
             row = {key: value for key, value in layer.items() if not isinstance(value, dict)}
             for key, value in layer.get("rescaled", {}).items():
                 row[f"rescaled_{key}"] = value
+            if "control" in layer:
+                row |= _control_columns(layer["control"], layer["ratio"])
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -109,3 +121,16 @@ class Comparison:
         """
         record, arrays = read_run(Path(run_dir))
         return cls(record, arrays)
+
+
+def _control_columns(control: JsonObject, ratio: JsonObject) -> JsonObject:
+    """Columns of the layer table for the control's divergence and the ratio to it."""
+    return {
+        "control_divergence": control["value"],
+        "control_ci_low": control["ci_low"],
+        "control_ci_high": control["ci_high"],
+        "ratio": ratio["value"],
+        "ratio_ci_low": ratio["ci_low"],
+        "ratio_ci_high": ratio["ci_high"],
+        "ratio_reason": ratio.get("reason"),
+    }

@@ -23,6 +23,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 def provenance(
     a: LoadedModel,
     b: LoadedModel,
+    control: LoadedModel | None,
     readings: Sequence[Reading],
     settings: ExtractionSettings,
     *,
@@ -31,8 +32,9 @@ def provenance(
     rescale: bool,
 ) -> dict[str, Any]:
     """JSON-ready provenance of a comparison; all but `created`, `command` and `cache` can change a number."""
+    roles = {"a": a, "b": b} | ({} if control is None else {"control": control})
     return {
-        "models": {"a": {"name": a.name, **a.provenance}, "b": {"name": b.name, **b.provenance}},
+        "models": {role: {"name": model.name, **model.provenance} for role, model in roles.items()},
         "corpus": {
             "spec": readings[0].draw.corpus,
             "source": readings[0].draw.source,

@@ -9,10 +9,24 @@ from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
+from cka_tools.statistics.ratio_influence import ratio_second_order
 from cka_tools.store import extract_cached
 
 Progress = Callable[[int, int, int], None]
 """Called with documents done, tokens done and documents in all."""
+
+
+@dataclass(frozen=True)
+class ControlReading:
+    """The same documents through a control (a baseline of another seed): its distance from B is seed noise.
+
+    `plain` compares the control with B in B's layers of the pairs, position by position; `ratio` is the
+    pair's divergence over this one's.
+    """
+
+    plain: FeatureComparison
+    ratio: DivergenceRatio
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class Reading:
     early: list[int]
     plain: FeatureComparison
     rescaled: FeatureComparison | None
+    control: ControlReading | None = None
 
     @property
     def document_ids(self) -> list[str]:
@@ -66,29 +81,38 @@ def read_draw(
     rescale: bool,
     progress: DrawProgress,
     *,
+    control: LoadedModel | None = None,
     cache: bool = False,
 ) -> Reading:
-    """Run one draw through both models and compare their layers.
+    """Run one draw through both models, and the control if there is one, and compare their layers.
+
+    Each model runs once, all of them on one batch plan.
 
     Args:
         pairs: layer pairs, by the models' own indices. layers: layers of A and of B to extract; None is all.
         early: early layers of the shallower model.
+        control: a model as deep as B, compared with B in the layers of B that are in `pairs`.
         cache: whether features may come from the activation store, and are kept there.
 
     Raises:
         UserError: as `extract_features` and `compare_features` do.
     """
-    models = [a] if a is b else [a, b]
-    extraction = extract_cached(
-        models, draw.documents, settings, progress, layers=layers[: len(models)], cache=cache
-    )
+    # The same model in two roles runs once; it then has the same layers in both.
+    wanted = {id(a): (a, layers[0])} | ({} if a is b else {id(b): (b, layers[1])})
+    if control is not None:
+        wanted.setdefault(id(control), (control, layers[1]))
+    models, layers_of = (list(part) for part in zip(*wanted.values(), strict=True))
+    extraction = extract_cached(models, draw.documents, settings, progress, layers=layers_of, cache=cache)
     progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
-    first, second = extraction.features[0], extraction.features[-1]
+    features = dict(zip(wanted, extraction.features, strict=True))
+    first, second = features[id(a)], features[id(b)]
     position_a = {layer: at for at, layer in enumerate(first.layers)}
     position_b = {layer: at for at, layer in enumerate(second.layers)}
     within = [(position_a[i], position_b[j]) for i, j in pairs]
     shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
     early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
+
+    device = "cpu" if a.device.type == "mps" else a.device
 
     def read(rescaled: bool) -> FeatureComparison:
         return compare_features(
@@ -97,16 +121,33 @@ def read_draw(
             within,
             early_positions,
             rescale=rescaled,
-            device="cpu" if a.device.type == "mps" else a.device,
+            device=device,
             seed=settings.seed,
         )
 
+    plain = read(False)
+    noise = None
+    if control is not None:
+        apart = compare_features(
+            features[id(control)].features,
+            second.features,
+            [(j, j) for _, j in within],
+            early_positions,
+            device=device,
+            seed=settings.seed,
+            sides=("the control", "B"),
+        )
+        together = ratio_second_order(
+            first.features, features[id(control)].features, second.features, plain, apart, device=device
+        )
+        noise = ControlReading(apart, divergence_ratio(plain, apart, together))
     return Reading(
         draw,
         extraction,
         first.layers,
         second.layers,
         early_positions,
-        read(False),
+        plain,
         read(True) if rescale else None,
+        noise,
     )

@@ -10,11 +10,13 @@ import numpy as np
 
 from cka_tools import paper
 from cka_tools.comparison.caveats import find_caveats, overlap_caveat
-from cka_tools.comparison.reading import Reading
+from cka_tools.comparison.reading import ControlReading, Reading
 from cka_tools.models import LoadedModel
+from cka_tools.statistics.divergence import ratio_of_means
 from cka_tools.statistics.feature_comparison import FeatureComparison, LayerPair, MeanDivergence
 from cka_tools.statistics.hsic import ESTIMATORS
 from cka_tools.statistics.intervals import LEVEL, Interval
+from cka_tools.statistics.ratio import ROUNDING
 
 
 def build_record(
@@ -42,6 +44,10 @@ def build_record(
     }
     if reading.rescaled is not None:
         summary["rescaled"] = _means(reading.rescaled)
+    if reading.control is not None:
+        name = provenance["models"]["control"]["name"]
+        summary["control"] = {"name": name, **_means(reading.control.plain)}
+        summary["ratio"] = _ratio(reading.control)
     if protocol is not None:
         summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(readings)}
     return {
@@ -62,13 +68,18 @@ def build_record(
 
 def build_arrays(reading: Reading) -> dict[str, np.ndarray]:
     """The arrays beside the record: matrices, and each pair's debiased CKA without each document in turn."""
-    plain = reading.plain
-    arrays = {f"matrix.{e}": plain.matrices[e] for e in ESTIMATORS}
+    arrays = _arrays(reading.plain)
     if reading.rescaled is not None:
         arrays |= {f"rescaled.matrix.{e}": reading.rescaled.matrices[e] for e in ESTIMATORS}
-    nothing = np.full(len(plain.left_out), np.nan)
-    arrays["leave_one_out"] = np.stack([nothing if w is None else w for w in plain.leave_one_out])
+    if reading.control is not None:
+        arrays |= {f"control.{name}": array for name, array in _arrays(reading.control.plain).items()}
     return arrays
+
+
+def _arrays(found: FeatureComparison) -> dict[str, np.ndarray]:
+    nothing = np.full(len(found.left_out), np.nan)
+    without = np.stack([nothing if w is None else w for w in found.leave_one_out])
+    return {f"matrix.{e}": found.matrices[e] for e in ESTIMATORS} | {"leave_one_out": without}
 
 
 def number(value: float | None) -> float | None:
@@ -121,7 +132,21 @@ def _layer(reading: Reading, at: int, pair: LayerPair) -> dict[str, Any]:
         entry["reason"] = pair.reason
     if reading.rescaled is not None:
         entry["rescaled"] = _cka(reading.rescaled.layers[at])
+    if reading.control is not None:
+        entry["control"] = interval_entry(reading.control.plain.layers[at].debiased.complement())
+        entry["ratio"] = interval_entry(reading.control.ratio.layers[at])
     return entry
+
+
+def _ratio(control: ControlReading) -> dict[str, Any]:
+    """Ratios of the means, with the range over layers beside them."""
+    found = control.ratio
+    return {
+        "mean": interval_entry(found.mean),
+        "early": interval_entry(found.early),
+        "smallest": number(found.smallest),
+        "largest": number(found.largest),
+    }
 
 
 def _best(row: np.ndarray) -> tuple[int | None, float | None]:
@@ -169,15 +194,39 @@ def _notes(readings: Sequence[Reading], models: tuple[LoadedModel, LoadedModel])
 def _spread(readings: Sequence[Reading]) -> dict[str, Any]:
     """Mean and standard deviation (divisor draws − 1) over the draws, of means and of each layer."""
     spread: dict[str, Any] = {"seeds": [r.draw.seed for r in readings]}
+    spread |= _spread_of([r.plain for r in readings])
+    controls = [r.control for r in readings if r.control is not None]
+    if controls:
+        spread["control"] = _spread_of([c.plain for c in controls])
+        spread["ratio"] = {of: _ratio_spread(readings, of) for of in ("mean", "early")}
+    return spread
+
+
+def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
+    spread: dict[str, Any] = {}
     for name, of in (("mean_divergence", "mean"), ("early_divergence", "early")):
-        spread[name] = {
-            e: _over_draws([getattr(getattr(r.plain, of), e).value for r in readings]) for e in ESTIMATORS
-        }
+        spread[name] = {e: _over_draws([getattr(getattr(f, of), e).value for f in found]) for e in ESTIMATORS}
     spread["layers"] = [
-        {e: _over_draws([getattr(r.plain.layers[at], e).value for r in readings]) for e in ESTIMATORS}
-        for at in range(len(readings[0].plain.layers))
+        {e: _over_draws([getattr(f.layers[at], e).value for f in found]) for e in ESTIMATORS}
+        for at in range(len(found[0].layers))
     ]
     return spread
+
+
+def _ratio_spread(readings: Sequence[Reading], of: str) -> dict[str, Any]:
+    """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
+    controls = [(r, r.control) for r in readings if r.control is not None]
+    return {
+        "biased": _over_draws([_biased_ratio(r.plain, c.plain, of) for r, c in controls]),
+        "debiased": _over_draws([getattr(c.ratio, of).value for _, c in controls]),
+    }
+
+
+def _biased_ratio(pair: FeatureComparison, control: FeatureComparison, of: str) -> float | None:
+    d, e = (getattr(found, of).biased.value for found in (pair, control))
+    if d is None or e is None or e <= ROUNDING:
+        return None
+    return ratio_of_means([1 - d], [1 - e])
 
 
 def _over_draws(values: Sequence[float | None]) -> dict[str, Any]:

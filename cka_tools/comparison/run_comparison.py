@@ -18,7 +18,7 @@ from cka_tools.comparison.record import build_arrays, build_record
 from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings
-from cka_tools.models import ModelGiven, load_model, parse_spec, resolve_device
+from cka_tools.models import LoadedModel, ModelGiven, load_model, parse_spec, resolve_device
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +29,7 @@ def compare(
     model_b: ModelGiven,
     corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset = "sample",
     *,
+    control: ModelGiven | None = None,
     documents: int | None = None,
     max_length: int | None = None,
     pooling: Literal["mean", "cls", "last", "token"] = "mean",
@@ -51,6 +52,8 @@ def compare(
     Args:
         model_a, model_b: `demo:NAME`, a local directory, `org/name[@revision]`, or `(model, tokenizer)`.
         corpus: a corpus spec, a path, a list of strings or a `datasets.Dataset`.
+        control: a baseline of another seed, as deep as `model_b`: its divergence from `model_b` is the seed
+            noise that the pair's divergence is divided by. Every model runs once.
         documents: documents to draw; None takes 500, or what there is if less.
         max_length: tokens a document is cut to; None takes 512, or what the models take if less.
         pooling: how the hidden states of a document become one row.
@@ -72,8 +75,8 @@ def compare(
     Raises:
         UserError: input that does not fit, in one line.
     """
-    for given in (model_a, model_b):
-        if not isinstance(given, tuple):
+    for given in (model_a, model_b, control):
+        if given is not None and not isinstance(given, tuple):
             parse_spec(given)
     place = resolve_device(device)
     settings = ExtractionSettings(
@@ -92,16 +95,43 @@ def compare(
     load = {"device": place, "dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
     a = load_model(model_a, **load)  # type: ignore[arg-type]
     b = a if _same(model_a, model_b) else load_model(model_b, **load)  # type: ignore[arg-type]
+    noise = None
+    if control is not None:
+        loaded = [model for given, model in ((model_b, b), (model_a, a)) if _same(control, given)]
+        noise = loaded[0] if loaded else load_model(control, **load)  # type: ignore[arg-type]
+        _check_control(noise, b)
     pairs, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
     done = DrawProgress(progress, sum(len(d.documents) for d in draws))
     readings = [
-        read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done, cache=cache)
+        read_draw(
+            a,
+            b,
+            draw,
+            settings,
+            pairs,
+            (layers_a, layers_b),
+            early_given,
+            rescale,
+            done,
+            control=noise,
+            cache=cache,
+        )
         for draw in draws
     ]
-    origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)
+    origin = provenance(a, b, noise, readings, settings, protocol=protocol, device=place, rescale=rescale)
     record = build_record(readings, (a, b), origin, early_given, protocol)
     return Comparison(record, build_arrays(readings[0]))
+
+
+def _check_control(control: LoadedModel, b: LoadedModel) -> None:
+    """Raise a UserError where the control is not as deep as B."""
+    depths = len(control.blocks), len(b.blocks)
+    if depths[0] != depths[1]:
+        raise UserError(
+            f"control {control.name!r} has {depths[0]} layers, {b.name!r} has {depths[1]}: give a model "
+            "trained like B with another seed, which is as deep"
+        )
 
 
 def _paper_settings(

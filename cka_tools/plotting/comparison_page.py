@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cka_tools.comparison.comparison import Comparison
+from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
 from cka_tools.plotting.layer_curves import (
     draw_divergence,
@@ -16,16 +17,18 @@ from cka_tools.plotting.layer_curves import (
     layer_axis,
 )
 from cka_tools.plotting.line_breaks import break_lines, lines_height
+from cka_tools.plotting.seed_noise import draw_control, draw_ratio
 from cka_tools.plotting.style import PAGE_WIDTH, TEXT, TINY, TITLE, StyledFigure, figure_style
-from cka_tools.wording import percent, percent_interval, printable, settings_in_words, short_names
+from cka_tools.wording import percent, percent_interval, printable, settings_in_words, short_names, shorten
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
 MARGIN = 0.12
 LEFT, CURVES_WIDTH = 0.58, 3.02
 HEAT_LEFT, HEAT_SIDE = 4.22, 2.80
 DIVERGENCE, DIMENSION, BETWEEN = 1.75, 1.15, 0.30
-STACK = DIVERGENCE + BETWEEN + DIMENSION
+RATIO = 1.15
 ABOVE, BELOW = 0.46, 0.42
+LEGEND_COLUMNS, LEGEND_LINES, LEGEND_LINE = 3, 2, 0.13  # lines of a legend that ABOVE holds, height of more
 SCALE_HEIGHT, HEAT_LABELS = 0.09, 0.37
 NARROWEST = 0.35  # of the heatmap's side: its shorter side where depths differ
 NAME_LETTERS, CORPUS_LETTERS = 44, 48
@@ -50,7 +53,10 @@ def _draw(comparison: Comparison) -> Figure:
     footnotes = [line for note in _footnotes(comparison) for line in break_lines(note, width, TINY)]
     head = sum(lines_height(lines, size) for lines, size, _ in blocks)
     foot = lines_height(footnotes, TINY) + (0.08 if footnotes else 0.0)
-    height = MARGIN + head + 0.08 + ABOVE + STACK + BELOW + foot + MARGIN
+    with_control = comparison.control is not None
+    stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
+    above = ABOVE + LEGEND_LINE * max(0, _legend_lines(comparison) - LEGEND_LINES)
+    height = MARGIN + head + 0.08 + above + stack + BELOW + foot + MARGIN
     figure = StyledFigure(figsize=(PAGE_WIDTH, height))
 
     def write(x: float, y: float, text: str, size: float, **look: Any) -> None:
@@ -65,11 +71,14 @@ def _draw(comparison: Comparison) -> Figure:
             write(MARGIN, top, line, size, **look)
             top -= lines_height([line], size)
     floor = MARGIN + foot + BELOW
-    ceiling = floor + STACK
-    write(LEFT, ceiling + ABOVE - 0.03, _numbers(comparison.summary), TEXT)
-    write(HEAT_LEFT, ceiling + ABOVE - 0.03, "Debiased CKA of every layer of A with every layer of B", TEXT)
+    ceiling = floor + stack
+    write(LEFT, ceiling + above - 0.03, _numbers(comparison.summary), TEXT)
+    write(HEAT_LEFT, ceiling + above - 0.03, "Debiased CKA of every layer of A with every layer of B", TEXT)
     _curves(comparison, place(LEFT, ceiling - DIVERGENCE, CURVES_WIDTH, DIVERGENCE), place, floor)
-    _heat(comparison, place, floor, ceiling)
+    _heat(comparison, place, ceiling)
+    if with_control:
+        below = floor + DIMENSION + BETWEEN
+        _ratio(comparison, place(LEFT, below, CURVES_WIDTH, RATIO, sharex=figure.axes[0]))
     for at, line in enumerate(footnotes):
         write(MARGIN, MARGIN + lines_height(footnotes[at:], TINY), line, TINY, gid="footnote")
     return figure
@@ -82,7 +91,9 @@ def _curves(comparison: Comparison, upper: Axes, place: Any, floor: float) -> No
     band = draw_early_band(upper, layers, summary["early_layers"])
     draw_early_band(lower, layers, summary["early_layers"])
     handles = draw_divergence(upper, entries, summary["mean_divergence"]["debiased"]["value"])
-    upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    if comparison.control is not None:
+        handles += draw_control(upper, entries)
+    upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
     lower.legend(
         handles=draw_effective_dimension(lower, entries), loc="lower left", bbox_to_anchor=(0, 1), ncols=3
     )
@@ -94,7 +105,32 @@ def _curves(comparison: Comparison, upper: Axes, place: Any, floor: float) -> No
         ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
 
 
-def _heat(comparison: Comparison, place: Any, floor: float, ceiling: float) -> None:
+def _legend_lines(comparison: Comparison) -> int:
+    """Lines of the legend over the curves, which has an entry for everything that can be there."""
+    summary = comparison.summary
+    shown = [
+        True,  # debiased
+        True,  # biased
+        "rescaled" in summary,
+        summary["mean_divergence"]["debiased"]["value"] is not None,
+        any(entry["cka_debiased"] is None for entry in comparison.layers),
+        comparison.control is not None,
+        bool(summary["early_layers"]),
+    ]
+    return -(-sum(shown) // LEGEND_COLUMNS)
+
+
+def _ratio(comparison: Comparison, ax: Axes) -> None:
+    entries, summary = comparison.layers, comparison.summary
+    layers = [entry["layer_a"] for entry in entries]
+    draw_early_band(ax, layers, summary["early_layers"])
+    handles = draw_ratio(ax, entries, summary["ratio"]["mean"]["value"])
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    ax.tick_params(labelbottom=False)
+    ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
+
+
+def _heat(comparison: Comparison, place: Any, ceiling: float) -> None:
     matrix = comparison.matrix("debiased")
     rows, columns = matrix.shape
     scale = HEAT_SIDE / max(rows, columns)
@@ -139,6 +175,11 @@ def _numbers(summary: dict[str, Any]) -> str:
 
 def _footnotes(comparison: Comparison) -> list[str]:
     notes = []
+    if comparison.control is not None:
+        control = shorten(comparison.control, NAME_LETTERS)
+        said = ratio_sentence(comparison.summary)
+        notes.append(f"Seed noise is the divergence of {control} from B. {said}")
+        notes += [f"No ratio {line}." for line in ratio_refusals(comparison.layers)]
     protocol = comparison.summary.get("protocol")
     if protocol:
         spreads = []

@@ -24,6 +24,7 @@ TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 
 # Dark, middling and light, so that grey keeps them apart; each also has its own marker and line style.
 DARK, MIDDLE, LIGHT = "#12355b", "#c8553d", "#3fa796"
+NOISE = "#7b5ea7"
 INK, FAINT, BAND, VOID = "#222222", "#8a8a8a", "#ececec", "#e4e4e4"
 VOID_HATCH = "//////"
 HEAT = "cividis"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
+from cka_tools.statistics.divergence import mean_cka
 from cka_tools.statistics.feature_set import FeatureSet, Spectrum
 from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
@@ -90,6 +91,7 @@ def compare_features(
     rescale: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 42,
+    sides: tuple[str, str] = ("A", "B"),
 ) -> FeatureComparison:
     """Compare the layers of two models over the same n documents.
 
@@ -101,6 +103,7 @@ def compare_features(
         rescale: divide each feature by its standard deviation first. Intervals then hold the scales fixed.
         device: where the sums are computed, in float64.
         seed: chooses the documents of the influence beyond INFLUENCE_DOCUMENTS.
+        sides: what the two are called in reasons.
 
     Raises:
         UserError: fewer than four documents, or features that do not belong together.
@@ -135,12 +138,12 @@ def compare_features(
 
     dimensions = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) for i, j in pairs]
 
-    def mean_cka(members: list[int]) -> tuple[Interval, Interval]:
+    def mean_interval(members: list[int]) -> tuple[Interval, Interval]:
         """Biased and debiased mean CKA over some of the pairs."""
         if not members:
             nothing = Interval(None, reason="no layer with variance to average over")
             return nothing, nothing
-        values = {e: float(np.mean([matrices[e][pairs[d]] for d in members])) for e in ESTIMATORS}
+        values = {e: mean_cka([matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
         positions = [usable.index(d) for d in members]
         few = [dimensions[d] for d in members]
         biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
@@ -149,11 +152,14 @@ def compare_features(
     layers = []
     for d, (i, j) in enumerate(pairs):
         if d in usable:
-            biased, debiased = mean_cka([d])
+            biased, debiased = mean_interval([d])
         else:
-            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if constant_a[i] else "B"))
+            side = sides[0] if constant_a[i] else sides[1]
+            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side=side))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
-    mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
+    mean, early_mean = (
+        MeanDivergence(*(interval.complement() for interval in mean_interval(group))) for group in groups
+    )
     without = [
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
@@ -222,6 +228,11 @@ def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     xy, xx, yy = hsic
     i, j = (torch.tensor(side, device=xy.device) for side in zip(*pairs, strict=True))
     return xy[i, j], xx[i], yy[j]
+
+
+def debiased_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> Hsic:
+    """Debiased HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs, each (D,), averaged over the draws."""
+    return _of_pairs(_hsic(a, b, pairs)["debiased"], pairs)
 
 
 def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.ndarray:

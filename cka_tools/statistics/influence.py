@@ -8,8 +8,9 @@ second order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -60,6 +61,50 @@ class _Rows:
             self.sums[pair, rows_j] += tile.sum(0)
 
 
+class LinearisedCKA:
+    """The kernel W of debiased CKA of D layer pairs, in tiles.
+
+    Args:
+        a, b: features of the two models over the same n documents. pairs: layer pairs (ℓ, m).
+        debiased: HSIC of these pairs on these documents.
+    """
+
+    def __init__(
+        self, a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]], debiased: Hsic
+    ) -> None:
+        self.a, self.b, self.pairs = a, b, pairs
+        off_diagonal = (a.n - 3) / (a.n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
+        xy, xx, yy = (h * off_diagonal for h in debiased)
+        self.theta = xy / (xx * yy).sqrt()
+        self.weights = 1 / (xx * yy).sqrt(), self.theta / (2 * xx), self.theta / (2 * yy)
+        self.norms_a = _norms(a, [i for i, _ in pairs])
+        self.norms_b = _norms(b, [j for _, j in pairs])
+
+    def tile(
+        self, d: int, rows_i: slice, rows_j: slice, seen: Callable[[int, Tensor, Tensor], None] | None = None
+    ) -> Tensor:
+        """A tile of W of pair d, averaged over the draws, (rows, columns).
+
+        Args:
+            seen: called for each draw with its number and the tiles of K̃ and L̃ (diagonal zero), which it
+                may overwrite.
+        """
+        i, j = self.pairs[d]
+        w_xy, w_xx, w_yy = (w[d] for w in self.weights)
+        tile: Tensor | None = None
+        for draw in range(self.a.draws):
+            K, K_bar = _gram_tile(self.a, draw, i, rows_i, rows_j, self.norms_a[d][draw])
+            L, L_bar = _gram_tile(self.b, draw, j, rows_i, rows_j, self.norms_b[d][draw])
+            if seen is not None:
+                seen(draw, K, L)
+            part = (K_bar * L_bar).mul_(w_xy)
+            part -= K_bar.square_().mul_(w_xx)
+            part -= L_bar.square_().mul_(w_yy)
+            tile = part if tile is None else tile.add_(part)
+        assert tile is not None
+        return tile.div_(self.a.draws)
+
+
 def influence(
     a: FeatureSet,
     b: FeatureSet,
@@ -79,12 +124,8 @@ def influence(
     Time O(n² Σp), memory of one tile a group.
     """
     n, D, device, draws = a.n, len(pairs), a.device, a.draws
-    off_diagonal = (n - 3) / (n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
-    xy, xx, yy = (h * off_diagonal for h in debiased)
-    theta = xy / (xx * yy).sqrt()
-    w_xy, w_xx, w_yy = 1 / (xx * yy).sqrt(), theta / (2 * xx), theta / (2 * yy)
-    norms_a = _norms(a, [i for i, _ in pairs])
-    norms_b = _norms(b, [j for _, j in pairs])
+    kernel = LinearisedCKA(a, b, pairs, debiased)
+    norms_a, norms_b = kernel.norms_a, kernel.norms_b
     W = _Rows(D, n, device)
     raw = {name: [_Rows(D, n, device) for _ in range(draws)] for name in ("xy", "xx", "yy")}
     squares = torch.zeros(D, dtype=torch.float64, device=device)
@@ -92,20 +133,9 @@ def influence(
     for rows_i, rows_j in upper_tiles(n, INFLUENCE_TILE):
         weight = 1.0 if rows_i == rows_j else 2.0
         means = [torch.zeros(()).to(squares) for _ in groups]
-        for d, (i, j) in enumerate(pairs):
-            tile: Tensor | None = None
-            for draw in range(draws):
-                K, K_bar = _gram_tile(a, draw, i, rows_i, rows_j, norms_a[d][draw])
-                L, L_bar = _gram_tile(b, draw, j, rows_i, rows_j, norms_b[d][draw])
-                raw["xy"][draw].add(d, K * L, rows_i, rows_j)
-                raw["xx"][draw].add(d, K.square_(), rows_i, rows_j)
-                raw["yy"][draw].add(d, L.square_(), rows_i, rows_j)
-                part = (K_bar * L_bar).mul_(w_xy[d])
-                part -= K_bar.square_().mul_(w_xx[d])
-                part -= L_bar.square_().mul_(w_yy[d])
-                tile = part if tile is None else tile.add_(part)
-            assert tile is not None
-            tile /= draws
+        for d in range(D):
+            add = partial(_add_products, raw, d, rows_i, rows_j)
+            tile = kernel.tile(d, rows_i, rows_j, add)
             W.add(d, tile, rows_i, rows_j)
             squares[d] += weight * torch.linalg.vector_norm(tile).square()
             for g, members in enumerate(groups):
@@ -114,17 +144,26 @@ def influence(
         for g, mean in enumerate(means):
             group_squares[g] += weight * torch.linalg.vector_norm(mean).square()
     first = W.sums / (n - 1)
-    second = torch.stack([_second_order(s, g, n) for s, g in zip(squares, first, strict=True)])
+    second = torch.stack([second_order(s, g, n) for s, g in zip(squares, first, strict=True)])
     grouped = [
-        float(_second_order(s, first[list(members)].mean(0), n))
+        float(second_order(s, first[list(members)].mean(0), n))
         for s, members in zip(group_squares, groups, strict=True)
     ]
     return Influence(
-        n, theta, biased[0] / (biased[1] * biased[2]).sqrt(), first, second,
+        n, kernel.theta, biased[0] / (biased[1] * biased[2]).sqrt(), first, second,
         [list(members) for members in groups], grouped,
         _biased_influence(raw, norms_a, norms_b, biased, n),
         _leave_one_out(a, b, pairs, raw, norms_a, norms_b),
     )  # fmt: skip
+
+
+def _add_products(
+    raw: dict[str, list[_Rows]], d: int, i: slice, j: slice, draw: int, K: Tensor, L: Tensor
+) -> None:
+    """Row sums of K̃∘L̃, K̃∘K̃ and L̃∘L̃; overwrites the tiles."""
+    raw["xy"][draw].add(d, K * L, i, j)
+    raw["xx"][draw].add(d, K.square_(), i, j)
+    raw["yy"][draw].add(d, L.square_(), i, j)
 
 
 def _norms(features: FeatureSet, layers: Sequence[int]) -> list[Tensor]:
@@ -153,7 +192,7 @@ def _gram_tile(
     return K, K_bar
 
 
-def _second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
+def second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
     """Mean over i ≠ j of (W_ij − g_i − g_j)², from ΣW² and the row means g."""
     G = first.square().sum()
     total = squares - 4 * (n - 1) * G + 2 * (n - 2) * G + 2 * first.sum().square()

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from cka_tools.errors import UserError
+from cka_tools.statistics.divergence import mean_divergence, ratio_of_means
 from cka_tools.statistics.feature_comparison import FeatureComparison
-from cka_tools.statistics.intervals import Interval, Variance, jackknife_variance, t_interval, too_few
+from cka_tools.statistics.intervals import (
+    Interval,
+    debiased_variance,
+    jackknife_variance,
+    t_interval,
+    too_few,
+)
 
 ROUNDING = 1e-10
 """Divergences below this are rounding: features of one model twice give 1e-13."""
 
 CLEAR_CONTROL = 3.0
 """A control divergence of fewer standard errors than this is no number to divide by."""
+
+NOT_CLEAR = "nothing to divide by"
+"""What a refusal begins with, before its numbers: readers group refusals by it."""
+
+
+SecondOrder = Mapping[tuple[int, ...], float]
+"""ζ₂ of the log ratio by the positions that a mean is over; see `ratio_influence`."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +51,17 @@ class DivergenceRatio:
     largest: float | None
 
 
-def divergence_ratio(pair: FeatureComparison, control: FeatureComparison) -> DivergenceRatio:
+def divergence_ratio(
+    pair: FeatureComparison, control: FeatureComparison, second: SecondOrder | None = None
+) -> DivergenceRatio:
     """Ratio of a pair's divergence to a control's (such as two baselines of different seeds), by layer.
 
     The interval is on log r, from the leave-one-out values of both comparisons: documents that move both
     divergences alike do not move their ratio.
+
+    Args:
+        second: second-order components, which the leave-one-out values hold twice and which are then taken
+            out once; without them the interval is wide where both CKAs are low in many dimensions.
 
     Raises:
         UserError: comparisons over different numbers of documents or layers.
@@ -52,52 +72,63 @@ def divergence_ratio(pair: FeatureComparison, control: FeatureComparison) -> Div
             f"and {len(control.layers)}: compare both over the same documents and layers"
         )
     positions = range(len(pair.layers))
-    layers = [_ratio(pair, control, [at]) for at in positions]
+    second = second or {}
+    layers = [_ratio(pair, control, [at], second) for at in positions]
     known = [interval.value for interval in layers if interval.value is not None]
     return DivergenceRatio(
         layers,
-        _ratio(pair, control, list(positions)),
-        _ratio(pair, control, pair.early_positions),
+        _ratio(pair, control, list(positions), second),
+        _ratio(pair, control, pair.early_positions, second),
         min(known, default=None),
         max(known, default=None),
     )
 
 
-def _ratio(pair: FeatureComparison, control: FeatureComparison, members: Sequence[int]) -> Interval:
-    """Ratio of two mean divergences over some of the layer pairs."""
-    usable = [
+def usable_members(pair: FeatureComparison, control: FeatureComparison, members: Sequence[int]) -> list[int]:
+    """Positions at which both CKAs are defined."""
+    return [
         at
         for at in members
         if pair.layers[at].debiased.value is not None and control.layers[at].debiased.value is not None
     ]
+
+
+def _ratio(
+    pair: FeatureComparison, control: FeatureComparison, members: Sequence[int], second: SecondOrder
+) -> Interval:
+    """Ratio of two mean divergences over some of the layer pairs."""
+    usable = usable_members(pair, control, members)
     if not usable:
         return Interval(None, reason="no variance in a layer of the pair or of the control")
-    d, e = (_mean_divergence(found, usable) for found in (pair, control))
+    cka, control_cka = (_cka(found, usable) for found in (pair, control))
+    d, e = mean_divergence(cka), mean_divergence(control_cka)
     left = [_without(found, usable) for found in (pair, control)]
     if left[0] is None or left[1] is None:
         if min(d, e) > ROUNDING:
-            return too_few(d / e, pair.n)
-        return Interval(None, reason="a divergence is not above 0")
+            return too_few(ratio_of_means(cka, control_cka), pair.n)
+        return Interval(None, reason=f"{NOT_CLEAR}: a divergence is not above 0")
     control_variance = jackknife_variance(torch.from_numpy(left[1]), pair.n)
     low = t_interval(e, control_variance).ci_low or 0.0
     if low <= ROUNDING or e < CLEAR_CONTROL * math.sqrt(control_variance.total):
         bound = f"{100 * e:.2f} % (95 % bound {100 * low:.2f} %)"
-        return Interval(
-            None, reason=f"the control's divergence {bound} is not clear of 0: nothing to divide by"
-        )
+        return Interval(None, reason=f"{NOT_CLEAR}: the control's divergence {bound} is not clear of 0")
     if min(d, left[0].min()) <= 0:
-        return Interval(None, reason=f"the pair's divergence {100 * d:.2f} % is not above 0: no logarithm")
+        return Interval(None, reason=f"no logarithm: the pair's divergence {100 * d:.2f} % is not above 0")
     logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
-    variance: Variance = jackknife_variance(logs, pair.n)
+    component = second.get(tuple(usable))
+    if component is None:
+        variance = jackknife_variance(logs, pair.n)
+    else:
+        variance = debiased_variance(logs, component, pair.n)
     interval = t_interval(math.log(d / e), variance)
     assert interval.ci_low is not None
     assert interval.ci_high is not None
-    return Interval(d / e, math.exp(interval.ci_low), math.exp(interval.ci_high))
+    return Interval(ratio_of_means(cka, control_cka), math.exp(interval.ci_low), math.exp(interval.ci_high))
 
 
-def _mean_divergence(found: FeatureComparison, members: Sequence[int]) -> float:
+def _cka(found: FeatureComparison, members: Sequence[int]) -> list[float]:
     values = [found.layers[at].debiased.value for at in members]
-    return 1 - float(np.mean([v for v in values if v is not None]))
+    return [v for v in values if v is not None]
 
 
 def _without(found: FeatureComparison, members: Sequence[int]) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
 from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
+from cka_tools.terminal.summary_command import summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 HELP = "How far two checkpoints have drifted apart, layer by layer, and whether that can be believed."
@@ -47,6 +48,7 @@ app.command("demo")(demo_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
+app.command("summary")(summary_command)
 app.command("layers")(layers_command)
 app.add_typer(cache_app, name="cache")
 app.command("train")(train_command)

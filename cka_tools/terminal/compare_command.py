@@ -58,6 +58,13 @@ RunDirectory = Annotated[
 def compare_command(
     model_a: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
     model_b: Annotated[str, typer.Argument(help="The model to compare it with.")],
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="Model B trained with another seed: its distance from B is the seed noise to divide by.",
+            show_default=False,
+        ),
+    ] = None,
     corpus: Annotated[
         str,
         typer.Option(
@@ -126,6 +133,7 @@ def compare_command(
         out,
         quiet=quiet,
         as_json=as_json,
+        control=control,
         corpus=corpus,
         documents=documents,
         max_length=max_length,

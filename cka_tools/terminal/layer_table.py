@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.caveats import MASSIVE_SHARE, layer_list
-from cka_tools.wording import NOTHING, percent, percent_interval
+from cka_tools.wording import NOTHING, percent, percent_interval, times, times_interval
 
 Row = list[Text]
 
@@ -94,13 +94,15 @@ def _columns(comparison: Comparison) -> list[Column]:
     columns = [
         Column("layer" if same else "layer\nA/B", _texts([*layers, *last.values()]), ALWAYS, "left"),
         Column("divergence\ndebiased %", _texts(map(percent, values)), ALWAYS),
-        Column(f"{summary['interval']['level']:.0%} interval".replace("%", " %"), _texts(intervals), ALWAYS),
+        Column(f"{_level(summary)} interval", _texts(intervals), ALWAYS),
         Column("biased %", _texts(map(percent, biased)), ALWAYS),
     ]
     if "rescaled" in summary:
         rescaled = [_minus(e["rescaled"]["cka_debiased"]) for e in entries]
         rescaled += [summary["rescaled"][f"{n}_divergence"]["debiased"]["value"] for n in last]
         columns.append(Column("rescaled %", _texts(map(percent, rescaled)), 4))
+    if "control" in summary:
+        columns += _control_columns(entries, summary, list(last))
     blank = [Text("")] * len(last)
     for side in "ab":
         cells = [_dimension(e[f"effective_dim_{side}"]) for e in entries]
@@ -111,6 +113,24 @@ def _columns(comparison: Comparison) -> list[Column]:
     best = [NOTHING if e["best_layer_b"] is None else str(e["best_layer_b"]) for e in entries]
     columns.append(Column("best\nin B", [*_texts(best), *blank], 2))
     return columns
+
+
+def _control_columns(
+    entries: list[dict[str, Any]], summary: dict[str, Any], means: list[str]
+) -> list[Column]:
+    noise = [e["control"]["value"] for e in entries]
+    noise += [summary["control"][f"{name}_divergence"]["debiased"]["value"] for name in means]
+    ratios = [e["ratio"] for e in entries] + [summary["ratio"][name] for name in means]
+    intervals = [times_interval(ratio) or NOTHING for ratio in ratios]
+    return [
+        Column("seed\nnoise %", _texts(map(percent, noise)), ALWAYS),
+        Column("ratio\nto it", _texts(times(ratio["value"]) for ratio in ratios), ALWAYS),
+        Column(f"{_level(summary)} interval\nof ratio", _texts(intervals), 7),
+    ]
+
+
+def _level(summary: dict[str, Any]) -> str:
+    return f"{100 * summary['interval']['level']:g} %"
 
 
 def _texts(cells: Any) -> list[Text]:

@@ -11,8 +11,17 @@ from rich.text import Text
 
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.caveats import layer_list
+from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
 from cka_tools.terminal.layer_table import layer_table
-from cka_tools.wording import NOTHING, counted, percent, percent_interval, printable, settings_in_words
+from cka_tools.wording import (
+    NOTHING,
+    counted,
+    percent,
+    percent_interval,
+    printable,
+    settings_in_words,
+    times,
+)
 
 __all__ = ["layer_table", "print_comparison", "summary_sentence"]
 
@@ -50,6 +59,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     names.add_column(overflow="fold")
     for side, name in zip("AB", comparison.names, strict=True):
         names.add_row(Text(side, style="bold"), Text(printable(name)))
+    if comparison.control is not None:
+        names.add_row(Text("control", style="bold"), Text(printable(comparison.control)))
     console.print(names, highlight=False)
     say(Text(", ".join(settings_in_words(comparison.record)), style="dim"))
     console.print()
@@ -60,16 +71,21 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         seeds = ", ".join(str(seed) for seed in protocol["seeds"])
         say(Text(f"Protocol {printable(protocol['name'])} ({printable(protocol['source'])}), seeds {seeds}:"))
         console.print(protocol_table(comparison), highlight=False)
+        if "ratio" in protocol:
+            say(Text(_ratio_over_draws(protocol)))
     remarks = _remarks(comparison)
     for remark in remarks:
         say(remark)
     if remarks:
         console.print()
     say(Text(summary_sentence(comparison), style="bold"))
+    if comparison.control is not None:
+        say(Text(ratio_sentence(comparison.summary), style="bold"))
 
 
 def _remarks(comparison: Comparison) -> list[Text]:
     remarks = [Text.assemble(("not given ", "bold"), line) for line in null_reasons(comparison)]
+    remarks += [Text.assemble(("no ratio ", "bold"), line) for line in ratio_refusals(comparison.layers)]
     for note in comparison.summary["notes"]:
         remarks.append(Text.assemble(("note ", "bold"), printable(note)))
     for warning in comparison.warnings:
@@ -91,6 +107,18 @@ def null_reasons(comparison: Comparison) -> list[str]:
         f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}: {reason}"
         for reason, layers in by_reason.items()
     ]
+
+
+def _ratio_over_draws(protocol: dict[str, Any]) -> str:
+    """Ratios of the draws' means to the control's, mean and standard deviation."""
+    parts = []
+    for name in ("mean", "early"):
+        for estimator in ("biased", "debiased"):
+            over = protocol["ratio"][name][estimator]
+            known = over["mean"] is not None
+            shown = f"{times(over['mean'])} ± {times(over['std'])}" if known else NOTHING
+            parts.append(f"{name} {shown} ({estimator})")
+    return f"Ratio to the control over {len(protocol['seeds'])} draws: {', '.join(parts)}."
 
 
 def protocol_table(comparison: Comparison) -> Table:

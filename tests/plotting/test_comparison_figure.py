@@ -50,6 +50,19 @@ CASES: dict[str, Callable[[], Comparison]] = {
     "some layers": lambda: make_comparison(24, layers=[0, 3, 8, 9, 10, 11, 23], early=[0, 3, 9]),
     "the same model": lambda: make_comparison(6, drift=0.0),
     "negative CKA": lambda: with_diagonal(make_comparison(12, n=60), NEGATIVE, 0.05),
+    "with a control": lambda: make_comparison(8, control="demo:mlm-baseline-2", rescale=True, constant=[6]),
+    "28 layers, a long control, everything": lambda: make_comparison(
+        28,
+        names=LONG,
+        control="/data/experiments/2026-05/runs/" * 3 + "seed-2",
+        rescale=True,
+        massive=[10, 11],
+        constant=[5],
+        protocol="paper",
+    ),
+    "a control that is B": lambda: make_comparison(8, control="B itself", control_drift=0.0),
+    "few documents, with a control": lambda: make_comparison(6, n=12, control="c"),
+    "one layer, with a control": lambda: make_comparison(8, layers=[5], control="c"),
     "a name without a place to break": lambda: make_comparison(6, names=("x" * 300, "W" * 300)),
 }
 
@@ -321,3 +334,46 @@ def test_lines_fit_their_width_and_lose_nothing() -> None:
     lines = break_lines(text, 1.5, 7)
     assert all(text_width(line, 7) <= 1.5 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_control_is_drawn_beside_the_pair_with_its_band_and_the_ratio_below() -> None:
+    comparison = make_comparison(8, control="org/b-2")
+    figure = comparison_figure(comparison)
+    divergence, ratio = figure.axes[0], next(ax for ax in figure.axes if by_gid(ax, "ratio"))
+    np.testing.assert_array_equal(
+        curve(divergence, "control"), [100 * e["control"]["value"] for e in comparison.layers]
+    )
+    (band,) = by_gid(divergence, "control: band")
+    edges = band.get_paths()[0].vertices[:, 1]
+    for entry in comparison.layers:
+        for end in ("ci_low", "ci_high"):
+            assert np.isclose(edges, 100 * entry["control"][end]).any()
+    np.testing.assert_array_equal(curve(ratio, "ratio"), [e["ratio"]["value"] for e in comparison.layers])
+    (bars,) = by_gid(ratio, "ratio: bars")
+    for entry, segment in zip(comparison.layers, bars.get_segments(), strict=True):
+        np.testing.assert_allclose(segment[:, 1], [entry["ratio"]["ci_low"], entry["ratio"]["ci_high"]])
+    assert list(curve(ratio, "one")) == [1, 1]
+    low, high = ratio.get_ylim()
+    assert low < 1
+    assert all(low < e["ratio"]["ci_low"] and e["ratio"]["ci_high"] < high for e in comparison.layers)
+    feet = " ".join(text.get_text() for text in figure.texts if text.get_gid() == "footnote")
+    assert "org/b-2" in feet
+    assert "times the seed noise" in feet
+    assert not by_gid(ratio, "no ratio")
+
+
+def test_layers_without_a_ratio_are_hatched_and_their_reason_is_in_the_notes() -> None:
+    comparison = make_comparison(6, control="c", constant=[2])
+    figure = comparison_figure(comparison)
+    ratio = next(ax for ax in figure.axes if by_gid(ax, "ratio"))
+    (void,) = by_gid(ratio, "no ratio")
+    assert (void.get_x(), void.get_width()) == (1.5, 1.0)
+    feet = " ".join(text.get_text() for text in figure.texts if text.get_gid() == "footnote")
+    assert "No ratio in layer 2: no variance" in feet
+    assert "none: see note" in [text.get_text() for text in ratio.get_legend().get_texts()]
+
+
+def test_a_figure_without_a_control_has_no_trace_of_one() -> None:
+    figure = comparison_figure(make_comparison(6))
+    assert len(figure.axes) == 4
+    assert not any(by_gid(ax, gid) for ax in figure.axes for gid in ("control", "ratio", "no ratio"))

@@ -7,6 +7,7 @@ from cka_tools.errors import UserError
 from cka_tools.statistics import cka
 from cka_tools.statistics.feature_comparison import compare_features
 from cka_tools.statistics.ratio import divergence_ratio
+from cka_tools.statistics.ratio_influence import ratio_second_order
 
 
 def models(rng, n=200, layers=3, noise_a=1.0, noise_control=0.5, p=12):
@@ -88,3 +89,59 @@ def test_the_interval_covers_a_known_ratio():
         widths.append(interval.ci_high - interval.ci_low)
     assert hits >= 51
     assert np.median(widths) < 0.6
+
+
+def u_centred(X):
+    """U-centred Gram matrix of Székely and Rizzo (2014), by its definition."""
+    K, n = X @ X.T, len(X)
+    np.fill_diagonal(K, 0)
+    rows, grand = K.sum(1) / (n - 2), K.sum() / ((n - 1) * (n - 2))
+    K = K - rows[:, None] - rows[None] + grand
+    np.fill_diagonal(K, 0)
+    return K
+
+
+def linearised(X, Y):
+    """The kernel of debiased CKA, linearised at the estimate, and the estimate."""
+    K, L = u_centred(X), u_centred(Y)
+    off = len(X) * (len(X) - 1)
+    xy, xx, yy = (K * L).sum() / off, (K * K).sum() / off, (L * L).sum() / off
+    theta = xy / np.sqrt(xx * yy)
+    return K * L / np.sqrt(xx * yy) - theta / 2 * (K * K / xx + L * L / yy), theta
+
+
+def test_second_order_is_that_of_the_whole_kernel(monkeypatch):
+    monkeypatch.setattr("cka_tools.statistics.ratio_influence.INFLUENCE_TILE", 16)
+    A, B, control = models(np.random.default_rng(7), n=40)
+    found = ratio_second_order(A, control, B, *both(A, B, control))
+    assert set(found) == {(0,), (1,), (2,), (0, 1, 2)}
+    for group, second in found.items():
+        parts = [[linearised(s[at], B[at]) for at in group] for s in (A, control)]
+        W, V = (np.mean([w for w, _ in part], axis=0) for part in parts)
+        d, e = (1 - np.mean([theta for _, theta in part]) for part in parts)
+        kernel = V / e - W / d
+        n = len(kernel)
+        g = kernel.sum(1) / (n - 1)
+        rest = kernel - g[:, None] - g[None]
+        np.fill_diagonal(rest, 0)
+        assert second == pytest.approx((rest**2).sum() / (n * (n - 1)), rel=1e-9)
+
+
+def test_second_order_narrows_the_interval_where_it_matters_and_no_layer_is_lost():
+    A, B, control = models(np.random.default_rng(8), n=60, p=40, noise_a=2.0, noise_control=1.5)
+    A[2] = np.ones_like(A[2])
+    pair, noise = both(A, B, control)
+    second = ratio_second_order(A, control, B, pair, noise)
+    assert set(second) == {(0,), (1,), (0, 1)}
+    wide, narrow = divergence_ratio(pair, noise), divergence_ratio(pair, noise, second)
+    for at in (0, 1):
+        assert narrow.layers[at].value == wide.layers[at].value
+        assert wide.layers[at].ci_low < narrow.layers[at].ci_low
+    assert narrow.layers[2].value is None
+
+
+def test_second_order_of_what_has_no_interval_or_no_divergence_is_empty():
+    A, B, control = models(np.random.default_rng(9), n=20)
+    assert ratio_second_order(A, control, B, *both(A, B, control)) == {}
+    A, B, _ = models(np.random.default_rng(9), n=40)
+    assert ratio_second_order(A, B, B, *both(A, B, B)) == {}

@@ -15,7 +15,7 @@ import pytest
 
 from cka_tools.terminal.app import main
 
-COMMANDS = ("demo", "compare", "show", "plot", "layers")
+COMMANDS = ("demo", "compare", "show", "summary", "plot", "layers")
 
 
 @pytest.fixture
@@ -282,3 +282,54 @@ def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_pa
     assert err.startswith("cka: interrupted: ")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, tiny_model, corpus, tmp_path):
+    control = tiny_model("modernbert", seed=2)
+    code, out, err = cka(
+        "compare", *models, "--control", control, "--corpus", corpus, "--max-length", 64, "--out", "run"
+    )
+    assert (code, err) == (0, "")
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    ratio = record["summary"]["ratio"]["mean"]["value"]
+    assert f"{ratio:.2f} times the seed noise" in " ".join(out.split())
+    assert record["provenance"]["models"]["control"]["name"] == str(control)
+    assert "times the seed noise" in " ".join(cka("show", "run")[1].split())
+    assert cka("plot", "run", "--out", "f.svg")[0] == 0
+    assert (tmp_path / "f.svg").stat().st_size > 0
+
+
+def test_a_control_that_does_not_fit_is_one_line_and_exit_code_2(cka, models, tiny_model, corpus, tmp_path):
+    shallow = tiny_model("modernbert", layers=3)
+    for given, words in ((shallow, "3 layers"), ("demo:nothing", "demo:nothing")):
+        code, out, err = cka("compare", *models, "--control", given, "--corpus", corpus, "--max-length", 64)
+        assert (code, out) == (2, "")
+        assert words in err
+        assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_summary_prints_and_writes_each_format(cka, run_dir, tmp_path):
+    code, out, _ = cka("summary", run_dir, run_dir, "--label", "one", "--label", "a_b")
+    assert code == 0
+    assert "a_b" in out
+    held = json.loads(cka("summary", run_dir, "--json")[1])
+    saved = json.loads((run_dir / "result.json").read_text())
+    mean = saved["summary"]["mean_divergence"]["debiased"]["value"]
+    assert held["runs"][0]["mean_divergence"] == pytest.approx(mean)
+    for form, words in (("latex", "\\toprule"), ("markdown", "---:"), ("csv", "model_a")):
+        assert words in cka("summary", run_dir, "--format", form)[1]
+        assert cka("summary", run_dir, "--format", form, "--out", f"table.{form}") == (0, "", "")
+        assert words in (tmp_path / f"table.{form}").read_text()
+        assert cka("summary", run_dir, "--format", form, "--quiet") == (0, "", "")
+
+
+def test_summary_of_what_is_no_comparison_is_one_line(cka, run_dir, tmp_path):
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "result.json").write_text(json.dumps({"format": 1, "kind": "ablation"}))
+    for given, words in (("ablation", "is an ablation"), ("nowhere", "is not a run")):
+        code, out, err = cka("summary", run_dir, given)
+        assert (code, out) == (2, "")
+        assert words in err
+        assert err.count("\n") == 1
+    assert cka("summary", run_dir, "--label", "a", "--label", "b")[0] == 2

@@ -1,0 +1,198 @@
+"""Saved comparisons → one table as a paper prints it: a row a run, divergences with intervals, ratios, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cka_tools.comparison.caveats import layer_list
+from cka_tools.comparison.comparison import Comparison, JsonObject
+from cka_tools.errors import UserError
+from cka_tools.wording import NOTHING, percent, printable, short_names, times
+
+NAME_LETTERS = 40
+MEANS = ("mean", "early")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says: text, and an interval's ends where it has one."""
+
+    text: str
+    interval: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its head and one cell a run; `name` is text, the others are numbers."""
+
+    head: str
+    cells: list[Cell]
+    name: bool = False
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """Several runs side by side.
+
+    Attributes:
+        frame: one row a run, fractions, NaN where a value cannot be given.
+        columns: the same as a reader sees it, percentages.
+        caption: what all runs have in common.
+        notes: where numbers are not comparable, and why values are missing.
+    """
+
+    frame: pd.DataFrame
+    columns: list[Column]
+    caption: str
+    notes: list[str]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Comparison]:
+    """Load comparisons.
+
+    Raises:
+        UserError: none given, or one that is not a comparison.
+    """
+    if not folders:
+        raise UserError("no run given: name directories that `cka compare` wrote")
+    return [Comparison.load(folder) for folder in folders]
+
+
+def summary_table(runs: Sequence[Comparison], labels: Sequence[str] = ()) -> SummaryTable:
+    """Make the table.
+
+    Args:
+        labels: names of the rows; by default the two models' names.
+
+    Raises:
+        UserError: another number of labels than of runs.
+    """
+    if labels and len(labels) != len(runs):
+        raise UserError(
+            f"{len(labels)} labels for {len(runs)} runs: give --label once for each, or not at all"
+        )
+    names = _told_apart([printable(label) for label in labels] or [_name(run) for run in runs])
+    rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
+    columns, shared = _columns(names, runs)
+    return SummaryTable(pd.DataFrame(rows), columns, shared, _notes(names, runs))
+
+
+def _name(run: Comparison) -> str:
+    a, b = short_names(*run.names, NAME_LETTERS)
+    return f"{a} vs {b}"
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Names that occur twice with a number behind them."""
+    return [
+        f"{name} ({names[: at + 1].count(name)})" if names.count(name) > 1 else name
+        for at, name in enumerate(names)
+    ]
+
+
+def _entry(run: Comparison, part: str, of: str) -> JsonObject | None:
+    """An interval of the record; None where the run has no control."""
+    summary = run.summary
+    if part == "pair":
+        return summary[f"{of}_divergence"]["debiased"]
+    if part not in summary:
+        return None
+    return summary["ratio"][of] if part == "ratio" else summary["control"][f"{of}_divergence"]["debiased"]
+
+
+def _row(name: str, run: Comparison) -> dict[str, Any]:
+    summary = run.summary
+    row: dict[str, Any] = {"run": name, "model_a": run.names[0], "model_b": run.names[1]}
+    row |= {"control": run.control, "corpus": _corpus(run), "documents": summary["n_documents"]}
+    row["early_layers"] = layer_list(summary["early_layers"])
+    reasons = []
+    for part, prefix in (("pair", ""), ("control", "control_"), ("ratio", "ratio_")):
+        for of in MEANS:
+            entry = _entry(run, part, of) or {}
+            column = f"{prefix}{of}" + ("" if part == "ratio" else "_divergence")
+            row[column] = entry.get("value")
+            row[f"{column}_ci_low"], row[f"{column}_ci_high"] = entry.get("ci_low"), entry.get("ci_high")
+            if part == "pair":
+                row[f"{column}_biased"] = summary[f"{of}_divergence"]["biased"]["value"]
+            reasons += [entry["reason"]] if entry.get("reason") else []
+    return row | {"reason": "; ".join(dict.fromkeys(reasons)) or None}
+
+
+def _corpus(run: Comparison) -> str:
+    return str(run.record["provenance"]["corpus"]["spec"])
+
+
+def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column], str]:
+    """What is printed, and in words what all runs share and need no column."""
+    columns = [Column("run", [Cell(name) for name in names], name=True)]
+    for of in MEANS:
+        entries = [_entry(run, "pair", of) for run in runs]
+        columns.append(Column(f"{of} %", [_cell(e, percent) for e in entries]))
+        biased = [run.summary[f"{of}_divergence"]["biased"]["value"] for run in runs]
+        columns.append(Column(f"{of} % biased", [Cell(percent(value)) for value in biased]))
+    if any(run.control is not None for run in runs):
+        columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
+        columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
+    shared = [f"divergence 1 − CKA, debiased, {_level(runs)} interval over documents, and biased"]
+    early = {layer_list(run.summary["early_layers"]) for run in runs}
+    if len(early) == 1:
+        shared.append(f"early layers {early.pop()}")
+    for head, word, values in (
+        ("n", "n = {}", [f"{run.summary['n_documents']:,}" for run in runs]),
+        ("corpus", "corpus {}", [printable(_corpus(run)) for run in runs]),
+    ):
+        if len(set(values)) == 1:
+            shared.append(word.format(values[0]))
+        else:
+            columns.append(Column(head, [Cell(value) for value in values], name=head == "corpus"))
+    return columns, "; ".join(shared)
+
+
+def _level(runs: Sequence[Comparison]) -> str:
+    return f"{100 * runs[0].summary['interval']['level']:g} %"
+
+
+def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+    if entry is None or entry["value"] is None:
+        return Cell(NOTHING)
+    low, high = entry["ci_low"], entry["ci_high"]
+    return Cell(write(entry["value"]), None if low is None or high is None else (write(low), write(high)))
+
+
+def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
+    differ = [what for what, of in _CONDITIONS.items() if len({str(of(run)) for run in runs}) > 1]
+    if "documents" in differ and len({_corpus(run) for run in runs}) > 1:
+        differ.insert(0, "corpus")
+    notes = []
+    if differ:
+        notes.append(f"Runs differ in {', '.join(differ)}: their numbers are not comparable as they stand.")
+    for name, run in zip(names, runs, strict=True):
+        for part, what in (("pair", "divergence"), ("control", "seed noise"), ("ratio", "ratio")):
+            entry = _entry(run, part, "mean")
+            if entry is not None and entry.get("reason"):
+                missing = what if entry["value"] is None else f"interval of the {what}"
+                notes.append(f"{name}: no {missing}; {printable(entry['reason'])}.")
+    return notes
+
+
+def _documents(run: Comparison) -> Any:
+    """The drawn texts by content: the same file under two names is one corpus."""
+    draws = run.record["provenance"]["corpus"].get("draws", [])
+    return [draw["fingerprint"] for draw in draws], run.summary["n_documents"]
+
+
+def _setting(name: str) -> Callable[[Comparison], Any]:
+    return lambda run: run.record["provenance"]["settings"].get(name)
+
+
+_CONDITIONS: dict[str, Callable[[Comparison], Any]] = {
+    "documents": _documents,
+    "early layers": lambda run: run.summary["early_layers"],
+    **{name.replace("_", " "): _setting(name) for name in ("pooling", "sites", "max_length", "dtype")},
+}
+"""What has to be the same for two runs' numbers to be comparable."""
