@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from cka_tools import __version__
 from cka_tools.errors import UserError
 
 KIND: Final = "ablation"
@@ -34,6 +28,8 @@ def build_record(
         draw: the `DocumentDraw` that all were compared on.
         training: where the checkpoints come from.
     """
+    from cka_tools.comparison.provenance import circumstances
+
     warned: dict[str, JsonObject] = {}
     for cell in cells:
         for warning in cell["warnings"]:
@@ -61,13 +57,7 @@ def build_record(
                 "counts": draw.counts,
                 "document_ids": [document.id for document in draw.documents],
             },
-            "versions": {
-                "cka-tools": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in PACKAGES},
-            },
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+            **circumstances(PACKAGES),
         },
     }
 

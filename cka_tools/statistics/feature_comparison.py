@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.feature_set import FeatureSet, Spectrum
-from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES, Estimator, normalise
+from cka_tools.statistics.feature_set import Spectrum
+from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
     LOW_DIMENSION,
@@ -28,6 +28,7 @@ from cka_tools.statistics.intervals import (
     union,
 )
 from cka_tools.statistics.linear_cka import LinearCKA
+from cka_tools.statistics.model_statistics import ModelStatistics, pair_hsic
 
 INFLUENCE_DOCUMENTS = 4096
 """Above this many documents the influence is taken on a seeded subset: its cost grows with their square."""
@@ -105,42 +106,60 @@ def compare_features(
     Raises:
         UserError: fewer than four documents, or features that do not belong together.
     """
-    a = FeatureSet(features_a, device=device, rescale=rescale)
-    b = FeatureSet(features_b, device=device, rescale=rescale)
-    if (a.n, a.draws) != (b.n, b.draws):
+    a = ModelStatistics(features_a, device=device, rescale=rescale)
+    b = ModelStatistics(features_b, device=device, rescale=rescale)
+    return compare_statistics(a, b, pairs, early, seed=seed, matrices=True)
+
+
+def compare_statistics(
+    a: ModelStatistics,
+    b: ModelStatistics,
+    pairs: Sequence[tuple[int, int]],
+    early: Sequence[int],
+    *,
+    seed: int = 42,
+    matrices: bool = False,
+) -> FeatureComparison:
+    """As `compare_features`, of models whose own statistics are there.
+
+    Args:
+        matrices: CKA of all layer pairs; otherwise the matrices hold that of `pairs`, NaN elsewhere.
+
+    Raises:
+        UserError: features that do not belong together.
+    """
+    if (a.features.n, a.features.draws) != (b.features.n, b.features.draws):
         raise UserError(
-            f"features of {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
+            f"features of {a.features.n} × {a.features.draws} and {b.features.n} × {b.features.draws} "
+            "documents × draws: give both the same ones"
         )
-    if a.n < MINIMUM_SAMPLES:
-        raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-    n, hsic = a.n, _hsic(a, b)
-    constant_a, constant_b = a.constant_layers(), b.constant_layers()
-    matrices = {e: _matrix(hsic[e], constant_a, constant_b) for e in ESTIMATORS}
-    spectra_a = [a.spectrum(i, float(h)) for i, h in enumerate(hsic["debiased"][1])]
-    spectra_b = [b.spectrum(j, float(h)) for j, h in enumerate(hsic["debiased"][2])]
-
-    usable = [d for d, (i, j) in enumerate(pairs) if not (constant_a[i] or constant_b[j])]
+    n = a.features.n
+    hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
+    found_matrices = {e: _matrix(hsic[e], a.constant, b.constant) for e in ESTIMATORS}
+    usable = [d for d, (i, j) in enumerate(pairs) if not (a.constant[i] or b.constant[j])]
     groups = [usable, [d for d in early if d in usable]]
-    documents = _influence_documents(a.n, seed)
+    documents = _influence_documents(n, seed)
     found: Influence | None = None
-    if usable and a.n >= MINIMUM_DOCUMENTS:
+    if usable and n >= MINIMUM_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
-        if len(documents) < a.n:
-            a = FeatureSet(features_a, device=device, rescale=rescale, documents=documents)
-            b = FeatureSet(features_b, device=device, rescale=rescale, documents=documents)
-            hsic = _hsic(a, b, [pairs[d] for d in usable])
         chosen = [pairs[d] for d in usable]
+        part_a, part_b = a.on(documents), b.on(documents)
+        if len(documents) < n:
+            cross = _cross(part_a, part_b, chosen)
+            hsic = {e: (xy, part_a.own[e], part_b.own[e]) for e, xy in cross.items()}
         on_pairs = {e: _of_pairs(hsic[e], chosen) for e in ESTIMATORS}
-        found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
+        found = influence(
+            part_a.features, part_b.features, chosen, on_pairs["debiased"], on_pairs["biased"], positions
+        )
 
-    dimensions = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) for i, j in pairs]
+    dimensions = [min(a.spectra[i].effective_dim, b.spectra[j].effective_dim) for i, j in pairs]
 
     def mean_cka(members: list[int]) -> tuple[Interval, Interval]:
         """Biased and debiased mean CKA over some of the pairs."""
         if not members:
             nothing = Interval(None, reason="no layer with variance to average over")
             return nothing, nothing
-        values = {e: float(np.mean([matrices[e][pairs[d]] for d in members])) for e in ESTIMATORS}
+        values = {e: float(np.mean([found_matrices[e][pairs[d]] for d in members])) for e in ESTIMATORS}
         positions = [usable.index(d) for d in members]
         few = [dimensions[d] for d in members]
         biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
@@ -151,14 +170,14 @@ def compare_features(
         if d in usable:
             biased, debiased = mean_cka([d])
         else:
-            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if constant_a[i] else "B"))
-        layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
+            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side="A" if a.constant[i] else "B"))
+        layers.append(LayerPair(i, j, biased, debiased, a.spectra[i], b.spectra[j], debiased.reason))
     mean, early_mean = (MeanDivergence(*(cka.complement() for cka in mean_cka(group))) for group in groups)
     without = [
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
     ]
-    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early))
+    return FeatureComparison(n, found_matrices, layers, mean, early_mean, without, documents, list(early))
 
 
 def _interval(
@@ -196,31 +215,38 @@ def _interval(
     return interval
 
 
-def _hsic(
-    a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]] | None = None
-) -> dict[Estimator, Hsic]:
-    """HSIC_xy (L_A, L_B), HSIC_xx (L_A,) and HSIC_yy (L_B,), averaged over the draws."""
-    by_draw: dict[Estimator, list[Hsic]] = {e: [] for e in ESTIMATORS}
-    for draw in range(a.draws):
-        stat = LinearCKA(a.dims, b.dims, pairs="all" if pairs is None else pairs, device=a.device)
-        for rows in a.blocks():
+def _cross(
+    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], *, whole: bool = False
+) -> dict[Estimator, Tensor]:
+    """HSIC_xy (L_A, L_B) averaged over the draws, of the pairs (NaN elsewhere) or of the whole matrix."""
+    first, second = a.features, b.features
+    if not whole:
+        found = pair_hsic(first, second, pairs)
+        empty = torch.full(
+            (len(first.dims), len(second.dims)), torch.nan, dtype=torch.float64, device=first.device
+        )
+        return {e: empty.index_put(_index(pairs, empty), xy) for e, xy in found.items()}
+    by_draw: dict[Estimator, list[Tensor]] = {e: [] for e in ESTIMATORS}
+    for draw in range(first.draws):
+        stat = LinearCKA(first.dims, second.dims, device=first.device)
+        for rows in first.blocks():
             stat.update(
-                [a.rows(draw, i, rows) for i in range(len(a.dims))],
-                [b.rows(draw, j, rows) for j in range(len(b.dims))],
+                [first.rows(draw, i, rows) for i in range(len(first.dims))],
+                [second.rows(draw, j, rows) for j in range(len(second.dims))],
             )
         for e in ESTIMATORS:
-            by_draw[e].append(stat.hsic(e))
-    return {e: _average(draws) for e, draws in by_draw.items()}
+            by_draw[e].append(stat.hsic(e)[0])
+    return {e: torch.stack(draws).mean(0) for e, draws in by_draw.items()}
 
 
-def _average(draws: list[Hsic]) -> Hsic:
-    xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*draws, strict=True))
-    return xy, xx, yy
+def _index(pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    i, j = (torch.tensor(side, device=like.device) for side in zip(*pairs, strict=True))
+    return i, j
 
 
 def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     xy, xx, yy = hsic
-    i, j = (torch.tensor(side, device=xy.device) for side in zip(*pairs, strict=True))
+    i, j = _index(pairs, xy)
     return xy[i, j], xx[i], yy[j]
 
 
