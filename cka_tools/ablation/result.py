@@ -90,15 +90,6 @@ def write_ablation(out: Path, record: JsonObject) -> Path:
     return out
 
 
-def is_ablation(run_dir: Path) -> bool:
-    """Tell whether a run directory holds an ablation rather than a comparison."""
-    try:
-        record = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("kind") == KIND
-
-
 def read_ablation(run_dir: Path) -> JsonObject:
     """Return the record of an ablation.
 

@@ -50,7 +50,7 @@ def matrix(
     readings = [many.compare(plan) for plan in many.pairs]
     names = [model.name for model in many.models]
     arrays = _arrays(readings, len(models))
-    named = [(f"{names[p.plan.a]} and {names[p.plan.b]}", p) for p in readings]
+    named = [(f"{names[p.plan.a]} (A) and {names[p.plan.b]} (B)", p) for p in readings]
     summary = shared_summary(many, named)
     repeated = [name for at, name in enumerate(names) if name in names[:at] and isinstance(models[at], str)]
     summary["notes"] += [f"{name} is given more than once: it ran once." for name in dict.fromkeys(repeated)]

@@ -57,7 +57,7 @@ def trajectory(
 
 def _record(many: ManyModels, readings: Sequence[PairReading], series: CheckpointSeries) -> dict[str, Any]:
     count = len(series.x)
-    named = [(many.models[pair.plan.a].name, pair) for pair in readings]
+    named = [(f"{many.models[pair.plan.a].name} (A) and the reference (B)", pair) for pair in readings]
     summary = shared_summary(many, named)
     summary["notes"] = [*series.notes, *summary["notes"]]
     if count < len(readings) and _same_weights(many, count + 1):

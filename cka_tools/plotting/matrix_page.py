@@ -29,8 +29,8 @@ from cka_tools.plotting.style import (
 from cka_tools.wording import percent, settings_in_words, shorten
 
 # Inches.
-SIDE, TREE, GAP = 3.0, 1.5, 0.1
-ABOVE, BELOW, SCALE_HEIGHT, SCALE_GAP = 0.30, 0.36, 0.09, 0.62
+SIDE, TREE, GAP = 3.0, 2.2, 0.1
+ABOVE, BELOW, SCALE_HEIGHT, SCALE_GAP = 0.30, 0.36, 0.09, 0.32
 NAME_LETTERS, CORPUS_LETTERS = 30, 48
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
@@ -65,7 +65,7 @@ def _draw(result: ModelMatrix) -> Figure:
         room = PAGE_WIDTH - MARGIN - left - SIDE - GAP
         tree = page.panel(left + SIDE + GAP, bottom, min(TREE, room), SIDE)
         draw_tree(tree, result)
-    _scale(page.panel(left, bottom - SCALE_GAP - SCALE_HEIGHT + 0.3, SIDE, SCALE_HEIGHT), mesh)
+    _scale(page.panel(left, bottom - SCALE_GAP - SCALE_HEIGHT, SIDE, SCALE_HEIGHT), mesh)
     return page.figure
 
 
@@ -123,7 +123,7 @@ def draw_tree(ax: Axes, result: ModelMatrix) -> None:
     ax.set_xlim(min(0.0, *heights, 0.0) * 1.05, max(0.0, *heights, 0.1) * 1.05)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.set_xlabel("merged at (%)")
     ax.set_title("average linkage", loc="left", fontsize=TEXT)
 
@@ -131,7 +131,7 @@ def draw_tree(ax: Axes, result: ModelMatrix) -> None:
 def _scale(ax: Axes, mesh: QuadMesh) -> None:
     figure: Any = ax.get_figure(root=True)
     bar = figure.colorbar(mesh, cax=ax, orientation="horizontal")
-    bar.locator = MaxNLocator(nbins=6)
+    bar.locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
     bar.update_ticks()
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)

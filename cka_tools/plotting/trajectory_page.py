@@ -89,9 +89,7 @@ def draw_curves(ax: Axes, result: Trajectory) -> list[Line2D | Patch]:
                     for end in ("ci_low", "ci_high")]  # fmt: skip
             floor: Look = {"color": look["color"], "zorder": 1}
             ax.axhspan(*ends, alpha=0.10, linewidth=0, gid=f"{name} floor", **floor)
-            ax.axhline(
-                100 * entry["value"], linewidth=0.8, linestyle=(0, (1, 1.5)), gid=f"{name} noise", **floor
-            )
+            ax.axhline(100 * entry["value"], linewidth=0.8, linestyle=DOTTED, gid=f"{name} noise", **floor)
             shown += ends
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="seed noise"))
     handles.append(Patch(facecolor=INK, alpha=0.18, label="95 % interval over documents"))
@@ -109,7 +107,7 @@ def _x_axis(ax: Axes, x: np.ndarray, kind: str) -> None:
     if kind == "position":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     if kind == "tokens":
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_text(value)))
     if len(x) == 1:
@@ -154,7 +152,7 @@ def draw_layers(ax: Axes, scale: Axes, result: Trajectory) -> None:
         ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
     figure: Any = ax.get_figure(root=True)
     bar = figure.colorbar(mesh, cax=scale)
-    bar.locator = MaxNLocator(nbins=5)
+    bar.locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10])
     bar.update_ticks()
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)
