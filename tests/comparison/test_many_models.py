@@ -168,9 +168,7 @@ def test_arrays_are_symmetric_and_hold_the_pairs(checkpoints, texts, cache):
     assert [(p["a"], p["b"]) for p in found.pairs] == list(combinations(range(4), 2))
     frame = found.to_frame()
     assert len(frame) == 6 * (3 + 2)
-    row = frame[
-        (frame.model_b == checkpoints[2]) & (frame.model_a == checkpoints[1]) & (frame.layer == "mean")
-    ]
+    means = frame[frame.layer == "mean"].set_index(["model_a", "model_b"])
     assert means.divergence[checkpoints[1], checkpoints[2]] == found.divergence()[1, 2]
 
 
