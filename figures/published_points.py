@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cka_tools.paper_values import PublishedValue, published
 from cka_tools.plotting.points import Reference
 from cka_tools.statistics.divergence import layer_ratios
-from cka_tools.training.presets import DECAY_SHARE, PAPER
+from cka_tools.training.presets import PAPER
 
 PAIR, CONTROL = "detour-baseline", "baseline-baseline"
 BILLION = 1e9
@@ -49,7 +49,7 @@ def cka_by_depth() -> dict[str, list[Reference]]:
 
 
 def mechanism_values() -> dict[str, list[Reference]]:
-    """Divergences in percent and ratios by relative depth, and divergences along the decay by its share done."""
+    """Divergences in percent and ratios by relative depth; divergences along the decay by its share done."""
     layers = published().layers
     pair, control = (layers[key].cka for key in (PAIR, CONTROL))
     return {

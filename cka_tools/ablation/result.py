@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from cka_tools import __version__
 from cka_tools.errors import UserError
 
 KIND: Final = "ablation"
@@ -34,6 +28,8 @@ def build_record(
         draw: the `DocumentDraw` that all were compared on.
         training: where the checkpoints come from.
     """
+    from cka_tools.comparison.provenance import circumstances
+
     warned: dict[str, JsonObject] = {}
     for cell in cells:
         for warning in cell["warnings"]:
@@ -61,13 +57,7 @@ def build_record(
                 "counts": draw.counts,
                 "document_ids": [document.id for document in draw.documents],
             },
-            "versions": {
-                "cka-tools": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in PACKAGES},
-            },
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+            **circumstances(PACKAGES),
         },
     }
 
@@ -98,15 +88,6 @@ def write_ablation(out: Path, record: JsonObject) -> Path:
     except OSError as error:
         raise UserError(f"--out {str(out)!r} cannot be written ({error.strerror})") from error
     return out
-
-
-def is_ablation(run_dir: Path) -> bool:
-    """Tell whether a run directory holds an ablation rather than a comparison."""
-    try:
-        record = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("kind") == KIND
 
 
 def read_ablation(run_dir: Path) -> JsonObject:

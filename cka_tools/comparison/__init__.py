@@ -1,19 +1,31 @@
-"""Two models over one corpus → a comparison that can be saved, read and plotted."""
+"""Models over one corpus → a comparison, trajectory or matrix that can be saved, read and plotted."""
 
 from typing import TYPE_CHECKING, Any
 
 from cka_tools.comparison.comparison import Comparison
 
 if TYPE_CHECKING:
+    from cka_tools.comparison.matrix_result import ModelMatrix
     from cka_tools.comparison.run_comparison import compare
+    from cka_tools.comparison.run_matrix import matrix
+    from cka_tools.comparison.run_trajectory import trajectory
+    from cka_tools.comparison.trajectory_result import Trajectory
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "ModelMatrix", "Trajectory", "compare", "matrix", "trajectory"]
+
+_HOME = {
+    "ModelMatrix": "matrix_result",
+    "Trajectory": "trajectory_result",
+    "compare": "run_comparison",
+    "matrix": "run_matrix",
+    "trajectory": "run_trajectory",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `compare` when it is asked for: a saved run is read without transformers."""
-    if name != "compare":
+    """Import what runs models when it is asked for: a saved run is read without transformers."""
+    if name not in _HOME:
         raise AttributeError(f"module 'cka_tools.comparison' has no attribute {name!r}")
-    from cka_tools.comparison.run_comparison import compare
+    from importlib import import_module
 
-    return compare
+    return getattr(import_module(f"cka_tools.comparison.{_HOME[name]}"), name)

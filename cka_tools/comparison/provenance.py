@@ -60,10 +60,17 @@ def provenance(
             "protocol": protocol,
             "rescale": rescale,
         },
+        **circumstances(),
+    }
+
+
+def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """Versions, time and command of a run."""
+    return {
         "versions": {
             "cka-tools": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+            **{name: version(name) for name in packages},
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),

@@ -21,6 +21,9 @@ from cka_tools.errors import UserError
 
 FORMAT = 1
 RESULT, ARRAYS, LAYERS, FIGURE = "result.json", "arrays.safetensors", "layers.csv", "figure"
+COMPARISON, TRAJECTORY, MATRIX = "comparison", "trajectory", "matrix"
+COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix"}
+"""The command that writes a run of each kind."""
 
 
 def check_free(run_dir: Path) -> None:
@@ -45,6 +48,8 @@ def write_run(
     arrays: dict[str, np.ndarray],
     table: pd.DataFrame,
     figure: Callable[[], Figure],
+    *,
+    table_name: str = LAYERS,
 ) -> Path:
     """Write all files of a run under a temporary name, then rename.
 
@@ -60,7 +65,7 @@ def write_run(
         text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
         (staging / RESULT).write_text(text + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, staging / ARRAYS)
-        table.to_csv(staging / LAYERS, index=False)
+        table.to_csv(staging / table_name, index=False)
         drawn = figure()
         for suffix in ("pdf", "png"):
             drawn.savefig(staging / f"{FIGURE}.{suffix}")
@@ -84,25 +89,40 @@ def _why_not_written(run_dir: Path, error: Exception) -> str:
     return f"{str(run_dir)!r} could not be written ({reason}): nothing was kept; name another --out"
 
 
-def read_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run_kind(run_dir: Path) -> str | None:
+    """What a run directory holds: COMPARISON, or a kind its record names; None where it cannot be read."""
+    try:
+        record = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _kind(record)
+
+
+def _kind(record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return None
+    kind = record.get("kind", COMPARISON if "matrix" in record else None)
+    return kind if isinstance(kind, str) else None
+
+
+def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The record and arrays of a run.
 
     Raises:
-        UserError: no run there, or one that is damaged or of a later format.
+        UserError: no run of this kind there, or one that is damaged or of a later format.
     """
     path = run_dir / RESULT
+    command = f"`cka {COMMANDS[kind]}`"
     if not path.is_file():
         raise UserError(
-            f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that `cka compare` wrote"
+            f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that {command} wrote"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
-    if not isinstance(record, dict) or "matrix" not in record:
-        raise UserError(
-            f"{str(path)!r} is not a comparison's result: name a directory that `cka compare` wrote"
-        )
+    if _kind(record) != kind:
+        raise UserError(f"{str(path)!r} is not a {kind}'s result: name a directory that {command} wrote")
     if record.pop("format", 0) > FORMAT:
         raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
     try:

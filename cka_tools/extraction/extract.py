@@ -23,6 +23,7 @@ from cka_tools.extraction.tokens import (
     resolve_max_length,
     share_tokenizer,
     tokenize,
+    tokenizer_of,
 )
 from cka_tools.extraction.transfer import HostCopy
 from cka_tools.models.model import LoadedModel
@@ -84,24 +85,29 @@ def prepare(
     max_length, notes = resolve_max_length(models, settings.max_length)
     shared = share_tokenizer(models)
     if settings.pooling == "token" and not shared:
-        names = " and ".join(repr(model.name) for model in models)
+        first, other = models[0], next(m for m in models if tokenizer_of(m) != tokenizer_of(models[0]))
         raise UserError(
-            f"pooling 'token' compares one token at a time, but {names} have different tokenizers: use "
-            "pooling 'mean'"
+            f"pooling 'token' compares one token at a time, but {first.name!r} and {other.name!r} have "
+            "different tokenizers: use pooling 'mean'"
         )
-    tables = [tokenize(documents, model, max_length) for model in (models[:1] if shared else models)]
-    textual = np.all([table.ordinary_counts() > 0 for table in tables], axis=0)
+    # Once a tokenizer, however many models share it.
+    by_tokenizer: dict[str, TokenTable] = {}
+    for model in models:
+        if tokenizer_of(model) not in by_tokenizer:
+            by_tokenizer[tokenizer_of(model)] = tokenize(documents, model, max_length)
+    textual = np.all([table.ordinary_counts() > 0 for table in by_tokenizer.values()], axis=0)
     kept = np.flatnonzero(textual)
     if len(kept) < len(documents):
         empty = [documents[i].id for i in np.flatnonzero(~textual).tolist()]
         named = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
         notes.append(f"{len(empty)} documents hold no token of text and were left out: {named}.")
-        tables = [table.take(kept) for table in tables]
+        by_tokenizer = {tokenizer: table.take(kept) for tokenizer, table in by_tokenizer.items()}
     if not len(kept):
         raise UserError(
             f"none of the {len(documents)} documents holds a token of text: give a corpus of text"
         )
-    lengths = np.max([table.lengths for table in tables], axis=0)
+    tables = [by_tokenizer[tokenizer_of(model)] for model in models]
+    lengths = np.max([table.lengths for table in by_tokenizer.values()], axis=0)
     if settings.plan == "sorted":
         plan = plan_sorted(lengths, settings.batch_tokens or _batch_tokens(models))
     else:
@@ -109,9 +115,7 @@ def prepare(
     positions = (
         draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
     )
-    return Prepared(
-        kept, tables * len(models) if shared else tables, plan, max_length, shared, positions, notes
-    )
+    return Prepared(kept, tables, plan, max_length, shared, positions, notes)
 
 
 def extract_features(
@@ -121,6 +125,7 @@ def extract_features(
     progress: Progress | None = None,
     *,
     layers: Sequence[Sequence[int] | None] | None = None,
+    prepared: Prepared | None = None,
 ) -> Extraction:
     """Run documents through models and pool the activations of each layer.
 
@@ -129,6 +134,7 @@ def extract_features(
 
     Args:
         layers: layers of each model, where depths differ; None takes `settings.layers` for all.
+        prepared: tokens and batch plan, where they were made for more models than run now.
 
     Raises:
         UserError: settings that do not fit the models, documents without text, a non-finite activation, a
@@ -136,7 +142,7 @@ def extract_features(
     """
     settings = settings or ExtractionSettings()
     forwards = plan_forwards(models, settings, layers)
-    prepared = prepare(models, documents, settings)
+    prepared = prepared or prepare(models, documents, settings)
     stores = make_stores(forwards, len(prepared.kept), settings)
     splits = run_batches(forwards, stores, prepared.tables, prepared, documents, progress)
     return describe(models, prepared, [store.finish() for store in stores], splits, ["off"] * len(models))

@@ -91,7 +91,12 @@ def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tupl
 
 def share_tokenizer(models: Sequence[LoadedModel]) -> bool:
     """Whether all models have one tokenizer, by content: same rules, vocabulary and special tokens."""
-    return len({model.provenance["tokenizer_sha256"] for model in models}) == 1
+    return len(set(map(tokenizer_of, models))) == 1
+
+
+def tokenizer_of(model: LoadedModel) -> str:
+    """The content hash of a model's tokenizer."""
+    return str(model.provenance["tokenizer_sha256"])
 
 
 def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: int) -> TokenTable:

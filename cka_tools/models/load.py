@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from cka_tools.models.device import resolve_device, resolve_dtype
 from cka_tools.models.folder import check_folder, one_line, weight_files
 from cka_tools.models.hash import hash_json, hash_state_dict, hash_tokenizer, hash_weight_files
 from cka_tools.models.hub import fetch_snapshot
-from cka_tools.models.model import LoadedModel
-from cka_tools.models.spec import parse_spec
+from cka_tools.models.model import LoadedModel, ModelOutline
+from cka_tools.models.spec import ModelSpec, parse_spec
 
 #: What a model may be given as: a spec, or a loaded model with its tokenizer.
 ModelGiven = str | PathLike[str] | tuple[Any, Any]
@@ -44,9 +45,70 @@ def load_model(
     """
     if isinstance(spec, tuple):
         return _load_in_memory(spec, device, dtype)
-    parsed = parse_spec(spec)
     place = resolve_device(device)
     number = resolve_dtype(dtype, place)
+    opened = open_checkpoint(spec, trust_remote_code=trust_remote_code)
+    given, folder = opened.spec.given, opened.folder
+    with _quiet():
+        model = _load_weights(given, folder, opened.config, number, trust_remote_code)
+    model = model.to(place).eval()
+    provenance: dict[str, Any] = {"spec": given, "kind": opened.spec.kind}
+    if opened.revision is not None:
+        provenance |= {"repo": opened.spec.repo, "revision": opened.revision}
+    # Of a hub's commit too: two commits, or a commit and a directory, may hold the same weights.
+    provenance["weights_sha256"] = hash_weight_files(weight_files(folder))
+    provenance["config_sha256"] = hash_json(opened.written)
+    return _finish(LoadedModel(given, model, opened.tokenizer, [], provenance, notes=opened.notes))
+
+
+def outline_model(
+    spec: str | PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    trust_remote_code: bool = False,
+) -> ModelOutline:
+    """A model without its weights: tokenizer, blocks and limits, as tokenization and a batch plan need them.
+
+    Raises:
+        UserError: as `load_model`, of what does not need the weights.
+    """
+    place = resolve_device(device)
+    number = resolve_dtype(dtype, place)
+    opened = open_checkpoint(spec, trust_remote_code=trust_remote_code)
+    given = opened.spec.given
+    try:
+        with _quiet(), torch.device("meta"):
+            model = AutoModel.from_config(opened.config, dtype=number, trust_remote_code=trust_remote_code)
+    except Exception:
+        # Code that comes with a model may not run without data: its weights are loaded, then let go.
+        with _quiet():
+            model = _load_weights(given, opened.folder, opened.config, number, trust_remote_code).to("meta")
+    provenance = {"tokenizer_sha256": hash_tokenizer(opened.tokenizer)}
+    blocks = find_blocks(given, model)
+    return ModelOutline(given, model, opened.tokenizer, blocks, provenance, notes=opened.notes, place=place)
+
+
+@dataclass
+class OpenedCheckpoint:
+    """A checkpoint on this machine before its weights are read; `written` is its config.json."""
+
+    spec: ModelSpec
+    folder: Path
+    revision: str | None
+    written: dict[str, Any]
+    config: Any
+    tokenizer: Any
+    notes: list[str]
+
+
+def open_checkpoint(spec: str | PathLike[str], *, trust_remote_code: bool = False) -> OpenedCheckpoint:
+    """Find a model (fetch it, if it is on the hub) and read its config and tokenizer.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    parsed = parse_spec(spec)
     notes: list[str] = []
     revision = None
     if parsed.kind == "hub":
@@ -59,15 +121,7 @@ def load_model(
     with _quiet():
         config = _load_config(parsed.given, folder, written, trust_remote_code)
         tokenizer = _load_tokenizer(parsed.given, folder, trust_remote_code)
-        model = _load_weights(parsed.given, folder, config, number, trust_remote_code)
-    model = model.to(place).eval()
-    provenance: dict[str, Any] = {"spec": parsed.given, "kind": parsed.kind}
-    if revision is not None:
-        provenance |= {"repo": parsed.repo, "revision": revision}
-    # Of a hub's commit too: two commits, or a commit and a directory, may hold the same weights.
-    provenance["weights_sha256"] = hash_weight_files(weight_files(folder))
-    provenance["config_sha256"] = hash_json(written)
-    return _finish(LoadedModel(parsed.given, model, tokenizer, [], provenance, notes=notes))
+    return OpenedCheckpoint(parsed, folder, revision, written, config, tokenizer, notes)
 
 
 def _load_in_memory(

@@ -74,3 +74,18 @@ class LoadedModel:
         finally:
             for module in training:
                 module.training = True
+
+
+@dataclass
+class ModelOutline(LoadedModel):
+    """A model whose weights are not in memory (they are on torch's meta device): it is planned with, not run.
+
+    `place` is the device that it will run on.
+    """
+
+    place: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model will run."""
+        return self.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ ASIDE = 1.05
 
 def ablation_curves_figure(
     table: pd.DataFrame,
-    published_decay: dict[str, Sequence[Reference]] | None = None,
+    published_decay: Mapping[str, Sequence[Reference]] | None = None,
 ) -> Figure:
     """Draw mean and early divergence along the axes `length` and `decay`, and their ratio to seed noise.
 
@@ -48,7 +48,7 @@ def ablation_curves_figure(
     axes = [axis for axis in X_LABELS if (table["axis"] == axis).any()]
     if not axes:
         raise UserError("the ablation has neither axis 'length' nor 'decay': run `cka ablate length`")
-    sizes = by_capacity(table["size"])
+    sizes = by_capacity(list(table["size"]))
     with figure_style():
         figure = StyledFigure(figsize=(PAGE_WIDTH, 0.55 + 1.85 * len(axes)))
         grid = figure.subplots(len(axes), 3, squeeze=False)

@@ -32,7 +32,7 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
     rows = table[table["axis"] == "freeze"]
     if rows.empty:
         raise UserError("the ablation has no axis 'freeze': run `cka ablate freeze`")
-    sizes = by_capacity(rows["size"])
+    sizes = by_capacity(list(rows["size"]))
     kinds = list(dict.fromkeys(_kind(cell) for cell in rows["cell"]))
     panels = [
         ("mean", "divergence", "all layers: divergence (%)"),

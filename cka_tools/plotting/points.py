@@ -42,7 +42,13 @@ class Reference:
 
 
 def draw_seeds(
-    ax: Axes, rows: pd.DataFrame, x: Sequence[float], what: str, look: Look, *, scale: float = 1.0
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: Sequence[float] | np.ndarray,
+    what: str,
+    look: Look,
+    *,
+    scale: float = 1.0,
 ) -> None:
     """One point a row with its interval.
 

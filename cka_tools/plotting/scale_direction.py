@@ -45,7 +45,7 @@ def scale_direction_figure(
     rows["kind"] = np.where(rows["cell"] == "decoder", "decoder", "encoder")
     # Both axes hold the encoder's detour: one run, two names.
     rows = rows.drop_duplicates(["kind", "size", "seed", "layer"])
-    sizes = by_capacity(rows["size"])
+    sizes = by_capacity(list(rows["size"]))
     groups = [
         (kind, size)
         for kind in ("encoder", "decoder")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from cka_tools.errors import UserError
 from cka_tools.statistics.divergence import mean_cka
 from cka_tools.statistics.feature_set import FeatureSet, Spectrum
-from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES, Estimator, normalise
+from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
     LOW_DIMENSION,
@@ -29,6 +30,7 @@ from cka_tools.statistics.intervals import (
     union,
 )
 from cka_tools.statistics.linear_cka import LinearCKA
+from cka_tools.statistics.model_statistics import ModelStatistics, pair_hsic
 
 INFLUENCE_DOCUMENTS = 4096
 """Above this many documents the influence is taken on a seeded subset: its cost grows with their square."""
@@ -92,6 +94,7 @@ def compare_features(
     device: torch.device | str = "cpu",
     seed: int = 42,
     sides: tuple[str, str] = ("A", "B"),
+    diagonal: bool = False,
 ) -> FeatureComparison:
     """Compare the layers of two models over the same n documents.
 
@@ -104,36 +107,97 @@ def compare_features(
         device: where the sums are computed, in float64.
         seed: chooses the documents of the influence beyond INFLUENCE_DOCUMENTS.
         sides: what the two are called in reasons.
+        diagonal: compute `pairs` only; the matrices hold NaN elsewhere.
 
     Raises:
         UserError: fewer than four documents, or features that do not belong together.
     """
-    a = FeatureSet(features_a, device=device, rescale=rescale)
-    b = FeatureSet(features_b, device=device, rescale=rescale)
-    if (a.n, a.draws) != (b.n, b.draws):
-        raise UserError(
-            f"features of {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
-        )
-    if a.n < MINIMUM_SAMPLES:
-        raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-    n, hsic = a.n, _hsic(a, b)
-    constant_a, constant_b = a.constant_layers(), b.constant_layers()
-    matrices = {e: _matrix(hsic[e], constant_a, constant_b) for e in ESTIMATORS}
-    spectra_a = [a.spectrum(i, float(h)) for i, h in enumerate(hsic["debiased"][1])]
-    spectra_b = [b.spectrum(j, float(h)) for j, h in enumerate(hsic["debiased"][2])]
+    a = ModelStatistics(features_a, device=device, rescale=rescale)
+    b = ModelStatistics(features_b, device=device, rescale=rescale)
+    return compare_statistics(a, b, pairs, early, seed=seed, matrices=not diagonal, sides=sides)
 
+
+def compare_statistics(
+    a: ModelStatistics,
+    b: ModelStatistics,
+    pairs: Sequence[tuple[int, int]],
+    early: Sequence[int],
+    *,
+    seed: int = 42,
+    matrices: bool = False,
+    sides: tuple[str, str] = ("A", "B"),
+) -> FeatureComparison:
+    """As `compare_features`, of models whose own statistics are there.
+
+    Args:
+        matrices: CKA of all layer pairs; otherwise the matrices hold that of `pairs`, NaN elsewhere.
+
+    Raises:
+        UserError: features that do not belong together.
+    """
+    if (a.features.n, a.features.draws) != (b.features.n, b.features.draws):
+        raise UserError(
+            f"features of {a.features.n} × {a.features.draws} and {b.features.n} × {b.features.draws} "
+            "documents × draws: give both the same ones"
+        )
+    n = a.features.n
+    hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
+    documents = influence_documents(n, seed)
+    whole = Whole(n, hsic, (a.constant, b.constant), (a.spectra, b.spectra))
+    return assemble(whole, documents, lambda: (a.on(documents), b.on(documents)), pairs, early, sides=sides)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all documents say together, without any of them left out.
+
+    Attributes:
+        n: documents.
+        hsic: by estimator, of all layer pairs; NaN where a pair was not asked for.
+        constant: which layers of A and of B have no variance.
+        spectra: of the layers of A and of B.
+    """
+
+    n: int
+    hsic: dict[Estimator, Hsic]
+    constant: tuple[list[bool], list[bool]]
+    spectra: tuple[list[Spectrum], list[Spectrum]]
+
+    @cached_property
+    def matrices(self) -> dict[Estimator, np.ndarray]:
+        """CKA of all pairs, (L_A, L_B) float64, NaN where undefined."""
+        return {e: _matrix(self.hsic[e], *self.constant) for e in ESTIMATORS}
+
+
+def assemble(
+    whole: Whole,
+    documents: np.ndarray,
+    left_out: Callable[[], tuple[FeatureSet, FeatureSet]],
+    pairs: Sequence[tuple[int, int]],
+    early: Sequence[int],
+    *,
+    sides: tuple[str, str] = ("A", "B"),
+) -> FeatureComparison:
+    """A comparison from the sums over all documents and the features of those that are left out in turn.
+
+    Args:
+        documents: which those are. left_out: their features of A and of B, called if an interval is made.
+        pairs, early, sides: as in `compare_features`.
+    """
+    n = whole.n
+    (constant_a, constant_b), (spectra_a, spectra_b) = whole.constant, whole.spectra
     usable = [d for d, (i, j) in enumerate(pairs) if not (constant_a[i] or constant_b[j])]
     groups = [usable, [d for d in early if d in usable]]
-    documents = _influence_documents(a.n, seed)
     found: Influence | None = None
-    if usable and a.n >= MINIMUM_DOCUMENTS:
+    if usable and n >= MINIMUM_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
-        if len(documents) < a.n:
-            a = FeatureSet(features_a, device=device, rescale=rescale, documents=documents)
-            b = FeatureSet(features_b, device=device, rescale=rescale, documents=documents)
-            hsic = _hsic(a, b, [pairs[d] for d in usable])
         chosen = [pairs[d] for d in usable]
-        on_pairs = {e: _of_pairs(hsic[e], chosen) for e in ESTIMATORS}
+        a, b = left_out()
+        on_pairs = (
+            {e: _of_pairs(whole.hsic[e], chosen) for e in ESTIMATORS}
+            if a.n == n
+            else hsic_of_pairs(a, b, chosen)
+        )
         found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
 
     dimensions = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) for i, j in pairs]
@@ -143,7 +207,7 @@ def compare_features(
         if not members:
             nothing = Interval(None, reason="no layer with variance to average over")
             return nothing, nothing
-        values = {e: mean_cka([matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
+        values = {e: mean_cka([whole.matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
         positions = [usable.index(d) for d in members]
         few = [dimensions[d] for d in members]
         biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
@@ -154,7 +218,7 @@ def compare_features(
         if d in usable:
             biased, debiased = mean_interval([d])
         else:
-            side = sides[0] if constant_a[i] else sides[1]
+            side = sides[0] if whole.constant[0][i] else sides[1]
             biased = debiased = Interval(None, reason=NO_VARIANCE.format(side=side))
         layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
     mean, early_mean = (
@@ -164,7 +228,7 @@ def compare_features(
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
     ]
-    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early))
+    return FeatureComparison(n, whole.matrices, layers, mean, early_mean, without, documents, list(early))
 
 
 def _interval(
@@ -202,37 +266,48 @@ def _interval(
     return interval
 
 
-def _hsic(
-    a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]] | None = None
-) -> dict[Estimator, Hsic]:
-    """HSIC_xy (L_A, L_B), HSIC_xx (L_A,) and HSIC_yy (L_B,), averaged over the draws."""
-    by_draw: dict[Estimator, list[Hsic]] = {e: [] for e in ESTIMATORS}
-    for draw in range(a.draws):
-        stat = LinearCKA(a.dims, b.dims, pairs="all" if pairs is None else pairs, device=a.device)
-        for rows in a.blocks():
+def _cross(
+    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], *, whole: bool = False
+) -> dict[Estimator, Tensor]:
+    """HSIC_xy (L_A, L_B) averaged over the draws, of the pairs (NaN elsewhere) or of the whole matrix."""
+    first, second = a.features, b.features
+    if not whole:
+        found = pair_hsic(first, second, pairs)
+        empty = torch.full(
+            (len(first.dims), len(second.dims)), torch.nan, dtype=torch.float64, device=first.device
+        )
+        return {e: empty.index_put(_index(pairs, empty), xy) for e, xy in found.items()}
+    by_draw: dict[Estimator, list[Tensor]] = {e: [] for e in ESTIMATORS}
+    for draw in range(first.draws):
+        stat = LinearCKA(first.dims, second.dims, device=first.device)
+        for rows in first.blocks():
             stat.update(
-                [a.rows(draw, i, rows) for i in range(len(a.dims))],
-                [b.rows(draw, j, rows) for j in range(len(b.dims))],
+                [first.rows(draw, i, rows) for i in range(len(first.dims))],
+                [second.rows(draw, j, rows) for j in range(len(second.dims))],
             )
         for e in ESTIMATORS:
-            by_draw[e].append(stat.hsic(e))
-    return {e: _average(draws) for e, draws in by_draw.items()}
+            by_draw[e].append(stat.hsic(e)[0])
+    return {e: torch.stack(draws).mean(0) for e, draws in by_draw.items()}
 
 
-def _average(draws: list[Hsic]) -> Hsic:
-    xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*draws, strict=True))
-    return xy, xx, yy
+def _index(pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    i, j = (torch.tensor(side, device=like.device) for side in zip(*pairs, strict=True))
+    return i, j
 
 
 def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     xy, xx, yy = hsic
-    i, j = (torch.tensor(side, device=xy.device) for side in zip(*pairs, strict=True))
+    i, j = _index(pairs, xy)
     return xy[i, j], xx[i], yy[j]
 
 
-def debiased_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> Hsic:
-    """Debiased HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs, each (D,), averaged over the draws."""
-    return _of_pairs(_hsic(a, b, pairs)["debiased"], pairs)
+def hsic_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> dict[Estimator, Hsic]:
+    """HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs by estimator, each (D,), averaged over the draws."""
+    xy = pair_hsic(a, b, pairs)
+    xx, yy = (
+        pair_hsic(side, side, [(pair[at], pair[at]) for pair in pairs]) for at, side in enumerate((a, b))
+    )
+    return {e: (xy[e], xx[e], yy[e]) for e in ESTIMATORS}
 
 
 def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.ndarray:
@@ -244,7 +319,8 @@ def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.nd
     return cka
 
 
-def _influence_documents(n: int, seed: int) -> np.ndarray:
+def influence_documents(n: int, seed: int) -> np.ndarray:
+    """Documents that are left out in turn: all, or beyond INFLUENCE_DOCUMENTS a seeded subset, ascending."""
     if n <= INFLUENCE_DOCUMENTS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, INFLUENCE_DOCUMENTS, replace=False))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cka_tools.statistics.divergence import mean_divergence
-from cka_tools.statistics.feature_comparison import FeatureComparison, debiased_of_pairs
+from cka_tools.statistics.feature_comparison import FeatureComparison, hsic_of_pairs
 from cka_tools.statistics.feature_set import FeatureSet
 from cka_tools.statistics.gram import upper_tiles
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, second_order
@@ -56,7 +56,7 @@ def ratio_second_order(
     kernels = []
     for features, found in ((a, pair), (c, control)):
         pairs = [(found.layers[at].layer_a, found.layers[at].layer_b) for at in members]
-        kernels.append(LinearisedCKA(features, b, pairs, debiased_of_pairs(features, b, pairs)))
+        kernels.append(LinearisedCKA(features, b, pairs, hsic_of_pairs(features, b, pairs)["debiased"]))
     weights = [
         tuple(mean_divergence([_cka(found, at) for at in group]) for found in (pair, control))
         for group in groups

@@ -40,6 +40,7 @@ def extract_cached(
     *,
     layers: Sequence[Sequence[int] | None] | None = None,
     cache: bool = True,
+    prepared: Prepared | None = None,
 ) -> Extraction:
     """Features as `extract_features` gives them, bit for bit, each model's taken from the store if it can be.
 
@@ -49,15 +50,16 @@ def extract_cached(
 
     Args:
         cache: False uses no store.
+        prepared: tokens and batch plan, where they were made for more models than run now.
 
     Raises:
         UserError: as `extract_features` does.
     """
     if not cache:
-        return extract_features(models, documents, settings, progress, layers=layers)
+        return extract_features(models, documents, settings, progress, layers=layers, prepared=prepared)
     settings = settings or ExtractionSettings()
     forwards = plan_forwards(models, settings, layers)
-    prepared = prepare(models, documents, settings)
+    prepared = prepared or prepare(models, documents, settings)
     jobs = _make_jobs(forwards, prepared, documents, settings)
     lacking = [job for job in jobs if not job.look_up()]
     splits = []

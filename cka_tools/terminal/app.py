@@ -13,6 +13,7 @@ from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
 from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED
+from cka_tools.terminal.many_commands import matrix_command, trajectory_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
 from cka_tools.terminal.summary_command import summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
@@ -46,6 +47,8 @@ def _root(
 
 app.command("demo")(demo_command)
 app.command("compare")(compare_command)
+app.command("trajectory")(trajectory_command)
+app.command("matrix")(matrix_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("summary")(summary_command)

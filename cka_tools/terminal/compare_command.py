@@ -176,7 +176,7 @@ def run_compare(
     from cka_tools.comparison.run_directory import check_free
     from cka_tools.terminal.report import print_comparison
 
-    run_dir = out or free_directory(f"cka-{_slug(model_a)}-vs-{_slug(model_b)}")
+    run_dir = out or free_directory(f"cka-{slug(model_a)}-vs-{slug(model_b)}")
     check_free(run_dir)
     with document_progress(Console(stderr=True), hidden=quiet) as progress:
         result = compare(model_a, model_b, progress=progress, **settings)
@@ -194,7 +194,7 @@ def run_compare(
         )
 
 
-def _slug(spec: str) -> str:
+def slug(spec: str) -> str:
     """A model spec as part of a directory's name."""
     last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"

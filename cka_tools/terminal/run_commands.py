@@ -16,8 +16,9 @@ from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.terminal.options import Device, Json, OutFile, Quiet, RemoteCode
+from cka_tools.terminal.saved_run import open_run
 
-Run = Annotated[Path, typer.Argument(help="A run directory that `cka compare` or `cka ablate` wrote.")]
+Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory or matrix.")]
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 REPORT_WIDTH = 120
 
@@ -27,19 +28,9 @@ def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: J
 
     Example: cka show runs/detour --json
     """
-    from cka_tools.ablation.result import is_ablation, read_ablation
-    from cka_tools.comparison import Comparison
-    from cka_tools.terminal.ablation_report import print_ablation
-    from cka_tools.terminal.report import print_comparison
-
-    if is_ablation(run):
-        record = read_ablation(run)
-        data = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        emit(lambda console: print_ablation(record, console), data, out, quiet=quiet, as_json=as_json)
-        return
-    result = Comparison.load(run)
-    data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
-    emit(lambda console: print_comparison(result, console), data, out, quiet=quiet, as_json=as_json)
+    saved = open_run(run)
+    data = json.dumps(saved.record, ensure_ascii=False, allow_nan=False)
+    emit(saved.show, data, out, quiet=quiet, as_json=as_json)
 
 
 def plot_command(
@@ -55,18 +46,11 @@ def plot_command(
 
     Example: cka plot runs/detour --out detour.pdf
     """
-    from cka_tools.ablation.result import is_ablation, read_ablation
-    from cka_tools.comparison import Comparison
     from cka_tools.comparison.run_directory import FIGURE
-    from cka_tools.plotting import comparison_figure
-    from cka_tools.plotting.ablation_page import ablation_figure
 
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is no figure: end its name in {', '.join(FIGURE_SUFFIXES)}")
-    if is_ablation(run):
-        figure = ablation_figure(read_ablation(run))
-    else:
-        figure = comparison_figure(Comparison.load(run))
+    figure = open_run(run).figure()
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
     for target in targets:
         buffer = io.BytesIO()

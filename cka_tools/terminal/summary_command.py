@@ -43,16 +43,16 @@ def summary_command(
 
     Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.ablation.result import is_ablation
+    from cka_tools.comparison.run_directory import COMPARISON, run_kind
     from cka_tools.comparison.summary_table import read_runs, summary_table
     from cka_tools.comparison.summary_text import FORMATS
     from cka_tools.terminal.summary_report import print_summary
 
     for run in runs:
-        if is_ablation(run):
+        if (kind := run_kind(run)) not in (None, COMPARISON):
             raise UserError(
-                f"{str(run)!r} is an ablation, which is a table of its own: see `cka show`, or name runs of "
-                "`cka compare`"
+                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
+                "runs of `cka compare`"
             )
     found = summary_table(read_runs(runs), label or ())
     if as_json or table_format is TableFormat.table:

@@ -1,0 +1,140 @@
+"""How time grows along one axis, with the way it would be done without the tool's sharing beside it.
+
+    python benchmarks/growth.py --axis checkpoints [--repeats 3]
+
+Each axis is a function in AXES that gives rows of its own; a row has the columns `axis`, `way`, `x` and
+`seconds`. Read the fitted exponents (the slope of log time on log x) and the ratios: the machine is shared.
+Writes benchmarks/growth_AXIS.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+HERE = Path(__file__).parent
+Row = dict[str, Any]
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Processor seconds of this process, the least of some repeats."""
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def checkpoints(repeats: int, documents: int) -> Iterator[Row]:
+    """Time against M checkpoints: trajectory and matrix at one pass a model, and `compare` pair by pair.
+
+    The checkpoints are small perturbations of a bundled model. Nothing is taken from a cache: every pass is
+    run. `passes` counts the corpora that went through a model.
+    """
+    from cka_tools import compare, matrix, trajectory
+    from cka_tools.bundled import bundled_data
+
+    source = bundled_data() / "models" / "mlm-baseline"
+    with tempfile.TemporaryDirectory() as folder:
+        made = [perturbed(source, Path(folder) / str(seed), seed) for seed in range(9)]
+        options: dict[str, Any] = {"documents": documents, "max_length": 64, "cache": False}
+
+        def pairwise(pairs: list[tuple[str, str]]) -> None:
+            for a, b in pairs:
+                compare(a, b, **options)
+
+        compare(made[0], made[1], **options)  # imports, and the corpus in the system's cache
+        for count in (1, 2, 4, 6, 8):
+            reference, others = made[0], made[1 : count + 1]
+            against = [(other, reference) for other in others]
+            among = list(combinations(made[:count], 2))
+
+            def follow(others: list[str] = others) -> object:
+                return trajectory(made[0], others, x=range(1, len(others) + 1), **options)
+
+            def all_pairs(count: int = count) -> object:
+                return matrix(made[:count], **options)
+
+            ways: dict[str, tuple[Callable[[], object], int]] = {
+                "trajectory": (follow, count + 1),
+                "compare, each against the reference": (lambda p=against: pairwise(p), 2 * count),  # type: ignore[misc]
+            }
+            if count > 1:
+                ways["matrix"] = (all_pairs, count)
+                ways["compare, all pairs"] = (lambda p=among: pairwise(p), 2 * len(among))  # type: ignore[misc]
+            for way, (work, passes) in ways.items():
+                yield {"way": way, "x": count, "passes": passes, "seconds": timed(work, repeats)}
+
+
+def perturbed(source: Path, folder: Path, seed: int) -> str:
+    """A copy of a model whose weights moved a little."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("training.json", "loss.csv", "README.md"))
+    draw = torch.Generator().manual_seed(seed)
+    weights = load_file(folder / "model.safetensors")
+    for name, value in weights.items():
+        noise = torch.randn(value.shape, generator=draw) * value.float().std() * 0.05
+        weights[name] = (value.float() + noise).to(value.dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+#: Further axes (documents, layers, width) are functions of repeats and documents that give rows likewise.
+AXES: dict[str, Callable[[int, int], Iterator[Row]]] = {"checkpoints": checkpoints}
+
+
+def exponents(table: pd.DataFrame) -> pd.Series:
+    """Slope of log seconds on log x of each way, over all of its points."""
+    fits = {}
+    for way, rows in table.groupby("way", sort=False):
+        fits[way] = np.polyfit(np.log(rows["x"]), np.log(rows["seconds"]), 1)[0]
+    return pd.Series(fits, name="exponent")
+
+
+def straightness(table: pd.DataFrame) -> pd.DataFrame:
+    """Seconds = intercept + slope x of each way, and how much of the variance the line leaves out."""
+    lines = {}
+    for way, rows in table.groupby("way", sort=False):
+        slope, intercept = np.polyfit(rows["x"], rows["seconds"], 1)
+        left = rows["seconds"] - intercept - slope * rows["x"]
+        unexplained = float((left**2).sum() / ((rows["seconds"] - rows["seconds"].mean()) ** 2).sum())
+        lines[way] = {"seconds a step": slope, "seconds at 0": intercept, "R²": 1 - unexplained}
+    return pd.DataFrame(lines).T
+
+
+def main() -> None:
+    """Print the table and the fits, write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--axis", choices=AXES, default="checkpoints")
+    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    rows = []
+    for row in AXES[options.axis](options.repeats, options.documents):
+        rows.append({"axis": options.axis, **row})
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print(exponents(table).to_string(float_format=lambda v: f"{v:.2f}"))
+    print(straightness(table).to_string(float_format=lambda v: f"{v:.3f}"))
+    table.to_csv(options.out or HERE / f"growth_{options.axis}.csv", index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    main()

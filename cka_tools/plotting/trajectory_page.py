@@ -1,0 +1,164 @@
+"""The figure of a trajectory: mean and early divergence along training, the noise floor, every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from cka_tools.comparison.trajectory_result import Trajectory
+from cka_tools.plotting.layer_ticks import thin
+from cka_tools.plotting.page import Page, warning_notes
+from cka_tools.plotting.style import (
+    BAND,
+    DARK,
+    FAINT,
+    HEAT,
+    INK,
+    MIDDLE,
+    SMALL,
+    TEXT,
+    VOID,
+    VOID_HATCH,
+    Look,
+    figure_style,
+    undefined_key,
+)
+from cka_tools.wording import settings_in_words, shorten
+
+# Inches.
+LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2
+HEIGHT, ABOVE, BELOW = 2.1, 0.42, 0.46
+SCALE_GAP, SCALE_WIDTH = 0.08, 0.09
+REFERENCE_LETTERS, CORPUS_LETTERS = 60, 48
+DOTTED = (0, (1, 1.5))
+
+LOOKS: dict[str, Look] = {
+    "mean": {"color": DARK, "marker": "o", "linestyle": "-"},
+    "early": {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2)), "markerfacecolor": "white"},
+}
+
+
+def trajectory_figure(result: Trajectory) -> Figure:
+    """Draw a trajectory. Nothing of matplotlib's global state is used or changed."""
+    with figure_style():
+        return _draw(result)
+
+
+def _draw(result: Trajectory) -> Figure:
+    title = f"Divergence from {shorten(result.reference, REFERENCE_LETTERS)} along training"
+    settings = " · ".join([*settings_in_words(result.record, CORPUS_LETTERS), "debiased linear CKA"])
+    page = Page(title, settings, ABOVE + HEIGHT + BELOW, warning_notes(result.summary))
+    bottom = page.ceiling - ABOVE - HEIGHT
+    curves = page.panel(LEFT, bottom, CURVES, HEIGHT)
+    heat = page.panel(LEFT + CURVES + GAP, bottom, HEAT_WIDTH, HEIGHT)
+    scale = page.panel(LEFT + CURVES + GAP + HEAT_WIDTH + SCALE_GAP, bottom, SCALE_WIDTH, HEIGHT)
+    handles = draw_curves(curves, result)
+    curves.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    draw_layers(heat, scale, result)
+    label = result.summary["x"]["label"]
+    curves.set_xlabel(label)
+    heat.set_xlabel("checkpoint, in the order of x" if len(result.checkpoints) > 1 else label)
+    return page.figure
+
+
+def draw_curves(ax: Axes, result: Trajectory) -> list[Line2D | Patch]:
+    """Mean and early divergence in percent with bands, and the control's; returns what the legend shows."""
+    x = result.arrays["x"]
+    handles: list[Line2D | Patch] = []
+    shown = [0.0]
+    for name, look in LOOKS.items():
+        value, low, high = 100 * result.divergence(name).T
+        (line,) = ax.plot(x, value, label=name, gid=name, zorder=5, **look)
+        # One checkpoint has no area to fill: its interval is a bar.
+        ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, gid=f"{name} band")
+        ax.vlines(x, low, high, color=look["color"], linewidth=0.7, alpha=0.6, gid=f"{name} interval")
+        handles.append(line)
+        shown += [v for v in (*value, *low, *high) if np.isfinite(v)]
+    if result.control is not None:
+        for name, look in LOOKS.items():
+            entry = result.control[f"{name}_divergence"]["debiased"]
+            if entry["value"] is None:
+                continue
+            ends = [100 * (entry["value"] if entry[end] is None else entry[end])
+                    for end in ("ci_low", "ci_high")]  # fmt: skip
+            floor: Look = {"color": look["color"], "zorder": 1}
+            ax.axhspan(*ends, alpha=0.10, linewidth=0, gid=f"{name} floor", **floor)
+            ax.axhline(100 * entry["value"], linewidth=0.8, linestyle=DOTTED, gid=f"{name} noise", **floor)
+            shown += ends
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="seed noise"))
+    handles.append(Patch(facecolor=INK, alpha=0.18, label="95 % interval over documents"))
+    low_end, high_end = min(shown), max(1.0, *shown)
+    room = 0.05 * (high_end - low_end)
+    ax.set_ylim(low_end - room, high_end + room)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_ylabel("divergence 1 − CKA (%)")
+    ax.grid(axis="y", color=BAND, linewidth=0.6)
+    _x_axis(ax, x, result.summary["x"]["kind"])
+    return handles
+
+
+def _x_axis(ax: Axes, x: np.ndarray, kind: str) -> None:
+    if kind == "position":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    if kind == "tokens":
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_text(value)))
+    if len(x) == 1:
+        ax.set_xlim(x[0] - 0.5 * (abs(x[0]) or 1), x[0] + 0.5 * (abs(x[0]) or 1))
+
+
+def tokens_text(count: float) -> str:
+    """Tokens on an axis: 1,650,000 → "1.65M"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def draw_layers(ax: Axes, scale: Axes, result: Trajectory) -> None:
+    """Divergence of every layer pair at every checkpoint as a heatmap, the first layer below."""
+    values = 100 * result.arrays["divergence.debiased"].T
+    known = values[np.isfinite(values)]
+    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
+    mesh = ax.pcolormesh(
+        np.arange(values.shape[1] + 1) - 0.5,
+        np.arange(values.shape[0] + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        cmap=HEAT,
+        vmin=min(0.0, *known, 0.0),
+        vmax=max(1.0, *known, 1.0),
+        edgecolors="face",
+        linewidth=0.1,
+        gid="layers",
+    )
+    layers = max((one["layers"] for one in result.checkpoints), key=len)
+    names = [entry["layer_b"] for entry in layers]
+    ticks = thin(range(len(names)))
+    ax.set_yticks(ticks, [str(names[at]) for at in ticks])
+    columns = thin(range(values.shape[1]), most=6)
+    ax.set_xticks(columns, [_x_text(result, at) for at in columns])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(NullLocator())
+    ax.set_ylabel("layer of the reference")
+    ax.set_title("every layer", loc="left", fontsize=TEXT)
+    if len(known) < values.size:
+        ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
+    figure: Any = ax.get_figure(root=True)
+    bar = figure.colorbar(mesh, cax=scale)
+    bar.locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label("divergence (%)", labelpad=2)
+
+
+def _x_text(result: Trajectory, at: int) -> str:
+    value = float(result.arrays["x"][at])
+    return tokens_text(value) if result.summary["x"]["kind"] == "tokens" else f"{value:g}"

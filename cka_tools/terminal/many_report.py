@@ -1,0 +1,142 @@
+"""A trajectory and a matrix of models as they are read in a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cka_tools.comparison.caveats import layer_list
+from cka_tools.comparison.many_result import ManyResult
+from cka_tools.comparison.matrix_result import ModelMatrix
+from cka_tools.comparison.trajectory_result import Trajectory
+from cka_tools.wording import (
+    NOTHING,
+    counted,
+    percent,
+    percent_interval,
+    printable,
+    settings_in_words,
+    shorten,
+)
+
+NAME_LETTERS = 24
+MOST_COLUMNS = 9
+"""Models whose matrix fits 80 columns."""
+
+MOST_PAIRS = 45
+"""Pairs that are listed one by one."""
+
+
+def print_trajectory(result: Trajectory, console: Console) -> None:
+    """Print one row a checkpoint, the control below; nothing given is read as markup."""
+    summary = result.summary
+    _say(console, Text.assemble(("Reference ", "bold"), printable(result.reference)))
+    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
+    table = _table()
+    _column(table, "checkpoint", "left")
+    for head in ("x", "mean %", "interval", "early %", "interval"):
+        _column(table, head)
+    for one in result.checkpoints:
+        table.add_row(*_trajectory_row(one, f"{one['x']:,.10g}"))
+    if result.control is not None:
+        table.add_section()
+        table.add_row(*_trajectory_row(result.control, "control"))
+    console.print(table, highlight=False)
+    _remarks(result, result.checkpoints, console)
+    early = summary["early_layers"]
+    kind = {"tokens": "tokens of the run, by the manifests", "given": "as given"}
+    stated = kind.get(summary["x"]["kind"], "the position among the checkpoints")
+    sentence = f"{counted(len(result.checkpoints), 'checkpoint')} over "
+    sentence += f"{counted(summary['n_documents'], 'document')}, debiased; x is {stated}"
+    if early:
+        sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
+    if result.control is not None:
+        sentence += "; the control's divergence is seed noise"
+    _say(console, Text(f"{sentence}.", style="bold"))
+
+
+def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
+    cells = [shorten(one["name"], NAME_LETTERS), x]
+    for name in ("mean", "early"):
+        entry = one[f"{name}_divergence"]["debiased"]
+        cells += [percent(entry["value"]), percent_interval(entry) or NOTHING]
+    return [Text(printable(cell)) for cell in cells]
+
+
+def print_matrix(result: ModelMatrix, console: Console) -> None:
+    """Print the matrix where it fits, every pair with its interval, and remarks."""
+    summary, names = result.summary, result.names
+    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
+    order = result.record["linkage"]["order"]
+    values = result.divergence()
+    table = _table()
+    _column(table, "mean divergence %", "left")
+    columns = order if len(order) <= MOST_COLUMNS else []
+    for at in columns:
+        _column(table, str(at + 1))
+    for at in order:
+        cells = ["·" if other == at else percent(_finite(values[at, other])) for other in columns]
+        table.add_row(*map(Text, (f"{at + 1} {shorten(names[at], NAME_LETTERS)}", *cells)))
+    console.print(table, highlight=False)
+    table = _table()
+    _column(table, "pair", "left")
+    for head in ("mean %", "interval", "early %", "interval"):
+        _column(table, head)
+    for pair in result.pairs[:MOST_PAIRS]:
+        cells = [f"{pair['a'] + 1} and {pair['b'] + 1}"]
+        for name in ("mean", "early"):
+            entry = pair[f"{name}_divergence"]["debiased"]
+            cells += [percent(entry["value"]), percent_interval(entry) or NOTHING]
+        table.add_row(*map(Text, cells))
+    console.print(table, highlight=False)
+    if len(result.pairs) > MOST_PAIRS:
+        rest = f"{counted(len(result.pairs) - MOST_PAIRS, 'further pair')} in {result.table}."
+        _say(console, Text(rest, style="dim"))
+    _remarks(result, result.pairs, console)
+    if "reason" in result.record["linkage"]:
+        _say(console, Text.assemble(("no tree ", "bold"), printable(result.record["linkage"]["reason"])))
+    sentence = f"{counted(len(names), 'model')}, {counted(len(result.pairs), 'pair')} over "
+    sentence += f"{counted(summary['n_documents'], 'document')}, debiased; the diagonal is 0 by definition."
+    _say(console, Text(sentence, style="bold"))
+
+
+def _remarks(result: ManyResult, entries: list[dict[str, Any]], console: Console) -> None:
+    for reason, count in _reasons(entries).items():
+        text = f"in {counted(count, 'pair')}: {printable(reason)}"
+        _say(console, Text.assemble(("no value or interval ", "bold"), text))
+    for note in result.summary["notes"]:
+        _say(console, Text.assemble(("note ", "bold"), printable(note)))
+    for warning in result.summary["warnings"]:
+        code = (f"[{warning['code']}] ", "yellow")
+        text = f"in {counted(len(warning['pairs']), 'pair')}, such as {printable(warning['text'])}"
+        _say(console, Text.assemble(("warning ", "bold yellow"), code, text))
+
+
+def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in entries:
+        parts = [layer["divergence"] for layer in entry["layers"]]
+        parts += [entry[f"{name}_divergence"]["debiased"] for name in ("mean", "early")]
+        for reason in dict.fromkeys(part["reason"] for part in parts if part.get("reason")):
+            found[reason] = found.get(reason, 0) + 1
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _column(table: Table, head: str, justify: Any = "right") -> None:
+    table.add_column(Text(head), justify=justify, no_wrap=True)
+
+
+def _say(console: Console, text: Text) -> None:
+    console.print(text, highlight=False, overflow="fold")

@@ -1,0 +1,226 @@
+"""`cka trajectory` and `cka matrix` from end to end."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from cka_tools import ModelMatrix, Trajectory
+from cka_tools.plotting.matrix_page import matrix_figure
+from cka_tools.plotting.trajectory_page import trajectory_figure
+from cka_tools.terminal.app import main
+
+
+@pytest.fixture
+def cka(monkeypatch, capsys, tmp_path):
+    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["cka", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("corpus") / "words.jsonl"
+    texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(40)]
+    path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model) -> list[Path]:
+    return [tiny_model("modernbert", seed=seed, layers=3) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory) -> Path:
+    """A training run's folder: three checkpoints with manifests."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    for model, place, tokens in (
+        (models[1], "1-detour-checkpoints/tokens-000000001000", 1000),
+        (models[2], "1-detour", 2000),
+        (models[3], "final", 2500),
+    ):
+        shutil.copytree(model, folder / place)
+        (folder / place / "training.json").write_text(json.dumps({"run_tokens": tokens, "seed": 1}))
+    return folder
+
+
+def test_a_training_runs_folder_is_followed_by_its_tokens(cka, models, run, corpus, tmp_path):
+    code, out, err = cka(
+        "trajectory", models[0], run, "--control", models[3], "--corpus", corpus, "--out", "along"
+    )
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "x is tokens of the run, by the manifests" in " ".join(out.split())
+    record = json.loads((tmp_path / "along" / "result.json").read_text())
+    assert [one["x"] for one in record["checkpoints"]] == [1000, 2000, 2500]
+    assert record["kind"] == "trajectory"
+    means = [one["mean_divergence"]["debiased"] for one in record["checkpoints"]]
+    for mean in means:
+        assert f"{100 * mean['value']:.1f}" in out
+        assert mean["ci_low"] < mean["value"] < mean["ci_high"]
+    with (tmp_path / "along" / "trajectory.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows[:5]] == ["0", "1", "2", "early", "mean"]
+    assert len(rows) == 4 * 5
+    assert float(rows[4]["divergence"]) == pytest.approx(means[0]["value"], abs=1e-12)
+    assert {row["role"] for row in rows} == {"checkpoint", "control"}
+
+
+def test_matrix_prints_every_pair(cka, models, corpus, tmp_path):
+    code, out, err = cka("matrix", *models[:3], "--corpus", corpus, "--out", "all")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    result = ModelMatrix.load(tmp_path / "all")
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert f"{a + 1} and {b + 1}" in out
+        assert f"{100 * result.divergence()[a, b]:.1f}" in out
+    assert "the diagonal is 0 by definition" in out
+
+
+@pytest.mark.parametrize(("command", "kind"), [("trajectory", Trajectory), ("matrix", ModelMatrix)])
+def test_show_and_plot_know_the_run(cka, models, corpus, tmp_path, command, kind):
+    code, out, _ = cka(command, *models[:3], "--corpus", corpus, "--out", "run")
+    printed = out.splitlines()[:-1]
+    assert code == 0
+    code, out, _ = cka("show", "run")
+    assert (code, out.splitlines()) == (0, printed)
+    record = json.loads(cka("show", "run", "--json")[1])
+    assert record == kind.load("run").record
+    before = (tmp_path / "run" / "figure.png").read_bytes()
+    assert cka("plot", "run", "--quiet") == (0, "", "")
+    assert (tmp_path / "run" / "figure.png").read_bytes() == before
+    assert cka("plot", "run", "--out", "f.svg")[0] == 0
+    assert (tmp_path / "f.svg").read_text().startswith("<?xml")
+    # Quiet and JSON.
+    assert cka(command, *models[:2], "--corpus", corpus, "--quiet", "--out", "q") == (0, "", "")
+    assert (
+        json.loads(cka(command, *models[:2], "--corpus", corpus, "--json", "--out", "j")[1])["kind"]
+        == command
+    )
+
+
+def test_flags_reach_the_reading(cka, models, corpus):
+    flags = ["--documents", 35, "--pooling", "last", "--sites", "mlp", "--layers", "0,2", "--early", 2]
+    more = ["--seed", 7, "--batch-tokens", 99, "--max-length", 32, "--x", "4,2", "--json", "--no-cache"]
+    code, out, err = cka("trajectory", *models[:3], "--corpus", corpus, *flags, *more)
+    assert code == 0, err
+    record = json.loads(out)
+    settings = record["provenance"]["settings"]
+    assert (settings["pooling"], settings["sites"], settings["max_length"], settings["seed"]) == (
+        "last", "mlp", 32, 7,
+    )  # fmt: skip
+    assert record["summary"]["n_documents"] == 35
+    assert [one["x"] for one in record["checkpoints"]] == [2, 4]
+    assert record["checkpoints"][0]["name"] == str(models[2])
+    assert [layer["layer_a"] for layer in record["checkpoints"][0]["layers"]] == [0, 2]
+    assert record["summary"]["early_layers"] == [2]
+    draw = record["provenance"]["corpus"]["draws"][0]
+    assert (draw["plan"]["limit"], draw["cache"]) == (99, ["off"] * 3)
+
+
+def test_what_does_not_fit_is_one_line(cka, models, run, corpus, tiny_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    gpt = tiny_model("gpt2", layers=3)
+    cases = [
+        (["trajectory", models[0]], "no checkpoint"),
+        (["trajectory", models[0], "empty"], "holds no model and no checkpoints"),
+        (["trajectory", models[0], *models[1:3], "--x", "1,2,3"], "3 numbers for 2 checkpoints"),
+        (["trajectory", models[0], run, "--x", "1,2"], "2 numbers for 3 checkpoints"),
+        (["trajectory", models[0], *models[1:3], "--x", "1,1"], "x 1 is given to both"),
+        (["trajectory", models[0], *models[1:3], "--x", "1,b"], "'1,b' is no list of numbers"),
+        (["trajectory", models[0], run / "final", run], "both have 2,500 tokens"),
+        (["trajectory", models[0], models[1], "--control", models[0]], "is the reference itself"),
+        (["trajectory", models[0], gpt, "--pooling", "token"], "different tokenizers"),
+        (["matrix"], "give two or more"),
+        (["matrix", models[0]], "give two or more"),
+        (["matrix", *models[:2], "--layers", "9"], "layers [9] do not exist"),
+        (["show", "empty"], "is not a run"),
+    ]
+    for arguments, message in cases:
+        corpora = [] if arguments[0] == "show" else ["--corpus", corpus]
+        code, out, err = cka(*arguments, *corpora)
+        assert (code, out) == (2, ""), arguments
+        assert len(err.splitlines()) == 1
+        assert message in err
+    assert {path.name for path in tmp_path.iterdir()} == {"empty"}
+
+
+def test_the_same_model_twice_is_allowed_and_said(cka, models, corpus):
+    code, out, _ = cka("matrix", models[0], models[1], models[0], "--corpus", corpus)
+    assert code == 0
+    assert "given more than once" in " ".join(out.split())
+
+
+# --- figures by what they contain
+
+
+@pytest.fixture(scope="module")
+def along(models, corpus):
+    from cka_tools import trajectory
+
+    names = [str(model) for model in models]
+    return trajectory(names[0], names[1:3], corpus, control=names[3], x=[10, 40], max_length=64)
+
+
+def artists(figure, gid):
+    return figure.findobj(lambda artist: artist.get_gid() == gid)
+
+
+def test_the_trajectorys_figure_holds_its_numbers(along):
+    figure = trajectory_figure(along)
+    for name in ("mean", "early"):
+        (line,) = artists(figure, name)
+        np.testing.assert_allclose(line.get_xdata(), [10, 40])
+        np.testing.assert_allclose(line.get_ydata(), 100 * along.divergence(name)[:, 0])
+        (band,) = artists(figure, f"{name} band")
+        low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+        assert (low, high) == pytest.approx(
+            (100 * along.divergence(name)[:, 1].min(), 100 * along.divergence(name)[:, 2].max())
+        )
+        (noise,) = artists(figure, f"{name} noise")
+        assert noise.get_ydata()[0] == pytest.approx(
+            100 * along.control[f"{name}_divergence"]["debiased"]["value"]
+        )
+        assert artists(figure, f"{name} floor")
+    (mesh,) = artists(figure, "layers")
+    np.testing.assert_allclose(mesh.get_array(), 100 * along.arrays["divergence.debiased"].T)
+    assert figure.axes[0].get_xlabel() == "x as given"
+
+
+def test_names_are_never_read_as_mathematics(along):
+    along.record["provenance"]["models"]["reference"]["name"] = "a_$x^$[bold]"
+    figure = trajectory_figure(along)
+    assert any("a_$x^$[bold]" in text.get_text() and not text.get_parse_math() for text in figure.texts)
+
+
+def test_the_matrix_figure_holds_its_numbers_and_its_tree(models, corpus):
+    from cka_tools import matrix
+
+    result = matrix([str(model) for model in models], corpus, max_length=64)
+    figure = matrix_figure(result)
+    order = result.record["linkage"]["order"]
+    (mesh,) = artists(figure, "divergence")
+    np.testing.assert_allclose(mesh.get_array(), 100 * result.divergence()[np.ix_(order, order)])
+    assert len(artists(figure, "value")) == 4 * 3
+    heights = [max(line.get_xdata()) for line in artists(figure, "merge")]
+    np.testing.assert_allclose(heights, [100 * m["height"] for m in result.record["linkage"]["merges"]])
+    assert to_rgb(artists(figure, "merge")[0].get_color())
+    assert any("0 by definition" in text.get_text() for text in figure.texts)
+    result.arrays["mean.debiased"][0, 1] = result.arrays["mean.debiased"][1, 0] = np.nan
+    result.record["linkage"] = {"order": [0, 1, 2, 3], "merges": [], "reason": "undefined"}
+    assert not artists(matrix_figure(result), "merge")
