@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cka_tools.comparison.streamed_reading import StreamedFeatures, features_size, stream_features
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
+from cka_tools.processes import from_first
 from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
 from cka_tools.store import extract_cached
 
@@ -79,9 +81,22 @@ def read_draw(
         UserError: as `extract_features` and `compare_features` do.
     """
     models = [a] if a is b else [a, b]
-    extraction = extract_cached(
-        models, draw.documents, settings, progress, layers=layers[: len(models)], cache=cache
-    )
+    asked, device = layers[: len(models)], "cpu" if a.device.type == "mps" else a.device
+    streamed: StreamedFeatures | None = None
+    if features_size(models, len(draw.documents), settings, asked) > settings.keep_features:
+        streamed = stream_features(
+            models,
+            draw.documents,
+            settings,
+            progress,
+            layers=asked,
+            rescale=rescale,
+            device=device,
+            cache=cache,
+        )
+        extraction = streamed.extraction
+    else:
+        extraction = extract_cached(models, draw.documents, settings, progress, layers=asked, cache=cache)
     progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
     first, second = extraction.features[0], extraction.features[-1]
     position_a = {layer: at for at, layer in enumerate(first.layers)}
@@ -91,22 +106,28 @@ def read_draw(
     early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
 
     def read(rescaled: bool) -> FeatureComparison:
+        if streamed is not None:
+            return streamed.compare(within, early_positions, rescale=rescaled)
         return compare_features(
             first.features,
             second.features,
             within,
             early_positions,
             rescale=rescaled,
-            device="cpu" if a.device.type == "mps" else a.device,
+            device=device,
             seed=settings.seed,
         )
 
+    plain = from_first(lambda: read(False))
+    scaled = from_first(lambda: read(True)) if rescale else None
+    if streamed is not None:
+        streamed.snapshot.finish()
     return Reading(
         draw,
         extraction,
         first.layers,
         second.layers,
         early_positions,
-        read(False),
-        read(True) if rescale else None,
+        plain,
+        scaled,
     )

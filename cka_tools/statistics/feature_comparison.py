@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,23 +113,72 @@ def compare_features(
         )
     if a.n < MINIMUM_SAMPLES:
         raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-    n, hsic = a.n, _hsic(a, b)
-    constant_a, constant_b = a.constant_layers(), b.constant_layers()
-    matrices = {e: _matrix(hsic[e], constant_a, constant_b) for e in ESTIMATORS}
-    spectra_a = [a.spectrum(i, float(h)) for i, h in enumerate(hsic["debiased"][1])]
-    spectra_b = [b.spectrum(j, float(h)) for j, h in enumerate(hsic["debiased"][2])]
+    hsic = _hsic(a, b)
+    whole = Whole(
+        a.n,
+        hsic,
+        (a.constant_layers(), b.constant_layers()),
+        (
+            [a.spectrum(i, float(h)) for i, h in enumerate(hsic["debiased"][1])],
+            [b.spectrum(j, float(h)) for j, h in enumerate(hsic["debiased"][2])],
+        ),
+    )
+    documents = influence_documents(a.n, seed)
 
+    def left_out() -> tuple[FeatureSet, FeatureSet]:
+        if len(documents) == a.n:
+            return a, b
+        first, second = (
+            FeatureSet(side, device=device, rescale=rescale, documents=documents)
+            for side in (features_a, features_b)
+        )
+        return first, second
+
+    return assemble(whole, documents, left_out, pairs, early)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all documents say together, without any of them left out.
+
+    Attributes:
+        n: documents.
+        hsic: by estimator, of all layer pairs.
+        constant: which layers of A and of B have no variance.
+        spectra: of the layers of A and of B.
+    """
+
+    n: int
+    hsic: dict[Estimator, Hsic]
+    constant: tuple[list[bool], list[bool]]
+    spectra: tuple[list[Spectrum], list[Spectrum]]
+
+
+def assemble(
+    whole: Whole,
+    documents: np.ndarray,
+    left_out: Callable[[], tuple[FeatureSet, FeatureSet]],
+    pairs: Sequence[tuple[int, int]],
+    early: Sequence[int],
+) -> FeatureComparison:
+    """A comparison from the sums over all documents and the features of those that are left out in turn.
+
+    Args:
+        documents: which those are. left_out: their features of A and of B, called if an interval is made.
+        pairs, early: as in `compare_features`.
+    """
+    n, hsic = whole.n, whole.hsic
+    (constant_a, constant_b), (spectra_a, spectra_b) = whole.constant, whole.spectra
+    matrices = {e: _matrix(hsic[e], constant_a, constant_b) for e in ESTIMATORS}
     usable = [d for d, (i, j) in enumerate(pairs) if not (constant_a[i] or constant_b[j])]
     groups = [usable, [d for d in early if d in usable]]
-    documents = _influence_documents(a.n, seed)
     found: Influence | None = None
-    if usable and a.n >= MINIMUM_DOCUMENTS:
+    if usable and n >= MINIMUM_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
-        if len(documents) < a.n:
-            a = FeatureSet(features_a, device=device, rescale=rescale, documents=documents)
-            b = FeatureSet(features_b, device=device, rescale=rescale, documents=documents)
-            hsic = _hsic(a, b, [pairs[d] for d in usable])
         chosen = [pairs[d] for d in usable]
+        a, b = left_out()
+        if a.n < n:
+            hsic = _hsic(a, b, chosen)
         on_pairs = {e: _of_pairs(hsic[e], chosen) for e in ESTIMATORS}
         found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
 
@@ -210,10 +259,11 @@ def _hsic(
             )
         for e in ESTIMATORS:
             by_draw[e].append(stat.hsic(e))
-    return {e: _average(draws) for e, draws in by_draw.items()}
+    return {e: average(draws) for e, draws in by_draw.items()}
 
 
-def _average(draws: list[Hsic]) -> Hsic:
+def average(draws: list[Hsic]) -> Hsic:
+    """Mean over draws."""
     xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*draws, strict=True))
     return xy, xx, yy
 
@@ -233,7 +283,8 @@ def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.nd
     return cka
 
 
-def _influence_documents(n: int, seed: int) -> np.ndarray:
+def influence_documents(n: int, seed: int) -> np.ndarray:
+    """Documents that are left out in turn: all, or beyond INFLUENCE_DOCUMENTS a seeded subset, ascending."""
     if n <= INFLUENCE_DOCUMENTS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, INFLUENCE_DOCUMENTS, replace=False))
