@@ -1,4 +1,4 @@
-"""The one error a user is meant to see."""
+"""The errors a user is meant to see, in one line."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line: it quotes what was given, says what does not fit and what to do.
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class ProcessLost(Exception):  # noqa: N818 - a condition for the command line to name, not a fault
+    """Another process of the run ended or does not answer, or the launcher stops all of them."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cka_tools.byte_size import size_in_words
+from cka_tools.comparison.streamed_reading import StreamedFeatures, features_size, stream_features
 from cka_tools.documents import DocumentDraw
+from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
+from cka_tools.processes import from_first
 from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
 from cka_tools.statistics.ratio_influence import ratio_second_order
@@ -101,8 +105,29 @@ def read_draw(
     wanted = {id(a): (a, layers[0])} | ({} if a is b else {id(b): (b, layers[1])})
     if control is not None:
         wanted.setdefault(id(control), (control, layers[1]))
-    models, layers_of = (list(part) for part in zip(*wanted.values(), strict=True))
-    extraction = extract_cached(models, draw.documents, settings, progress, layers=layers_of, cache=cache)
+    models, asked = (list(part) for part in zip(*wanted.values(), strict=True))
+    device = "cpu" if a.device.type == "mps" else a.device
+    streamed: StreamedFeatures | None = None
+    size = features_size(models, len(draw.documents), settings, asked)
+    if size > settings.keep_features:
+        if control is not None:
+            raise UserError(
+                f"a control needs the features of all models, {size_in_words(size)}, more than keep-features "
+                f"{size_in_words(settings.keep_features)}: raise it, or compare without a control"
+            )
+        streamed = stream_features(
+            models,
+            draw.documents,
+            settings,
+            progress,
+            layers=asked,
+            rescale=rescale,
+            device=device,
+            cache=cache,
+        )
+        extraction = streamed.extraction
+    else:
+        extraction = extract_cached(models, draw.documents, settings, progress, layers=asked, cache=cache)
     progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
     features = dict(zip(wanted, extraction.features, strict=True))
     first, second = features[id(a)], features[id(b)]
@@ -112,9 +137,9 @@ def read_draw(
     shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
     early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
 
-    device = "cpu" if a.device.type == "mps" else a.device
-
     def read(rescaled: bool) -> FeatureComparison:
+        if streamed is not None:
+            return streamed.compare(within, early_positions, rescale=rescaled)
         return compare_features(
             first.features,
             second.features,
@@ -125,9 +150,8 @@ def read_draw(
             seed=settings.seed,
         )
 
-    plain = read(False)
-    noise = None
-    if control is not None:
+    def read_control() -> ControlReading:
+        assert control is not None
         apart = compare_features(
             features[id(control)].features,
             second.features,
@@ -140,7 +164,13 @@ def read_draw(
         together = ratio_second_order(
             first.features, features[id(control)].features, second.features, plain, apart, device=device
         )
-        noise = ControlReading(apart, divergence_ratio(plain, apart, together))
+        return ControlReading(apart, divergence_ratio(plain, apart, together))
+
+    plain = from_first(lambda: read(False))
+    scaled = from_first(lambda: read(True)) if rescale else None
+    noise = from_first(read_control) if control is not None else None
+    if streamed is not None:
+        streamed.snapshot.finish()
     return Reading(
         draw,
         extraction,
@@ -148,6 +178,6 @@ def read_draw(
         second.layers,
         early_positions,
         plain,
-        read(True) if rescale else None,
+        scaled,
         noise,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from cka_tools import paper
+from cka_tools.byte_size import parse_bytes
 from cka_tools.comparison.comparison import Comparison
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.provenance import provenance
@@ -43,6 +44,8 @@ def compare(
     protocol: Literal["paper"] | None = None,
     batch_tokens: int | None = None,
     tokens_per_document: int = ExtractionSettings.tokens_per_document,
+    keep_features: int | str = ExtractionSettings.keep_features,
+    snapshot_every: int = ExtractionSettings.snapshot_every,
     trust_remote_code: bool = False,
     cache: bool = True,
     progress: Progress | None = None,
@@ -68,6 +71,9 @@ def compare(
             42, 43, 44), 512 tokens, batches of 16 in corpus order, float16, mean pooling.
         batch_tokens: padded tokens a batch holds; None chooses by device.
         tokens_per_document: draws of token pooling.
+        keep_features: bytes, or a size such as "8GiB": features of both models beyond it are not kept,
+            statistics are streamed. See docs/statistics.md for what is approximate then.
+        snapshot_every: documents from one snapshot of streamed statistics to the next.
         trust_remote_code: run code that comes with a model.
         cache: take features from the activation store (`CKA_TOOLS_CACHE`) and keep them there.
         progress: called after each batch with documents done, tokens done, documents in all.
@@ -86,6 +92,8 @@ def compare(
         batch_tokens=batch_tokens,
         tokens_per_document=tokens_per_document,
         seed=seed,
+        keep_features=parse_bytes(keep_features, "keep-features"),
+        snapshot_every=snapshot_every,
     )
     seeds: Sequence[int] = (seed,)
     if protocol is not None:

@@ -1,7 +1,7 @@
 """Documents → features of each model: every batch of one plan goes through every model."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -57,7 +57,8 @@ class Extraction:
         splits: batches that ran out of memory and were split: model, documents, halves.
         notes: plain sentences for the user.
         cache: one a model: `off`, `made` (kept in the activation store), `resumed` (made, part of it by an
-            interrupted run) or `hit` (found there).
+            interrupted run), `hit` (found there) or `streamed` (not kept at all).
+        streamed: what is approximate where features were not kept; None where they were.
     """
 
     features: list[ModelFeatures]
@@ -67,11 +68,13 @@ class Extraction:
     splits: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cache: list[str] = field(default_factory=list)
+    streamed: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """JSON-ready provenance: tokens, plan, splits, and where the features came from."""
         plan = self.plan.record() | {"splits": self.splits}
-        return {"tokens": self.tokens, "plan": plan, "cache": self.cache}
+        found = {"tokens": self.tokens, "plan": plan, "cache": self.cache}
+        return found if self.streamed is None else found | {"streamed": self.streamed}
 
 
 def prepare(
@@ -180,8 +183,12 @@ def run_batches(
     prepared: Prepared,
     documents: Sequence[TextDocument],
     progress: Progress | None,
+    batches: Iterable[Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every batch through every model, write its rows, and return the splits.
+    """Run batches through every model, write their rows, and return the splits.
+
+    Args:
+        batches: of the plan; all of it by default.
 
     Raises:
         UserError: as `extract_features` does while it runs.
@@ -193,7 +200,7 @@ def run_batches(
         ]
         lengths = prepared.tables[0].lengths
         done = tokens = 0
-        for rows in prepared.plan.batches:
+        for rows in prepared.plan.batches if batches is None else batches:
             for run in runs:
                 run.forward_batch(rows)
             done, tokens = done + len(rows), tokens + int(lengths[list(rows)].sum())

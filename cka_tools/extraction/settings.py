@@ -18,6 +18,11 @@ DEFAULT_MAX_LENGTH = 512
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 16384
 
+KEEP_FEATURES = 8 * 1024**3
+
+#: The state of all 22 × 22 layer pairs of width 768 takes 2.5 GB: seconds to write, once in some minutes.
+SNAPSHOT_EVERY = 20_000
+
 
 @dataclass(frozen=True)
 class ExtractionSettings:
@@ -36,6 +41,9 @@ class ExtractionSettings:
         seed: of the token draws.
         memory_limit: bytes of features kept in memory; beyond it they go to a temporary file.
         spill_folder: where that file lies; None is the system's temporary folder.
+        keep_features: bytes of features of both models that a comparison keeps, in memory or on disk; beyond
+            it statistics are streamed.
+        snapshot_every: documents, over all processes, from one snapshot of streamed statistics to the next.
     """
 
     max_length: int | None = None
@@ -49,6 +57,8 @@ class ExtractionSettings:
     seed: int = 42
     memory_limit: int = 2 * 1024**3
     spill_folder: str | None = None
+    keep_features: int = KEEP_FEATURES
+    snapshot_every: int = SNAPSHOT_EVERY
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -59,7 +69,7 @@ class ExtractionSettings:
         for name, known in (("pooling", POOLINGS), ("sites", SITES), ("plan", PLANS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name in ("max_length", "batch_tokens", "batch_size", "tokens_per_document"):
+        for name in ("max_length", "batch_tokens", "batch_size", "tokens_per_document", "snapshot_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name.replace('_', '-')} {value} must be at least 1")

@@ -3,6 +3,7 @@
 import torch
 
 from cka_tools.errors import UserError
+from cka_tools.processes import local_rank
 
 DTYPES = {
     "float32": torch.float32,
@@ -15,9 +16,13 @@ DTYPES = {
 def resolve_device(name: str | torch.device) -> torch.device:
     """`auto` is cuda, else mps, else cpu; any other name is taken at its word.
 
+    Of several processes on a machine each takes a GPU of its own for `auto` and `cuda`, as far as they go.
+
     Raises:
         UserError: no such device, here or at all.
     """
+    if local_rank() and str(name) in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
     if str(name) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

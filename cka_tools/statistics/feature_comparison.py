@@ -295,6 +295,12 @@ def _index(pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tens
     return i, j
 
 
+def average(draws: list[Hsic]) -> Hsic:
+    """Mean over draws."""
+    xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*draws, strict=True))
+    return xy, xx, yy
+
+
 def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     xy, xx, yy = hsic
     i, j = _index(pairs, xy)

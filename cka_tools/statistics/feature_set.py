@@ -27,6 +27,7 @@ class FeatureSet:
         layers: L arrays (n, p_ℓ) or (K, n, p_ℓ), finite.
         device: where blocks are computed on.
         rescale: divide each feature by its standard deviation (features without variance become 0).
+        scales: L tensors (p_ℓ,) to multiply each feature by instead, such as those of a pilot.
         documents: sorted indices of the documents to use; all by default.
 
     Attributes:
@@ -42,6 +43,7 @@ class FeatureSet:
         *,
         device: torch.device | str = "cpu",
         rescale: bool = False,
+        scales: Sequence[Tensor] | None = None,
         documents: np.ndarray[Any, np.dtype[np.int64]] | None = None,
     ) -> None:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
@@ -63,7 +65,11 @@ class FeatureSet:
             means, variance = self._first_two_moments(layer)
             self.means.append(means)
             self.variances.append(variance)
-        self._scales = [self._scale(layer) for layer in range(len(self.dims))] if rescale else None
+        self._scales: list[Tensor] | None = None
+        if scales is not None:
+            self._scales = [scale.to(self.device, torch.float64) for scale in scales]
+        elif rescale:
+            self._scales = self.scales()
 
     def _first_two_moments(self, layer: int) -> tuple[Tensor, Tensor]:
         means, variances = [], []
@@ -80,11 +86,14 @@ class FeatureSet:
             variances.append((squares - total.square() / self.n) / (self.n - 1))
         return torch.stack(means), torch.stack(variances).mean(0)
 
-    def _scale(self, layer: int) -> Tensor:
-        """1/σ of each feature, 0 where the spread is no more than rounding."""
-        spread = self.variances[layer].clamp(min=0).sqrt()
-        alive = spread > ROUNDING_STEPS * self.epsilon * self.means[layer].abs().amax(0)
-        return torch.where(alive, 1 / torch.where(alive, spread, 1.0), 0.0)
+    def scales(self) -> list[Tensor]:
+        """1/σ of each feature, 0 where the spread is no more than rounding: L tensors (p_ℓ,)."""
+        found = []
+        for variance, means in zip(self.variances, self.means, strict=True):
+            spread = variance.clamp(min=0).sqrt()
+            alive = spread > ROUNDING_STEPS * self.epsilon * means.abs().amax(0)
+            found.append(torch.where(alive, 1 / torch.where(alive, spread, 1.0), 0.0))
+        return found
 
     def blocks(self) -> list[slice]:
         """Slices over the documents, in order."""
@@ -107,19 +116,37 @@ class FeatureSet:
 
     def constant_layers(self) -> list[bool]:
         """Which layers have no variance beyond rounding over these documents."""
-        spread = [v.clamp(min=0).sum().sqrt() for v in self.variances]
-        size = [torch.linalg.vector_norm(m, dim=1).max() for m in self.means]
-        return [bool(s <= ROUNDING_STEPS * self.epsilon * m) for s, m in zip(spread, size, strict=True)]
+        return [is_constant(m, v, self.epsilon) for m, v in zip(self.means, self.variances, strict=True)]
 
     def spectrum(self, layer: int, hsic_xx: float) -> Spectrum:
         """Effective dimension and top-feature share of a layer, given its debiased self-HSIC."""
-        variance = self.variances[layer].clamp(min=0)
-        if self._scales is not None:
-            variance = variance * self._scales[layer].square()
-        total = float(variance.sum())
-        if total <= 0 or hsic_xx <= 0:
-            return Spectrum(float("nan"), float("nan"), 0)
-        return Spectrum(total**2 / hsic_xx, float(variance.max()) / total, int(variance.argmax()))
+        scale = None if self._scales is None else self._scales[layer]
+        return spectrum_of(self.variances[layer], scale, hsic_xx)
+
+
+def is_constant(means: Tensor, variance: Tensor, epsilon: float) -> bool:
+    """Whether a layer has no variance beyond rounding.
+
+    Args:
+        means: (K, p), one row a draw. variance: (p,). epsilon: relative rounding of the features.
+    """
+    spread = variance.clamp(min=0).sum().sqrt()
+    return bool(spread <= ROUNDING_STEPS * epsilon * torch.linalg.vector_norm(means, dim=1).max())
+
+
+def spectrum_of(variance: Tensor, scale: Tensor | None, hsic_xx: float) -> Spectrum:
+    """Spectrum of a layer from the variance of its features, (p,).
+
+    Args:
+        scale: what each feature is multiplied by; None is 1. hsic_xx: debiased, of the features so scaled.
+    """
+    variance = variance.clamp(min=0)
+    if scale is not None:
+        variance = variance * scale.square()
+    total = float(variance.sum())
+    if total <= 0 or hsic_xx <= 0:
+        return Spectrum(float("nan"), float("nan"), 0)
+    return Spectrum(total**2 / hsic_xx, float(variance.max()) / total, int(variance.argmax()))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class LinearCKA:
         device: where sums are kept and computed; it must know float64.
         shift: provisional means of A's and of B's layers (two lists of vectors), so that processes share one;
             otherwise the mean of the first rows that are folded.
+        gram: whether rows may be kept for the Gram form; without it they are folded from the start, and
+            memory is that of the moments.
 
     Example:
         >>> import torch
@@ -86,6 +88,7 @@ class LinearCKA:
         pairs: Pairs = "all",
         device: torch.device | str = "cpu",
         shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+        gram: bool = True,
     ) -> None:
         self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
         la, lb = len(self.dims_a), len(self.dims_b)
@@ -104,7 +107,8 @@ class LinearCKA:
         feature_cost = crossed + sum(d * d for d in self.dims_a + self.dims_b)
         gram_cost = P + Q + la * lb
         affordable = BUFFER_BYTES // (8 * (P + Q))
-        self._switch = max(1, min(max(feature_cost // gram_cost, FOLD_ROWS), affordable))
+        folded_from = max(feature_cost // gram_cost, FOLD_ROWS) if gram else FOLD_ROWS
+        self._switch = max(1, min(folded_from, affordable))
         self.reset()
 
     def _stack_shift(self, shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]]) -> tuple[Tensor, Tensor]:
@@ -224,6 +228,19 @@ class LinearCKA:
 
     def _moments(self) -> list[CrossMoments]:
         return [*self._cross, *self._own[0], *self._own[1]]
+
+    def feature_moments(self) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+        """Mean (p,) and variance (p,), divisor n − 1, of every feature: one pair a layer, for A and for B.
+
+        Raises:
+            UserError: fewer than two samples.
+        """
+        if self.n < 2:
+            raise UserError(f"{self.n} samples have no variance: give at least two")
+        self._known_sums = None
+        self._fold()
+        first, second = ([m.feature_moments() for m in side] for side in self._own)
+        return first, second
 
     def sums(self) -> PairSums:
         """The sums that HSIC is made of, about the exact mean of all samples; made once for both estimators.

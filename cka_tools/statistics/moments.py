@@ -130,6 +130,13 @@ class CrossMoments:
             cross[i] = torch.stack([squares[c].sum() for c in layers_b])
         return CentredSums(self.n, cross, moved["a"][:, None], moved["b"][None], moved["ab"])
 
+    def feature_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (divisor n − 1) of each feature x, (P,), where Y is X."""
+        return (
+            self.shift_a + self.s_x / self.n,
+            (self.S.diagonal() - self.s_x.square() / self.n) / (self.n - 1),
+        )
+
     def to(self, device: torch.device) -> CrossMoments:
         """The same sums on another device."""
         moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.extract import (
@@ -23,9 +24,17 @@ from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.extraction.tokens import TextDocument, TokenTable
 from cka_tools.models.model import LoadedModel
+from cka_tools.processes import at_first, crew, from_first
 from cka_tools.store.directory import cache_directory, entry_folder, lock_file
 from cka_tools.store.entry import DamagedEntry, read_entry, remove_folder
 from cka_tools.store.foreign_code import NotKeyed
+from cka_tools.store.gathered_rows import (
+    RowShape,
+    Work,
+    own_and_gathered,
+    scaled,
+    sending_stores,
+)
 from cka_tools.store.key import EntryKey, entry_key
 from cka_tools.store.layout import Layout
 from cka_tools.store.lock import locked
@@ -48,6 +57,9 @@ def extract_cached(
     interrupted run has finished is not run again. Another process that makes the same features is waited
     for. A store that cannot be written or is full costs a note, never the result.
 
+    Of several processes that are joined each runs its share of the batches. The first has the features; in
+    the others `features` tells the layers alone.
+
     Args:
         cache: False uses no store.
         prepared: tokens and batch plan, where they were made for more models than run now.
@@ -55,33 +67,48 @@ def extract_cached(
     Raises:
         UserError: as `extract_features` does.
     """
-    if not cache:
+    team = crew()
+    if not cache and team.world == 1:
         return extract_features(models, documents, settings, progress, layers=layers, prepared=prepared)
     settings = settings or ExtractionSettings()
     forwards = plan_forwards(models, settings, layers)
     prepared = prepared or prepare(models, documents, settings)
-    jobs = _make_jobs(forwards, prepared, documents, settings)
+    shapes = [RowShape.of(forward, settings.draws) for forward in forwards]
+    if not team.first:
+        return _run_share(models, forwards, shapes, prepared, documents)
+    jobs = _make_jobs(forwards, prepared, documents, settings, cache=cache)
     lacking = [job for job in jobs if not job.look_up()]
-    splits = []
+    splits: list[dict[str, Any]] = []
     with ExitStack() as stack:
         # One order for every process: two that want the same entries cannot wait for each other.
         for job in sorted(lacking, key=lambda job: job.digest):
             stack.enter_context(job.lock)
             job.acquire()
         lacking = [job for job in lacking if job.features is None]
+        stores = _open_stores(lacking, prepared, settings) if lacking else []
+        for store in stores:
+            if isinstance(store, PartialEntry):
+                stack.callback(store.close)
+        places = [forwards.index(job.forward) for job in lacking]
+        plan = prepared.plan
+        from_first(lambda: [Work.left(*work, plan) for work in zip(places, stores, strict=True)])
         if lacking:
-            stores = _open_stores(lacking, prepared, settings)
-            for store in stores:
-                if isinstance(store, PartialEntry):
-                    stack.callback(store.close)
-            tables = [job.table for job in lacking]
-            splits = run_batches(
-                [job.forward for job in lacking], stores, tables, prepared, documents, progress
+            batches = own_and_gathered(plan, team, stores, [shapes[at] for at in places])
+            told = scaled(progress, team, len(prepared.kept))
+            own = run_batches(
+                [job.forward for job in lacking],
+                stores,
+                [job.table for job in lacking],
+                prepared,
+                documents,
+                told,
+                batches,
             )
-            split = {entry["model"] for entry in splits}
+            splits = [split for part in at_first(own) for split in part]
+            split_models = {entry["model"] for entry in splits}
             for job, store in zip(lacking, stores, strict=True):
-                job.finish(store, was_split=job.model.name in split)
-    if not lacking and progress is not None:
+                job.finish(store, was_split=job.model.name in split_models)
+    if (not lacking or team.world > 1) and progress is not None:
         progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
     by_model = {id(forward): job for job in jobs for forward in job.forwards}
     found = [by_model[id(forward)] for forward in forwards]
@@ -89,6 +116,31 @@ def extract_cached(
         models, prepared, [job.result for job in found], splits, [job.state for job in found]
     )
     extraction.notes += list(dict.fromkeys(note for job in jobs for note in job.notes))
+    from_first(lambda: (extraction.splits, extraction.notes, extraction.cache))
+    return extraction
+
+
+def _run_share(
+    models: Sequence[LoadedModel],
+    forwards: Sequence[PooledForward],
+    shapes: Sequence[RowShape],
+    prepared: Prepared,
+    documents: Sequence[TextDocument],
+) -> Extraction:
+    """Run this process's batches of what the first one lacks, and send it their rows."""
+    work: list[Work] = from_first(list)
+    if work:
+        at, finished = [each.model for each in work], [each.batches(prepared.plan) for each in work]
+        share = prepared.plan.shard(crew().rank, crew().world).batches
+        stores = sending_stores(share, finished, [shapes[model] for model in at])
+        tables = [prepared.tables[model] for model in at]
+        at_first(
+            run_batches([forwards[model] for model in at], stores, tables, prepared, documents, None, share)
+        )
+    layers = [ModelFeatures(forward.layers, []) for forward in forwards]
+    extraction = describe(models, prepared, layers, [], [])
+    facts: tuple[list, list, list] = from_first(lambda: ([], [], []))
+    extraction.splits, extraction.notes, extraction.cache = facts
     return extraction
 
 
@@ -196,8 +248,10 @@ def _make_jobs(
     prepared: Prepared,
     documents: Sequence[TextDocument],
     settings: ExtractionSettings,
+    *,
+    cache: bool,
 ) -> list[_Job]:
-    cache = cache_directory()
+    place = cache_directory()
     jobs: list[_Job] = []
     by_digest: dict[str, _Job] = {}
     for forward, table in zip(forwards, prepared.tables, strict=True):
@@ -208,9 +262,10 @@ def _make_jobs(
             settings.draws,
             feature_dtype(forward.model).name,
         )
-        job = _Job(cache, [forward], table, layout, None)
+        job = _Job(place, [forward], table, layout, None)
         try:
-            job.key = entry_key(forward, table, prepared, documents, settings)
+            if cache:
+                job.key = entry_key(forward, table, prepared, documents, settings)
         except NotKeyed as error:
             job.notes.append(f"Features of {forward.model.name} were not kept in the cache: {error}.")
         if job.digest and job.digest in by_digest:

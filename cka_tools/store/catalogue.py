@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.store.directory import entry_folder, lock_file, partial_folder
+from cka_tools.store.directory import entry_folder, lock_file, partial_folder, run_folder
 from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder
 from cka_tools.store.lock import locked
 from cka_tools.store.partial import reason_of
@@ -21,12 +21,13 @@ _DOOMED = ".removed-"
 class StoredEntry:
     """One entry: `size` in bytes, `created` in UTC.
 
-    `state` is `complete`, `damaged` (its manifest; the features are verified when they are used) or
-    `interrupted`. What only the manifest tells is None where there is none.
+    `state` is `complete`, `damaged` (its manifest; the features are verified when they are used),
+    `interrupted`, or `snapshot` (of a streamed run that has not finished). What only the manifest tells is
+    None where there is none.
     """
 
     key: str
-    state: Literal["complete", "damaged", "interrupted"]
+    state: Literal["complete", "damaged", "interrupted", "snapshot"]
     size: int
     created: str
     model: str | None = None
@@ -48,6 +49,8 @@ def list_entries(cache: Path) -> list[StoredEntry]:
         found = [_entry(folder) for folder in _folders(cache / "features")]
         for folder in _folders(cache / "partial"):
             found.append(StoredEntry(folder.name, "interrupted", _size(folder), _time(folder)))
+        for folder in _folders(cache / "runs"):
+            found.append(StoredEntry(folder.name, "snapshot", _size(folder), _time(folder)))
     except OSError as error:
         raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
     return sorted(found, key=lambda entry: (entry.created, entry.key))
@@ -78,8 +81,7 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
         UserError: one is being made, or cannot be removed.
     """
     for entry in entries:
-        partial = entry.state == "interrupted"
-        folder = (partial_folder if partial else entry_folder)(cache, entry.key)
+        folder = _PLACES.get(entry.state, entry_folder)(cache, entry.key)
         try:
             with locked(lock_file(cache, entry.key), wait=False), suppress(FileNotFoundError):
                 remove_folder(folder)
@@ -92,9 +94,12 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
                 f"entry {entry.key[:12]} in {str(cache)!r} cannot be removed ({reason_of(error)}): change "
                 "the rights there"
             ) from None
-    for kind in ("features", "partial"):
+    for kind in ("features", "partial", "runs"):
         for folder in (cache / kind).glob(f"{_DOOMED}*"):
             _remove_left(folder)
+
+
+_PLACES = {"interrupted": partial_folder, "snapshot": run_folder}
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -25,6 +25,11 @@ def partial_folder(cache: Path, key: str) -> Path:
     return cache / "partial" / key
 
 
+def run_folder(cache: Path, key: str) -> Path:
+    """Folder of the snapshots of a streamed run."""
+    return cache / "runs" / key
+
+
 def lock_file(cache: Path, key: str) -> Path:
     """File whose lock says who makes an entry."""
     return cache / "locks" / f"{key}.lock"

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from cka_tools import __version__
-from cka_tools.errors import UserError
+from cka_tools.errors import ProcessLost, UserError
+from cka_tools.processes import launched_first, speaks_first
 from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_command import compare_command, demo_command
-from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED
+from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED, LOST_PROCESS
 from cka_tools.terminal.many_commands import matrix_command, trajectory_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
 from cka_tools.terminal.summary_command import summary_command
@@ -65,6 +66,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), BAD_INPUT)
+    except ProcessLost:
+        lost = "a process of this run ended or was stopped"
+        _fail(f"{lost}: no run was written; {_kept()}: start it again", LOST_PROCESS)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
@@ -74,13 +78,20 @@ def main() -> None:
         # Usage errors of the parser: known by their interface, as typer brings a parser of its own.
         if not hasattr(error, "format_message"):
             raise
+        if not launched_first():  # every process reads the same command
+            sys.exit(BAD_INPUT)
         _fail(f"{error.format_message()} See `cka --help`.", BAD_INPUT)
     if code == INTERRUPTED:  # the parser turns Ctrl-C into this code itself
-        kept = "nothing is kept" if "--no-cache" in sys.argv else "finished batches are kept in the cache"
-        _fail(f"interrupted: no run was written; {kept}", INTERRUPTED)
+        _fail(f"interrupted: no run was written; {_kept()}", INTERRUPTED)
     sys.exit(code or 0)
 
 
+def _kept() -> str:
+    return "nothing is kept" if "--no-cache" in sys.argv else "finished batches are kept in the cache"
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"cka: {' '.join(message.split())}", file=sys.stderr)
+    """End with one line, printed by one of the processes of a run."""
+    if speaks_first():
+        print(f"cka: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

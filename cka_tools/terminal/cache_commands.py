@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cka_tools.byte_size import size_in_words
 from cka_tools.errors import UserError
 from cka_tools.terminal.options import Json, OutFile, Quiet
 from cka_tools.terminal.run_commands import emit
@@ -124,15 +125,6 @@ def _confirmed(question: str) -> bool:
     except typer.Abort:  # Ctrl-C, or nobody there to answer
         typer.echo(err=True)
         return False
-
-
-def size_in_words(size: float) -> str:
-    """Bytes in binary units: 1536 → "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def age_in_words(created: str) -> str:

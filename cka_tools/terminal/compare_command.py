@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Device, Json, NoCache, Quiet, RemoteCode
 from cka_tools.terminal.progress import document_progress
 
@@ -115,6 +116,16 @@ def compare_command(
         int | None,
         typer.Option(help="Draws a document with --pooling token.  [default: 8]", show_default=False),
     ] = None,
+    keep_features: Annotated[
+        str, typer.Option(help="Features of both models beyond this size are streamed, not kept.")
+    ] = "8GiB",
+    snapshot_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Documents between snapshots of streamed statistics, in the cache.  [default: 20,000]",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: RemoteCode = False,
     no_cache: NoCache = False,
     out: RunDirectory = None,
@@ -148,6 +159,8 @@ def compare_command(
         protocol=None if protocol is None else protocol.value,
         batch_tokens=batch_tokens,
         **({} if tokens_per_document is None else {"tokens_per_document": tokens_per_document}),
+        keep_features=keep_features,
+        **({} if snapshot_every is None else {"snapshot_every": snapshot_every}),
         trust_remote_code=trust_remote_code,
         cache=not no_cache,
     )
@@ -171,16 +184,23 @@ def demo_command(
 def run_compare(
     model_a: str, model_b: str, out: Path | None, *, quiet: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Compare, save, print."""
+    """Compare, save, print; of several processes the first one saves and prints."""
     from cka_tools.comparison.run_comparison import compare
     from cka_tools.comparison.run_directory import check_free
+    from cka_tools.store.snapshot import kept_until_saved
     from cka_tools.terminal.report import print_comparison
 
-    run_dir = out or free_directory(f"cka-{slug(model_a)}-vs-{slug(model_b)}")
-    check_free(run_dir)
-    with document_progress(Console(stderr=True), hidden=quiet) as progress:
-        result = compare(model_a, model_b, progress=progress, **settings)
-    result.save(run_dir)
+    with joined() as team:
+        name = f"cka-{slug(model_a)}-vs-{slug(model_b)}"
+        run_dir = from_first(lambda: out or free_directory(name))
+        from_first(lambda: check_free(run_dir))
+        hidden = quiet or not team.first
+        with kept_until_saved():
+            with document_progress(Console(stderr=True), hidden=hidden) as progress:
+                result = compare(model_a, model_b, progress=progress, **settings)
+            from_first(lambda: result.save(run_dir))
+    if not team.first:
+        return
     if as_json:
         typer.echo(json.dumps(result.record, ensure_ascii=False, allow_nan=False))
     elif not quiet:

@@ -1,4 +1,5 @@
 """What the `cka` command returns other than 0."""
 
+LOST_PROCESS = 1
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -19,5 +19,5 @@ RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Read it first.")
 ]
 NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Neither take features from the cache nor keep them there.")
+    bool, typer.Option("--no-cache", help="Use no cache: no features kept or found there, and no snapshots.")
 ]

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from cka_tools.errors import UserError
+from cka_tools.processes import told_by_first
 
 Found = TypeVar("Found")
 
@@ -38,17 +39,7 @@ def from_first(accelerator: Accelerator, find: Callable[[], Found]) -> Found:
     """
     if accelerator.num_processes == 1:
         return find()
-    box: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            box[0] = find()
-        except UserError as error:
-            box[1] = str(error)
-    broadcast_object_list(box)
-    if box[1] is not None:
-        raise UserError(box[1])
-    found: Found = box[0]
-    return found
+    return told_by_first(find, broadcast_object_list, first=accelerator.is_main_process)
 
 
 def leave_processes() -> bool:

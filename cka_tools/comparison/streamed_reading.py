@@ -1,0 +1,271 @@
+"""Documents whose features are too many to keep: statistics are summed while both models run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cka_tools.byte_size import size_in_words
+from cka_tools.extraction import BatchPlan, Extraction, ExtractionSettings, Prepared
+from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.batches import plan_corpus_order, plan_sorted
+from cka_tools.extraction.extract import (
+    Progress,
+    describe,
+    feature_dtype,
+    plan_forwards,
+    prepare,
+    run_batches,
+)
+from cka_tools.extraction.features import ModelFeatures
+from cka_tools.extraction.tokens import TextDocument
+from cka_tools.extraction.whole_batches import WholeBatches
+from cka_tools.models import LoadedModel
+from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
+from cka_tools.statistics.feature_comparison import FeatureComparison
+from cka_tools.statistics.linear_cka import FOLD_ROWS
+from cka_tools.statistics.streamed_comparison import Pilot, StreamedComparison
+from cka_tools.store.foreign_code import NotKeyed
+from cka_tools.store.gathered_rows import scaled
+from cka_tools.store.key import EntryKey, entry_key, make_key
+from cka_tools.store.numerics import numerics
+from cka_tools.store.snapshot import Snapshot
+
+PILOT_DOCUMENTS = 1024
+"""Documents whose standard deviations scale the features of `--rescale`: each is known to 2 %."""
+
+FORMAT = 1
+"""Raised whenever a snapshot of an earlier version would be read wrongly."""
+
+Layers = Sequence[Sequence[int] | None]
+
+
+def features_size(
+    models: Sequence[LoadedModel], documents: int, settings: ExtractionSettings, layers: Layers
+) -> int:
+    """Bytes of the features of all models, were they kept."""
+    return sum(
+        documents * (settings.draws or 1) * sum(forward.widths) * feature_dtype(forward.model).itemsize
+        for forward in plan_forwards(models, settings, layers)
+    )
+
+
+@dataclass
+class StreamedFeatures:
+    """What is left of features that were not kept.
+
+    Attributes:
+        extraction: how they came about; its `features` tell the layers alone.
+        statistics: of all documents in the first process, of its share in another.
+        snapshot: of `statistics`.
+    """
+
+    extraction: Extraction
+    statistics: StreamedComparison
+    snapshot: Snapshot
+
+    def compare(
+        self, pairs: Sequence[tuple[int, int]], early: Sequence[int], *, rescale: bool
+    ) -> FeatureComparison:
+        """The comparison, as `compare_features` gives it of kept features."""
+        return self.statistics.compare(pairs, early, rescale=rescale)
+
+
+def stream_features(
+    models: Sequence[LoadedModel],
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings,
+    progress: Progress | None,
+    *,
+    layers: Layers,
+    rescale: bool,
+    device: torch.device | str,
+    cache: bool,
+) -> StreamedFeatures:
+    """Run documents through one model, or two, and sum what a comparison needs.
+
+    An interrupted run goes on from its last snapshot, to the same bits for the same number of processes.
+
+    Args:
+        layers: of each model. rescale: whether sums of rescaled features are made as well.
+        device: where sums are made. cache: whether snapshots are taken.
+
+    Raises:
+        UserError: as `extract_features` does.
+    """
+    team = crew()
+    forwards = plan_forwards(models, settings, layers)
+    prepared = prepare(models, documents, settings)
+    pilot = from_first(lambda: _pilot(forwards, prepared, documents, settings, rescale=rescale))
+    statistics = StreamedComparison(
+        (forwards[0].widths, forwards[-1].widths),
+        len(prepared.kept),
+        pilot,
+        draws=settings.draws or 1,
+        dtype=np.result_type(*(feature_dtype(model) for model in models)),
+        device=device,
+        seed=settings.seed,
+    )
+    notes: list[str] = []
+    key = _key(forwards, prepared, documents, settings, statistics, rescale, notes) if cache else None
+    snapshot = Snapshot(key, team)
+    share = prepared.plan.shard(team.rank, team.world)
+    done = resumed = _take_up(snapshot, statistics, pilot)
+    since = 0
+
+    def take(rows: Sequence[int], values: list[list[np.ndarray] | None], split: bool) -> None:
+        nonlocal done, since
+        first, second = values[0], values[-1]
+        assert first is not None
+        assert second is not None
+        statistics.update(rows, first, second)
+        done, since = done + 1, since + len(rows)
+        if since * team.world >= settings.snapshot_every or done == len(share.batches):
+            since = 0
+            if snapshot.kept:
+                snapshot.write(statistics.state(), done, _record(pilot))
+
+    left = share.batches[done:]
+    told = scaled(_from(progress, prepared, share.batches[:done]), team, len(prepared.kept))
+    stores = WholeBatches(left, [()] * len(models), take).sides
+    own = run_batches(forwards, stores, prepared.tables, prepared, documents, told, left)
+    splits = [split for part in at_first(own) for split in part]
+    if team.first:
+        for rank in range(1, team.world):
+            statistics.merge(receive_state(rank))
+    else:
+        send_state(statistics.state())
+    if progress is not None:
+        progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
+    features = [ModelFeatures(forward.layers, []) for forward in forwards]
+    extraction = describe(
+        models, prepared, features, splits, ["resumed" if resumed else "streamed"] * len(models)
+    )
+    extraction.streamed = {
+        "documents_left_out": len(statistics.documents),
+        "pilot_documents": min(PILOT_DOCUMENTS, statistics.total) if rescale else None,
+        "processes": team.world,
+    }
+    extraction.notes += [_announcement(models, settings, layers, statistics, rescale=rescale)]
+    extraction.notes += notes + snapshot.notes
+    facts = (extraction.splits, extraction.notes, extraction.cache)
+    extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
+    return StreamedFeatures(extraction, statistics, snapshot)
+
+
+def _take_up(snapshot: Snapshot, statistics: StreamedComparison, pilot: Pilot) -> int:
+    """Batches of this process's share that a snapshot holds, now in the statistics."""
+    found = snapshot.read(_record(pilot))
+    if found is None:
+        return 0
+    state, batches = found
+    statistics.load(state)
+    return batches
+
+
+def _record(pilot: Pilot) -> dict[str, Any]:
+    """What must be the same for a state to go on from: shift and scales, to the bit."""
+    digest = hashlib.sha256()
+    for side in (*pilot.means, *(pilot.scales or ())):
+        for tensor in side:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {"format": FORMAT, "pilot": digest.hexdigest()}
+
+
+def _pilot(
+    forwards: Sequence[PooledForward],
+    prepared: Prepared,
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings,
+    *,
+    rescale: bool,
+) -> Pilot:
+    """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
+    plan = _pilot_plan(prepared, settings) if rescale else prepared.plan.batches[:1]
+    parts: list[list[list[np.ndarray] | None]] = []
+    whole = WholeBatches(plan, [()] * len(forwards), lambda rows, values, split: parts.append(values))
+    run_batches(forwards, whole.sides, prepared.tables, prepared, documents, None, plan)
+    sides = []
+    for side in (0, -1):
+        by_batch = [values[side] or [] for values in parts]
+        sides.append([np.concatenate(layer, axis=1) for layer in zip(*by_batch, strict=True)])
+    return Pilot.of(sides[0], sides[1], rescale=rescale)
+
+
+def _pilot_plan(prepared: Prepared, settings: ExtractionSettings) -> Sequence[tuple[int, ...]]:
+    """Batches of the pilot's documents: all, in their own plan, where there are no more."""
+    plan, n = prepared.plan, len(prepared.kept)
+    if n <= PILOT_DOCUMENTS:
+        return plan.batches
+    # Not the documents that are left out in turn: a stream of its own.
+    rows = np.sort(np.random.default_rng([settings.seed, 1]).choice(n, PILOT_DOCUMENTS, replace=False))
+    lengths = np.max([table.lengths[rows] for table in prepared.tables], axis=0)
+    own: BatchPlan = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths, plan.limit)
+    return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
+
+
+def _key(
+    forwards: Sequence[PooledForward],
+    prepared: Prepared,
+    documents: Sequence[TextDocument],
+    settings: ExtractionSettings,
+    statistics: StreamedComparison,
+    rescale: bool,
+    notes: list[str],
+) -> EntryKey | None:
+    """What snapshots are found by: everything that can change a bit of the sums."""
+    try:
+        features = [
+            entry_key(forward, table, prepared, documents, settings).digest
+            for forward, table in zip(forwards, prepared.tables, strict=True)
+        ]
+    except NotKeyed as error:
+        notes.append(f"No snapshots were kept: {error}.")
+        return None
+    return make_key(
+        {
+            "format": FORMAT,
+            "features": features,
+            "left_out": [int(row) for row in statistics.documents],
+            "rescale": rescale,
+            "fold_rows": FOLD_ROWS,
+            "processes": crew().world,
+            "numerics": numerics(statistics.device),
+        }
+    )
+
+
+def _from(progress: Progress | None, prepared: Prepared, done: Sequence[Sequence[int]]) -> Progress | None:
+    """Progress of a run that starts behind some batches."""
+    if progress is None:
+        return None
+    rows = [row for batch in done for row in batch]
+    before, tokens_before = len(rows), int(prepared.tables[0].lengths[rows].sum())
+    return lambda documents, tokens: progress(before + documents, tokens_before + tokens)
+
+
+def _announcement(
+    models: Sequence[LoadedModel],
+    settings: ExtractionSettings,
+    layers: Layers,
+    statistics: StreamedComparison,
+    *,
+    rescale: bool,
+) -> str:
+    n, few = statistics.total, len(statistics.documents)
+    size = size_in_words(features_size(models, n, settings, layers))
+    limit = size_in_words(settings.keep_features)
+    text = (
+        f"Features of {n:,} documents take {size}, more than --keep-features {limit}: statistics were "
+        "streamed; values are exact over all documents, intervals come from "
+        f"{'all' if few == n else f'{few:,}'} of them"
+    )
+    if rescale:
+        pilot = "all of them" if n <= PILOT_DOCUMENTS else f"{PILOT_DOCUMENTS:,} of them"
+        text += f", rescaled values from the standard deviations of {pilot}"
+    return f"{text}."

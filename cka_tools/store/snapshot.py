@@ -1,0 +1,157 @@
+"""Snapshots of a streamed run: one file a process, replaced whole, removed when the run's result is safe."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cka_tools.processes import Crew
+from cka_tools.store.directory import cache_directory, lock_file, run_folder
+from cka_tools.store.key import EntryKey, canonical
+from cka_tools.store.lock import locked
+from cka_tools.store.partial import reason_of
+
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64"}
+
+_held: ContextVar[list[Callable[[], None]] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def kept_until_saved() -> Iterator[None]:
+    """Within, snapshots of finished comparisons stay; left without an exception it removes them."""
+    finished: list[Callable[[], None]] = []
+    token = _held.set(finished)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+    for remove in finished:
+        remove()
+
+
+class Snapshot:
+    """The last state of one process's share of a run, found again by content.
+
+    Attributes:
+        notes: why it cannot be kept, in plain sentences.
+    """
+
+    def __init__(self, key: EntryKey | None, crew: Crew) -> None:
+        """Take hold of the place; without a key, or where another process has it, nothing is kept."""
+        self.notes: list[str] = []
+        self._lock = ExitStack()
+        self._path: Path | None = None
+        if key is None:
+            return
+        cache = cache_directory()
+        name = f"rank-{crew.rank}-of-{crew.world}.safetensors"
+        # The first process's lock is the folder's own, by which `cka cache rm` sees that it is in use.
+        lock = lock_file(cache, key.digest if crew.first else f"{key.digest}-{crew.rank}")
+        try:
+            self._lock.enter_context(locked(lock, wait=False))
+            run_folder(cache, key.digest).mkdir(parents=True, exist_ok=True)
+            self._path = run_folder(cache, key.digest) / name
+        except BlockingIOError:
+            self.notes.append(
+                "Another command makes the same comparison now: no snapshots of this one were kept."
+            )
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def kept(self) -> bool:
+        """Whether states are written."""
+        return self._path is not None
+
+    def read(self, expected: dict[str, Any]) -> tuple[dict[str, Tensor], int] | None:
+        """The last state and how many batches it holds; None where none is there that fits."""
+        if self._path is None:
+            return None
+        try:
+            with safe_open(self._path, "pt") as file:
+                record = json.loads(file.metadata()["record"])
+                if {name: record.get(name) for name in expected} != expected:
+                    return None
+                # Tensors of the file may be views of it: what is read must not change with it.
+                return {name: file.get_tensor(name).clone() for name in file.keys()}, int(record["batches"])  # noqa: SIM118
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            self.notes.append("A snapshot was damaged: the run was made from its beginning.")
+            return None
+
+    def write(self, state: dict[str, Tensor], batches: int, record: dict[str, Any]) -> None:
+        """Replace the last state by this one; a kill at any instruction leaves one of the two."""
+        if self._path is None:
+            return
+        fresh = self._path.with_suffix(".new")
+        try:
+            with fresh.open("wb") as file:
+                _write(file, state, {"record": json.dumps(record | {"batches": batches})})
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
+            self._give_up(error)
+
+    def finish(self) -> None:
+        """The result is there: remove the snapshot, at once or when `kept_until_saved` is left."""
+        held = _held.get()
+        if held is None:
+            self._remove()
+        else:
+            held.append(self._remove)
+
+    def close(self) -> None:
+        """Let go of the place; the snapshot stays."""
+        self._lock.close()
+
+    def _remove(self) -> None:
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                self._path.parent.rmdir()  # the last process finds it empty
+        self._lock.close()
+
+    def _give_up(self, error: OSError) -> None:
+        self._path = None
+        self.notes.append(f"No snapshots were kept in {cache_directory()} ({reason_of(error)}).")
+
+
+def _write(file: Any, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, tensor by tensor: the library would copy all of them first."""
+    outline: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, tensor in state.items():
+        stop = start + tensor.nbytes
+        outline[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    header = canonical(outline)
+    header += b" " * (-(8 + len(header)) % 8)
+    file.write(len(header).to_bytes(8, "little") + header)
+    for tensor in state.values():
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; not every system can open a folder."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,112 @@
+"""`compare` beyond what it keeps: the same values as with kept features, announced, constant in documents."""
+
+import numpy as np
+import pytest
+
+from cka_tools import compare
+from cka_tools.comparison import streamed_reading
+from cka_tools.errors import UserError
+from cka_tools.statistics import feature_comparison
+from cka_tools.store.directory import VARIABLE
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(5, 40))) for _ in range(120)]
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_model):
+    return str(tiny_model("bert", seed=0)), str(tiny_model("bert", seed=1))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def flat(value):
+    """Every number of a record, in order; words stay words."""
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value) for leaf in flat(value[key])]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in flat(item)]
+    return [value]
+
+
+def assert_same(one, two, tolerance=1e-10):
+    """Values, intervals, spectra and matrices, rescaled ones too, to max(t, t·v)."""
+    for name in ("layers", "matrix", "best_match"):
+        for x, y in zip(flat(one.record[name]), flat(two.record[name]), strict=True):
+            # The largest of equal variances is any of them.
+            assert x == (pytest.approx(y, rel=tolerance, abs=tolerance) if isinstance(y, float) else y)
+    for name in ("mean_divergence", "early_divergence"):
+        for e in ("biased", "debiased"):
+            assert one.summary[name][e] == pytest.approx(two.summary[name][e], rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"pooling": "token", "tokens_per_document": 2}], ids=["mean", "token"]
+)
+def test_streamed_equals_kept_on_one_batch_plan(pair, texts, options):
+    options = {"max_length": 64, "rescale": True, "cache": False} | options
+    kept = compare(*pair, texts, **options)
+    streamed = compare(*pair, texts, keep_features="10KiB", **options)
+    assert_same(streamed, kept)
+    np.testing.assert_allclose(
+        streamed.arrays["leave_one_out"], kept.arrays["leave_one_out"], rtol=1e-10, atol=1e-10
+    )
+    (note,) = [note for note in streamed.summary["notes"] if "streamed" in note]
+    assert "more than --keep-features 10.0 KiB" in note
+    assert "intervals come from all of them" in note
+    assert not [note for note in kept.summary["notes"] if "streamed" in note]
+    draw = streamed.record["provenance"]["corpus"]["draws"][0]
+    assert draw["cache"] == ["streamed", "streamed"]
+    assert draw["streamed"]["documents_left_out"] == 120
+    assert "streamed" not in kept.record["provenance"]["corpus"]["draws"][0]
+
+
+def test_depths_and_chosen_layers_may_differ(tiny_model, pair, texts):
+    options = {"max_length": 64, "cache": False, "layers": (0, 2)}
+    shallow = str(tiny_model("bert", seed=3, layers=3))
+    kept = compare(pair[0], shallow, texts, **options)
+    assert_same(compare(pair[0], shallow, texts, keep_features=0, **options), kept)
+
+
+def test_a_model_against_itself_is_one(pair, texts):
+    found = compare(pair[0], pair[0], texts, max_length=64, cache=False, keep_features=0)
+    for estimator in ("biased", "debiased"):
+        np.testing.assert_allclose(found.diagonal(estimator), 1, atol=1e-12)
+
+
+def test_a_pilot_scales_what_is_rescaled_and_few_documents_give_intervals(pair, texts, monkeypatch):
+    monkeypatch.setattr(streamed_reading, "PILOT_DOCUMENTS", 60)
+    monkeypatch.setattr(feature_comparison, "INFLUENCE_DOCUMENTS", 50)
+    options = {"max_length": 64, "rescale": True, "cache": False}
+    kept = compare(*pair, texts, **options)
+    streamed = compare(*pair, texts, keep_features=0, **options)
+    (note,) = [note for note in streamed.summary["notes"] if "streamed" in note]
+    assert "intervals come from 50 of them" in note
+    assert "rescaled values from the standard deviations of 60 of them" in note
+    plain = [{k: v for k, v in layer.items() if k != "rescaled"} for layer in streamed.layers]
+    for found, expected in zip(plain, kept.layers, strict=True):
+        for name in set(found) & {"cka_biased", "cka_debiased", "ci_low", "ci_high", "effective_dim_a"}:
+            assert found[name] == pytest.approx(expected[name], rel=1e-10, abs=1e-10)
+    found, expected = (result.matrix("debiased", rescaled=True) for result in (streamed, kept))
+    assert 0 < np.abs(found - expected).max() < 0.05
+
+
+def test_snapshots_are_removed_and_nothing_is_kept_without_a_cache(pair, texts, cache):
+    compare(*pair, texts, max_length=64, keep_features=0, snapshot_every=20)
+    assert not list((cache / "runs").iterdir())
+    assert not (cache / "features").exists()
+    compare(*pair, texts, max_length=64, keep_features=0, snapshot_every=20, cache=False)
+    assert not list((cache / "runs").iterdir())
+
+
+@pytest.mark.parametrize("keep", ["8GB", "much", "-1", "1e3"])
+def test_a_size_that_is_none_is_quoted(pair, texts, keep):
+    with pytest.raises(UserError, match=f"keep-features {keep!r}"):
+        compare(*pair, texts, keep_features=keep)
