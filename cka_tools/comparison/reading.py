@@ -20,7 +20,7 @@ class Reading:
     """One draw of documents, read by both models.
 
     `layers_a` and `layers_b` are the models' own indices of the layers that were extracted; `early` holds
-    positions in the layer pairs.
+    positions in the layer pairs. `diagonal`: the matrices hold those pairs alone.
     """
 
     draw: DocumentDraw
@@ -30,6 +30,7 @@ class Reading:
     early: list[int]
     plain: FeatureComparison
     rescaled: FeatureComparison | None
+    diagonal: bool = False
 
     @property
     def document_ids(self) -> list[str]:
@@ -67,6 +68,7 @@ def read_draw(
     progress: DrawProgress,
     *,
     cache: bool = False,
+    diagonal: bool = False,
 ) -> Reading:
     """Run one draw through both models and compare their layers.
 
@@ -74,6 +76,7 @@ def read_draw(
         pairs: layer pairs, by the models' own indices. layers: layers of A and of B to extract; None is all.
         early: early layers of the shallower model.
         cache: whether features may come from the activation store, and are kept there.
+        diagonal: whether CKA of `pairs` alone is wanted, not of all layers with all.
 
     Raises:
         UserError: as `extract_features` and `compare_features` do.
@@ -99,6 +102,7 @@ def read_draw(
             rescale=rescaled,
             device="cpu" if a.device.type == "mps" else a.device,
             seed=settings.seed,
+            diagonal=diagonal,
         )
 
     return Reading(
@@ -109,4 +113,5 @@ def read_draw(
         early_positions,
         read(False),
         read(True) if rescale else None,
+        diagonal,
     )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import datasets
 
 
+PAIRS = ("all", "diagonal")
+
+
 def compare(
     model_a: ModelGiven,
     model_b: ModelGiven,
@@ -35,6 +38,7 @@ def compare(
     sites: Literal["residual", "attention", "mlp"] = "residual",
     layers: Sequence[int] | None = None,
     early: Sequence[int] | None = None,
+    pairs: Literal["all", "diagonal"] = "all",
     dtype: str | None = None,
     device: str | torch.device = "auto",
     seed: int = 42,
@@ -57,6 +61,8 @@ def compare(
         sites: the residual stream after each block, or what a branch adds to it.
         layers: layer indices (of the shallower model where depths differ); None is all.
         early: layers that count as early; None is the first third, rounded up.
+        pairs: "all" layers of A against all of B, or "diagonal" for the paired layers alone: the matrices are
+            null elsewhere, and there is no best match.
         dtype: float32 (default), bfloat16, float16 or float64, for the forward passes.
         device: auto, cpu, cuda, cuda:N or mps.
         seed: of the document draw, and of token draws.
@@ -75,6 +81,8 @@ def compare(
     for given in (model_a, model_b):
         if not isinstance(given, tuple):
             parse_spec(given)
+    if pairs not in PAIRS:
+        raise UserError(f"pairs {pairs!r} is not known: choose one of {', '.join(PAIRS)}")
     place = resolve_device(device)
     settings = ExtractionSettings(
         max_length=max_length,
@@ -92,14 +100,17 @@ def compare(
     load = {"device": place, "dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
     a = load_model(model_a, **load)  # type: ignore[arg-type]
     b = a if _same(model_a, model_b) else load_model(model_b, **load)  # type: ignore[arg-type]
-    pairs, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
+    paired, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
     done = DrawProgress(progress, sum(len(d.documents) for d in draws))
+    chosen = (layers_a, layers_b)
+    options = {"cache": cache, "diagonal": pairs == "diagonal"}
     readings = [
-        read_draw(a, b, draw, settings, pairs, (layers_a, layers_b), early_given, rescale, done, cache=cache)
+        read_draw(a, b, draw, settings, paired, chosen, early_given, rescale, done, **options)
         for draw in draws
     ]
     origin = provenance(a, b, readings, settings, protocol=protocol, device=place, rescale=rescale)
+    origin["settings"]["pairs"] = pairs
     record = build_record(readings, (a, b), origin, early_given, protocol)
     return Comparison(record, build_arrays(readings[0]))
 

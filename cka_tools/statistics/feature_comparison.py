@@ -90,6 +90,7 @@ def compare_features(
     rescale: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 42,
+    diagonal: bool = False,
 ) -> FeatureComparison:
     """Compare the layers of two models over the same n documents.
 
@@ -101,6 +102,7 @@ def compare_features(
         rescale: divide each feature by its standard deviation first. Intervals then hold the scales fixed.
         device: where the sums are computed, in float64.
         seed: chooses the documents of the influence beyond INFLUENCE_DOCUMENTS.
+        diagonal: compute `pairs` only; the matrices hold NaN elsewhere.
 
     Raises:
         UserError: fewer than four documents, or features that do not belong together.
@@ -113,7 +115,7 @@ def compare_features(
         )
     if a.n < MINIMUM_SAMPLES:
         raise UserError(f"{a.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-    n, hsic = a.n, _hsic(a, b)
+    n, hsic = a.n, _hsic(a, b, pairs if diagonal else None)
     constant_a, constant_b = a.constant_layers(), b.constant_layers()
     matrices = {e: _matrix(hsic[e], constant_a, constant_b) for e in ESTIMATORS}
     spectra_a = [a.spectrum(i, float(h)) for i, h in enumerate(hsic["debiased"][1])]
