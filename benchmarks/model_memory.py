@@ -92,7 +92,7 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
     if step == "batch":
         bare_forward(models[0], [batch])
     elif step == "statistics":
-        compare_features(*sides, pairs, [0])
+        compare_features(sides[0], sides[1], pairs, [0])
     else:
         compare("large")
     return {"MiB": peak_mib() - before}

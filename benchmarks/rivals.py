@@ -106,7 +106,7 @@ def cka_pytorch(module: Any) -> Result:
 
     def run(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
         first, second, names = _models(a)
-        cka = module.CKA(first, second, names, names, device=torch.device("cpu"), verbose=False)
+        cka = module.CKACalculator(first, second, names, names, device=torch.device("cpu"), verbose=False)
         return cka.calculate_cka_matrix(_loader(a, b), num_epochs=1).cpu().numpy()
 
     return run
@@ -190,7 +190,7 @@ def main() -> None:
             base = statistics.median(seconds["cka-tools"])
             for name in ways:
                 errors = {e: float(np.abs(values[name] - v).max()) for e, v in exact.items()}
-                estimator = "biased" if errors["biased"] < errors["debiased"] else "debiased"
+                estimator: Estimator = "biased" if errors["biased"] < errors["debiased"] else "debiased"
                 rows.append(
                     {
                         "shape": shape,

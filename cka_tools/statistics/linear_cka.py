@@ -330,7 +330,7 @@ def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
     return float(stat.compute(estimator).item())
 
 
-def _checked(pairs: Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
+def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
     if pairs == "diagonal":
         if la != lb:
             raise UserError(
