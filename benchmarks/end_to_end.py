@@ -2,8 +2,11 @@
 
     python benchmarks/end_to_end.py [--corpus FILE] [--documents 256] [--repeats 5] [--dtype float32]
 
-The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory. The
-three ways run interleaved; times are medians, and the figures to read are ratios within one run.
+The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory.
+The ways run interleaved; times are medians, and the figures to read are ratios within one run. In another
+format than float32, `compare` and the forward passes run in it, the user's loop in it and in float32, and a
+probe says how much faster this machine multiplies matrices of the models' shapes in it. With one thread the
+clock is the process's processor time, which other programs disturb least. Packages: see rivals.py.
 """
 
 from __future__ import annotations
@@ -83,11 +86,33 @@ def user_loop(models: list[LoadedModel], texts: list[str], max_length: int) -> n
     return matrix
 
 
-def timed(run: Callable[[], object]) -> tuple[float, object]:
+def timed(run: Callable[[], object], clock: Callable[[], float]) -> tuple[float, object]:
     """Seconds and result of one run."""
-    start = time.perf_counter()
+    start = clock()
     result = run()
-    return time.perf_counter() - start, result
+    return clock() - start, result
+
+
+def probe(model: LoadedModel, tokens: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """How many times faster a block's matrix products over `tokens` rows are than in float32."""
+    prefix = model.blocks[0].path + "."
+    shapes = [
+        w.shape for name, w in model.model.named_parameters() if name.startswith(prefix) and w.ndim == 2
+    ]
+    assert shapes, f"no weight matrix under {prefix}"
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], dtype: []}
+    operands = {
+        number: [(torch.randn(tokens, s[1]).to(number), torch.randn(s[1], s[0]).to(number)) for s in shapes]
+        for number in seconds
+    }
+    for repeat in range(6):
+        for number, into in seconds.items():
+            start = clock()
+            for x, w in operands[number]:
+                torch.matmul(x, w)
+            if repeat:
+                into.append(clock() - start)
+    return statistics.median(seconds[torch.float32]) / statistics.median(seconds[dtype])
 
 
 def main() -> None:
@@ -102,12 +127,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.threads == 1 else time.perf_counter
 
     draw = draw_documents(options.corpus, options.documents)
     source = pretrained_encoder()
     with tempfile.TemporaryDirectory() as folder:
         noisy = perturbed_copy(load_model(source), Path(folder))
         models = [load_model(path, dtype=options.dtype) for path in (source, noisy)]
+        exact = models if options.dtype == "float32" else [load_model(path) for path in (source, noisy)]
     settings = ExtractionSettings(batch_tokens=options.batch_tokens)
     prepared = prepare(models, draw.documents, settings)
     depth = len(models[0].blocks)
@@ -122,21 +149,29 @@ def main() -> None:
         for model, table in zip(models, prepared.tables, strict=True):
             bare_forward(model, iterate_batches(table, prepared.plan, model.device))
 
+    texts = [d.text for d in draw.documents]
+
     def loop() -> np.ndarray:
-        return user_loop(models, [d.text for d in draw.documents], prepared.max_length)
+        return user_loop(exact, texts, prepared.max_length)
 
     warm = DocumentDraw(draw.documents[:8], draw.corpus, draw.fingerprint, draw.seed, draw.counts)
     read_draw(models[0], models[1], warm, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0))
-    ways = {"compare": ours, "forward passes alone": floor, "user's loop": loop}
+    ways: dict[str, Callable[[], object]] = {
+        "compare": ours,
+        "forward passes alone": floor,
+        "user's loop, float32": loop,
+    }
+    if options.dtype != "float32":
+        ways[f"user's loop, {options.dtype}"] = lambda: user_loop(models, texts, prepared.max_length)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, object] = {}
     for _ in range(options.repeats):
         for name, run in ways.items():
-            took, results[name] = timed(run)
+            took, results[name] = timed(run, clock)
             seconds[name].append(took)
 
     base = statistics.median(seconds["compare"])
-    reading, user = results["compare"], results["user's loop"]
+    reading, user = results["compare"], results["user's loop, float32"]
     assert isinstance(reading, Reading)
     assert isinstance(user, np.ndarray)
     difference = np.abs(reading.plain.matrices["biased"] - user)
@@ -154,10 +189,13 @@ def main() -> None:
     tokens = sum(int(t.lengths.sum()) for t in prepared.tables)
     print(
         f"{len(draw.documents)} documents, {tokens} tokens over both models, {options.dtype}, "
-        f"{options.threads} threads; "
-        f"largest difference from the user's loop: {difference[:-1, :-1].max():.1e} below the last layer, "
+        f"{options.threads} threads; largest difference from the user's loop in float32: "
+        f"{difference[:-1, :-1].max():.1e} below the last layer, "
         f"{difference.max():.1e} with it"
     )
+    if options.dtype != "float32":
+        faster = probe(models[0], prepared.plan.limit, models[0].dtype, clock)
+        print(f"probe: matrix products in {options.dtype} take 1/{faster:.2f} of their time in float32")
     if options.out is not None:
         table.to_csv(options.out, index=False, float_format="%.4f")
 

@@ -1,6 +1,6 @@
 """How time grows along one axis, with the way it would be done without the tool's sharing beside it.
 
-    python benchmarks/growth.py --axis checkpoints [--repeats 3]
+    python benchmarks/growth.py --axis checkpoints|documents|layers|width [--repeats 3]
 
 Each axis is a function in AXES that gives rows of its own; a row has the columns `axis`, `way`, `x` and
 `seconds`. Read the fitted exponents (the slope of log time on log x) and the ratios: the machine is shared.
@@ -10,10 +10,15 @@ Writes benchmarks/growth_AXIS.csv.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,13 @@ import pandas as pd
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
+
+BASE = {"documents": 512, "layers": 6, "width": 192}
+SIZES = {
+    "documents": [256, 512, 1024, 2048, 4096],
+    "layers": [2, 4, 8, 16],
+    "width": [96, 192, 384, 768],
+}
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
@@ -93,8 +105,44 @@ def perturbed(source: Path, folder: Path, seed: int) -> str:
     return str(folder)
 
 
-#: Further axes (documents, layers, width) are functions of repeats and documents that give rows likewise.
-AXES: dict[str, Callable[[int, int], Iterator[Row]]] = {"checkpoints": checkpoints}
+def statistics_axis(axis: str, repeats: int, documents: int) -> Iterator[Row]:
+    """Time and peak memory of the statistics alone on random features, every layer pair, in fresh processes.
+
+    While one of documents, layers and width grows, the other two stay as in BASE.
+    """
+    for x in SIZES[axis]:
+        size = BASE | {axis: x}
+        command = [sys.executable, __file__, "--one", json.dumps(size), "--repeats", str(repeats)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        yield {"way": "statistics", "x": x, **json.loads(found.stdout.splitlines()[-1])}
+
+
+def statistics_of(size: dict[str, int], repeats: int) -> Row:
+    """Seconds of the comparison, and the peak above the state before it, features excluded."""
+    from cka_tools.statistics.feature_comparison import compare_features
+
+    a, b = (random_layers(**size, seed=seed) for seed in (1, 2))
+    pairs = [(i, i) for i in range(size["layers"])]
+    before = peak_mib()
+    seconds = timed(lambda: compare_features(a, b, pairs, [0]), repeats)
+    return {"seconds": seconds, "peak_mib": peak_mib() - before}
+
+
+def random_layers(documents: int, layers: int, width: int, seed: int) -> list[np.ndarray]:
+    """float32 layers with a common part, (documents, width) each."""
+    rng = np.random.default_rng(seed)
+    common = np.random.default_rng(0).standard_normal((documents, width), np.float32)
+    return [common + rng.standard_normal((documents, width), np.float32) for _ in range(layers)]
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+AXES: dict[str, Callable[[int, int], Iterator[Row]]] = {
+    "checkpoints": checkpoints,
+    **{axis: partial(statistics_axis, axis) for axis in SIZES},
+}
 
 
 def exponents(table: pd.DataFrame) -> pd.Series:
@@ -123,7 +171,11 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        print(json.dumps(statistics_of(json.loads(options.one), options.repeats)))
+        return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rows = []
     for row in AXES[options.axis](options.repeats, options.documents):

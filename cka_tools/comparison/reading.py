@@ -38,7 +38,7 @@ class Reading:
     """One draw of documents, read by both models.
 
     `layers_a` and `layers_b` are the models' own indices of the layers that were extracted; `early` holds
-    positions in the layer pairs.
+    positions in the layer pairs. `diagonal`: the matrices hold those pairs alone.
     """
 
     draw: DocumentDraw
@@ -49,6 +49,7 @@ class Reading:
     plain: FeatureComparison
     rescaled: FeatureComparison | None
     control: ControlReading | None = None
+    diagonal: bool = False
 
     @property
     def document_ids(self) -> list[str]:
@@ -87,6 +88,7 @@ def read_draw(
     *,
     control: LoadedModel | None = None,
     cache: bool = False,
+    diagonal: bool = False,
 ) -> Reading:
     """Run one draw through both models, and the control if there is one, and compare their layers.
 
@@ -97,6 +99,7 @@ def read_draw(
         early: early layers of the shallower model.
         control: a model as deep as B, compared with B in the layers of B that are in `pairs`.
         cache: whether features may come from the activation store, and are kept there.
+        diagonal: whether CKA of `pairs` alone is wanted, not of all layers with all.
 
     Raises:
         UserError: as `extract_features` and `compare_features` do.
@@ -107,6 +110,13 @@ def read_draw(
         wanted.setdefault(id(control), (control, layers[1]))
     models, asked = (list(part) for part in zip(*wanted.values(), strict=True))
     device = "cpu" if a.device.type == "mps" else a.device
+    position_a, position_b = (
+        {layer: at for at, layer in enumerate(range(len(model.blocks)) if some is None else sorted(some))}
+        for model, some in ((a, layers[0]), (b, layers[1]))
+    )
+    within = [(position_a[i], position_b[j]) for i, j in pairs]
+    shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
+    early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
     streamed: StreamedFeatures | None = None
     size = features_size(models, len(draw.documents), settings, asked)
     if size > settings.keep_features:
@@ -121,6 +131,7 @@ def read_draw(
             settings,
             progress,
             layers=asked,
+            pairs=within if diagonal else None,
             rescale=rescale,
             device=device,
             cache=cache,
@@ -131,11 +142,6 @@ def read_draw(
     progress.next_draw(len(draw.documents), extraction.tokens[0]["tokens"])
     features = dict(zip(wanted, extraction.features, strict=True))
     first, second = features[id(a)], features[id(b)]
-    position_a = {layer: at for at, layer in enumerate(first.layers)}
-    position_b = {layer: at for at, layer in enumerate(second.layers)}
-    within = [(position_a[i], position_b[j]) for i, j in pairs]
-    shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
-    early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
 
     def read(rescaled: bool) -> FeatureComparison:
         if streamed is not None:
@@ -148,6 +154,7 @@ def read_draw(
             rescale=rescaled,
             device=device,
             seed=settings.seed,
+            diagonal=diagonal,
         )
 
     def read_control() -> ControlReading:
@@ -180,4 +187,5 @@ def read_draw(
         plain,
         scaled,
         noise,
+        diagonal,
     )

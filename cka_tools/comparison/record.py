@@ -18,6 +18,8 @@ from cka_tools.statistics.hsic import ESTIMATORS
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.statistics.ratio import ROUNDING
 
+NOT_COMPUTED = "pairs 'diagonal': only the paired layers were compared; all other entries are null"
+
 
 def build_record(
     readings: Sequence[Reading],
@@ -61,6 +63,7 @@ def build_record(
             "layers_b": reading.layers_b,
             **_matrices(plain),
             **({} if reading.rescaled is None else {"rescaled": _matrices(reading.rescaled)}),
+            **({"reason": NOT_COMPUTED} if reading.diagonal else {}),
         },
         "provenance": provenance,
     }
@@ -115,7 +118,8 @@ def _cka(pair: LayerPair) -> dict[str, Any]:
 
 
 def _layer(reading: Reading, at: int, pair: LayerPair) -> dict[str, Any]:
-    best, best_cka = _best(reading.plain.matrices["debiased"][pair.layer_a])
+    row = np.empty(0) if reading.diagonal else reading.plain.matrices["debiased"][pair.layer_a]
+    best, best_cka = _best(row)
     entry: dict[str, Any] = {
         "layer_a": reading.layers_a[pair.layer_a],
         "layer_b": reading.layers_b[pair.layer_b],
@@ -158,6 +162,8 @@ def _best(row: np.ndarray) -> tuple[int | None, float | None]:
 
 def _best_matches(reading: Reading) -> list[dict[str, Any]]:
     """For each layer of A the layer of B with the highest debiased CKA."""
+    if reading.diagonal:
+        return []
     matches = []
     for layer, row in zip(reading.layers_a, reading.plain.matrices["debiased"], strict=True):
         best, value = _best(row)
@@ -186,6 +192,8 @@ def _notes(readings: Sequence[Reading], models: tuple[LoadedModel, LoadedModel])
     notes: list[str] = []
     if len(models[0].blocks) != len(models[1].blocks):
         notes.append(f"The models have different depths; layers are paired {_pairing(models)}.")
+    if readings[0].diagonal:
+        notes.append("Only paired layers were compared (pairs 'diagonal'): no other entry, no best match.")
     for reading in readings:
         notes += [note for note in (*reading.draw.notes, *reading.extraction.notes) if note not in notes]
     return notes

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import datasets
 
 
+PAIRS = ("all", "diagonal")
+
+
 def compare(
     model_a: ModelGiven,
     model_b: ModelGiven,
@@ -37,6 +40,7 @@ def compare(
     sites: Literal["residual", "attention", "mlp"] = "residual",
     layers: Sequence[int] | None = None,
     early: Sequence[int] | None = None,
+    pairs: Literal["all", "diagonal"] = "all",
     dtype: str | None = None,
     device: str | torch.device = "auto",
     seed: int = 42,
@@ -63,6 +67,8 @@ def compare(
         sites: the residual stream after each block, or what a branch adds to it.
         layers: layer indices (of the shallower model where depths differ); None is all.
         early: layers that count as early; None is the first third, rounded up.
+        pairs: "all" layers of A against all of B, or "diagonal" for the paired layers alone: the matrices are
+            null elsewhere, and there is no best match.
         dtype: float32 (default), bfloat16, float16 or float64, for the forward passes.
         device: auto, cpu, cuda, cuda:N or mps.
         seed: of the document draw, and of token draws.
@@ -84,6 +90,8 @@ def compare(
     for given in (model_a, model_b, control):
         if given is not None and not isinstance(given, tuple):
             parse_spec(given)
+    if pairs not in PAIRS:
+        raise UserError(f"pairs {pairs!r} is not known: choose one of {', '.join(PAIRS)}")
     place = resolve_device(device)
     settings = ExtractionSettings(
         max_length=max_length,
@@ -108,26 +116,17 @@ def compare(
         loaded = [model for given, model in ((model_b, b), (model_a, a)) if _same(control, given)]
         noise = loaded[0] if loaded else load_model(control, **load)  # type: ignore[arg-type]
         _check_control(noise, b)
-    pairs, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
+    paired, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
     done = DrawProgress(progress, sum(len(d.documents) for d in draws))
+    chosen = (layers_a, layers_b)
+    options = {"cache": cache, "diagonal": pairs == "diagonal"}
     readings = [
-        read_draw(
-            a,
-            b,
-            draw,
-            settings,
-            pairs,
-            (layers_a, layers_b),
-            early_given,
-            rescale,
-            done,
-            control=noise,
-            cache=cache,
-        )
+        read_draw(a, b, draw, settings, paired, chosen, early_given, rescale, done, control=noise, **options)
         for draw in draws
     ]
     origin = provenance(a, b, noise, readings, settings, protocol=protocol, device=place, rescale=rescale)
+    origin["settings"]["pairs"] = pairs
     record = build_record(readings, (a, b), origin, early_given, protocol)
     return Comparison(record, build_arrays(readings[0]))
 

@@ -83,6 +83,7 @@ def stream_features(
     progress: Progress | None,
     *,
     layers: Layers,
+    pairs: Sequence[tuple[int, int]] | None,
     rescale: bool,
     device: torch.device | str,
     cache: bool,
@@ -92,7 +93,9 @@ def stream_features(
     An interrupted run goes on from its last snapshot, to the same bits for the same number of processes.
 
     Args:
-        layers: of each model. rescale: whether sums of rescaled features are made as well.
+        layers: of each model.
+        pairs: layer pairs, by position, that are summed; all when None.
+        rescale: whether sums of rescaled features are made as well.
         device: where sums are made. cache: whether snapshots are taken.
 
     Raises:
@@ -108,6 +111,7 @@ def stream_features(
         pilot,
         draws=settings.draws or 1,
         dtype=np.result_type(*(feature_dtype(model) for model in models)),
+        pairs=pairs,
         device=device,
         seed=settings.seed,
     )
@@ -233,6 +237,7 @@ def _key(
             "features": features,
             "left_out": [int(row) for row in statistics.documents],
             "rescale": rescale,
+            "pairs": statistics.pairs,
             "fold_rows": FOLD_ROWS,
             "processes": crew().world,
             "numerics": numerics(statistics.device),

@@ -148,6 +148,7 @@ def _heat(comparison: Comparison, place: Any, ceiling: float) -> None:
         pairs,
         [(match["layer_a"], match["layer_b"]) for match in matches if match["layer_b"] is not None],
         cell=72 * min(tall / rows, wide / columns),
+        absent="not computed" if "reason" in comparison.record["matrix"] else "undefined",
     )
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     under = bottom - HEAT_LABELS - SCALE_HEIGHT

@@ -24,6 +24,7 @@ def draw_heatmap(
     pairs: Sequence[tuple[int, int]],
     best: Sequence[tuple[int, int]],
     cell: float,
+    absent: str = "undefined",
 ) -> tuple[QuadMesh, list[Line2D | Patch]]:
     """Draw (L_A, L_B) with layer 0 at the lower left; returns the mesh and what the legend shows.
 
@@ -32,6 +33,7 @@ def draw_heatmap(
         layers_a, layers_b: the layers its rows and columns stand for.
         pairs, best: layer pairs marked as paired, and as the best match of their row.
         cell: size of a cell's shorter side in points.
+        absent: what the legend calls a NaN.
     """
     known = matrix[np.isfinite(matrix)]
     low, high = min(0.0, *known, 0.0), max(1.0, *known, 1.0)
@@ -80,10 +82,11 @@ def draw_heatmap(
     ax.set_ylabel("layer of A")
     handles: list[Line2D | Patch] = [
         Line2D([], [], label="paired", markeredgecolor=INK, markersize=5, markeredgewidth=0.7, **square),
-        Line2D([], [], label="best match in B", markersize=3.2, markeredgewidth=0.5, **dot),
     ]
+    if best:
+        handles.append(Line2D([], [], label="best match in B", markersize=3.2, markeredgewidth=0.5, **dot))
     if len(known) < matrix.size:
-        handles.append(undefined_key())
+        handles.append(undefined_key(absent))
     return mesh, handles
 
 

@@ -86,9 +86,9 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def undefined_key() -> Patch:
-    """The legend's key for what is not defined."""
-    return Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label="undefined")
+def undefined_key(label: str = "undefined") -> Patch:
+    """The legend's key for what is not defined, or not there."""
+    return Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label=label)
 
 
 class StyledFigure(Figure):

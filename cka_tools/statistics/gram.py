@@ -10,13 +10,14 @@ from torch import Tensor
 from cka_tools.statistics.hsic import CentredSums, PairSums
 from cka_tools.statistics.moments import norms_by_layer, offsets
 
-TILE_BYTES = 128 * 2**20
-"""Memory for one tile of every layer's Gram matrix."""
+CPU_TILE, DEVICE_TILE = 256, 1024
+"""Rows and columns of a tile. On a CPU a layer's tile (512 KiB in float64) stays in its second-level cache;
+an accelerator wants more work in one launch."""
 
 
-def tile_rows(layers: int, tile_bytes: int = TILE_BYTES) -> int:
-    """Rows and columns of a tile, so that one tile of every layer fits the budget."""
-    return max(64, int((tile_bytes / (8 * max(layers, 1))) ** 0.5) // 64 * 64)
+def tile_rows(device: torch.device) -> int:
+    """Rows and columns of a Gram tile on a device."""
+    return CPU_TILE if device.type == "cpu" else DEVICE_TILE
 
 
 def upper_tiles(n: int, rows: int) -> Iterator[tuple[slice, slice]]:
@@ -27,32 +28,92 @@ def upper_tiles(n: int, rows: int) -> Iterator[tuple[slice, slice]]:
             yield block_i, block_j
 
 
-def gram_sums(X: Tensor, Y: Tensor, dims_a: Sequence[int], dims_b: Sequence[int]) -> PairSums:
-    """The sums of HSIC for all layer pairs, from rows kept in memory.
+class _Side:
+    """The centred layers of one model, each contiguous, and the buffer of their Gram tiles."""
+
+    def __init__(self, stack: Tensor, dims: Sequence[int], dtype: torch.dtype, rows: int) -> None:
+        n, count = len(stack), len(dims)
+        rows = min(n, rows)
+        self.columns = offsets(dims)
+        self.mean = stack.mean(0)
+        flat = torch.empty(stack.numel(), dtype=dtype, device=stack.device)
+        self.layers = [flat[n * c.start : n * c.stop].view(n, -1) for c in self.columns]
+        for layer, c in zip(self.layers, self.columns, strict=True):
+            if dtype == stack.dtype:
+                torch.sub(stack[:, c], self.mean[c], out=layer)
+            else:
+                layer.copy_(stack[:, c] - self.mean[c])
+        # Layers of one width are one batched product.
+        self._batch = flat.view(count, n, dims[0]) if len(set(dims)) == 1 else None
+        self._products = torch.empty(count * rows * rows, dtype=dtype, device=stack.device)
+        self._tiles = (
+            self._products if dtype == torch.float64 else self._products.to(torch.float64, copy=True)
+        )
+        self.norms = torch.empty(n, count, dtype=torch.float64, device=stack.device)
+        self.own = torch.zeros(count, dtype=torch.float64, device=stack.device)
+
+    def tile(self, rows_i: slice, rows_j: slice) -> Tensor:
+        """One tile of every layer's Gram matrix, (L, |I|·|J|) float64; valid until the next call."""
+        shape = len(self.layers), rows_i.stop - rows_i.start, rows_j.stop - rows_j.start
+        size = shape[0] * shape[1] * shape[2]
+        products = self._products[:size].view(shape)
+        if self._batch is not None:
+            torch.bmm(self._batch[:, rows_i], self._batch[:, rows_j].transpose(1, 2), out=products)
+        else:
+            for layer, product in zip(self.layers, products, strict=True):
+                torch.mm(layer[rows_i], layer[rows_j].T, out=product)
+        tiles = self._tiles[:size].view(shape)
+        if tiles.dtype != products.dtype:
+            tiles.copy_(products)
+        if rows_i == rows_j:
+            self.norms[rows_i] = tiles.diagonal(dim1=1, dim2=2).T
+        flat = tiles.view(shape[0], -1)
+        self.own += (1.0 if rows_i == rows_j else 2.0) * torch.linalg.vector_norm(flat, dim=1).square()
+        return flat
+
+
+def gram_sums(
+    X: Tensor,
+    Y: Tensor,
+    dims_a: Sequence[int],
+    dims_b: Sequence[int],
+    *,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    product_dtype: torch.dtype = torch.float64,
+) -> PairSums:
+    """The sums of HSIC for layer pairs, from rows kept in memory.
+
+    Half of each symmetric Gram matrix is computed, tile by tile, all layers at once.
 
     Args:
         X: (n, P), the stack of L_A layers, float64.
         Y: (n, Q), the stack of L_B layers, float64.
         dims_a, dims_b: width of each layer; they sum to P and Q.
+        pairs: layer pairs (ℓ, m); the sums of all others are NaN. None is all.
+        product_dtype: of the Gram entries' products, once the mean is subtracted in float64; the entries are
+            squared and summed in float64 (see `LinearCKA`).
     """
-    layers_a, layers_b = offsets(dims_a), offsets(dims_b)
-    n, mean_x, mean_y = X.shape[0], X.mean(0), Y.mean(0)
-    X, Y = X - mean_x, Y - mean_y
-    norms_x, norms_y = norms_by_layer(X, layers_a), norms_by_layer(Y, layers_b)
+    rows = tile_rows(X.device)
+    a, b = (_Side(S, dims, product_dtype, rows) for S, dims in ((X, dims_a), (Y, dims_b)))
     cross = torch.zeros(len(dims_a), len(dims_b), dtype=torch.float64, device=X.device)
-    own_a, own_b = torch.zeros_like(cross[:, 0]), torch.zeros_like(cross[0])
-    for rows_i, rows_j in upper_tiles(n, tile_rows(len(dims_a) + len(dims_b))):
-        K = torch.stack([(X[rows_i, c] @ X[rows_j, c].T).flatten() for c in layers_a])
-        L = torch.stack([(Y[rows_i, c] @ Y[rows_j, c].T).flatten() for c in layers_b])
+    for rows_i, rows_j in upper_tiles(len(X), rows):
+        K, L = a.tile(rows_i, rows_j), b.tile(rows_i, rows_j)
         weight = 1.0 if rows_i == rows_j else 2.0
-        cross.addmm_(K, L.T, alpha=weight)
-        own_a += weight * torch.linalg.vector_norm(K, dim=1).square()
-        own_b += weight * torch.linalg.vector_norm(L, dim=1).square()
-    a, b = norms_x.sum(0), norms_y.sum(0)
+        if pairs is None:
+            cross.addmm_(K, L.T, alpha=weight)
+        else:
+            for i, j in pairs:
+                cross[i, j] += weight * torch.dot(K[i], L[j])
+    if pairs is not None:
+        wanted = torch.zeros_like(cross, dtype=torch.bool)
+        wanted[tuple(torch.tensor(pairs, device=X.device).T)] = True
+        cross = torch.where(wanted, cross, torch.nan)
+    n, norms_x, norms_y = len(X), a.norms, b.norms
+    sum_x, sum_y = norms_x.sum(0), norms_y.sum(0)
     return PairSums(
-        cross=CentredSums(n, cross, a[:, None], b[None], norms_x.T @ norms_y),
-        own_a=CentredSums(n, own_a, a, a, norms_x.square().sum(0)),
-        own_b=CentredSums(n, own_b, b, b, norms_y.square().sum(0)),
-        mean_norms_a=norms_by_layer(mean_x[None], layers_a)[0].sqrt(),
-        mean_norms_b=norms_by_layer(mean_y[None], layers_b)[0].sqrt(),
+        cross=CentredSums(n, cross, sum_x[:, None], sum_y[None], norms_x.T @ norms_y),
+        own_a=CentredSums(n, a.own, sum_x, sum_x, norms_x.square().sum(0)),
+        own_b=CentredSums(n, b.own, sum_y, sum_y, norms_y.square().sum(0)),
+        mean_norms_a=norms_by_layer(a.mean[None], a.columns)[0].sqrt(),
+        mean_norms_b=norms_by_layer(b.mean[None], b.columns)[0].sqrt(),
     )

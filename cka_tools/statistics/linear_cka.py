@@ -22,13 +22,13 @@ from cka_tools.statistics.hsic import (
 from cka_tools.statistics.moments import CrossMoments, norms_by_layer, offsets
 
 ArrayLike = Tensor | np.ndarray[Any, Any]
-Pairs = Literal["all"] | Sequence[tuple[int, int]]
+Pairs = Literal["all", "diagonal"] | Sequence[tuple[int, int]]
 
-FOLD_ROWS = 256
+FOLD_ROWS = 512
 """Rows gathered before they are folded into the moments: thin updates of a large matrix are slow."""
 
 BUFFER_BYTES = 512 * 2**20
-"""Upper limit of the rows kept for the Gram form."""
+"""Rows kept for the Gram form may take so much, or as much as the moments that they put off."""
 
 FLOAT64 = torch.float64
 
@@ -60,12 +60,16 @@ class LinearCKA:
 
     Args:
         dims_a, dims_b: feature width of each of the L_A layers of model A, and of the L_B of model B.
-        pairs: "all" for L_A × L_B, or a list of pairs (ℓ, m) where only those are needed.
+        pairs: "all" for L_A × L_B, "diagonal" for (ℓ, ℓ) of two models of one depth, or a list of pairs
+            (ℓ, m) where only those are needed.
         device: where sums are kept and computed; it must know float64.
         shift: provisional means of A's and of B's layers (two lists of vectors), so that processes share one;
             otherwise the mean of the first rows that are folded.
         gram: whether rows may be kept for the Gram form; without it they are folded from the start, and
             memory is that of the moments.
+        product_dtype: float64, or torch.float32 by explicit choice: blocks of products are then made in
+            float32 from rows shifted in float64, and summed in float64. Less time where layers are wide; CKA
+            of float32 features moved by up to 3e-7 (benchmarks/kernels.py), where float64 holds 1e-10.
 
     Example:
         >>> import torch
@@ -89,6 +93,7 @@ class LinearCKA:
         device: torch.device | str = "cpu",
         shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
         gram: bool = True,
+        product_dtype: torch.dtype = FLOAT64,
     ) -> None:
         self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
         la, lb = len(self.dims_a), len(self.dims_b)
@@ -97,6 +102,11 @@ class LinearCKA:
                 f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side"
             )
         self.pairs: list[tuple[int, int]] | None = None if pairs == "all" else _checked(pairs, la, lb)
+        if product_dtype not in (FLOAT64, torch.float32):
+            raise UserError(
+                f"product_dtype {product_dtype} is not known: choose torch.float64 or torch.float32"
+            )
+        self.product_dtype = product_dtype
         self.device = torch.device(device)
         if self.device.type == "mps":
             raise UserError("device 'mps' has no float64: keep the statistics on 'cpu'")
@@ -106,7 +116,7 @@ class LinearCKA:
         crossed = P * Q if self.pairs is None else sum(self.dims_a[i] * self.dims_b[j] for i, j in self.pairs)
         feature_cost = crossed + sum(d * d for d in self.dims_a + self.dims_b)
         gram_cost = P + Q + la * lb
-        affordable = BUFFER_BYTES // (8 * (P + Q))
+        affordable = max(BUFFER_BYTES, 8 * feature_cost) // (8 * (P + Q))
         folded_from = max(feature_cost // gram_cost, FOLD_ROWS) if gram else FOLD_ROWS
         self._switch = max(1, min(folded_from, affordable))
         self.reset()
@@ -134,6 +144,11 @@ class LinearCKA:
     def n(self) -> int:
         """Samples seen."""
         return self._buffered + (self._cross[0].n if self._cross else 0)
+
+    @property
+    def switch(self) -> int:
+        """Rows from which moments take the place of the Gram form."""
+        return self._switch
 
     def update(self, features_a: Sequence[ArrayLike], features_b: Sequence[ArrayLike]) -> None:
         """Add n samples: a matrix (n, p_ℓ) for each layer of A, one (n, q_m) for each of B."""
@@ -177,17 +192,18 @@ class LinearCKA:
         if self._shift is None:
             self._begin(self._given_shift or (X.mean(0), Y.mean(0)))
         assert self._shift is not None
-        X, Y = X - self._shift[0], Y - self._shift[1]
+        X.sub_(self._shift[0])  # in place: buffered rows are copies of what was given
+        Y.sub_(self._shift[1])
         for stack, columns, moments in zip(
             (X, Y), (self._columns_a, self._columns_b), self._own, strict=True
         ):
             for c, layer in zip(columns, moments, strict=True):
-                layer.add(block := stack[:, c], block)
+                layer.add(block := stack[:, c], block, self.product_dtype)
         if self.pairs is None:
-            self._cross[0].add(X, Y)
+            self._cross[0].add(X, Y, self.product_dtype)
         else:
             for (i, j), pair in zip(self.pairs, self._cross, strict=True):
-                pair.add(X[:, self._columns_a[i]], Y[:, self._columns_b[j]])
+                pair.add(X[:, self._columns_a[i]], Y[:, self._columns_b[j]], self.product_dtype)
 
     def _begin(self, shift: tuple[Tensor, Tensor]) -> None:
         """Start the moments about a shift, which stays."""
@@ -224,7 +240,7 @@ class LinearCKA:
             for mine, theirs in zip(self._moments(), other._moments(), strict=True):
                 mine.merge(theirs.to(self.device))
         for X, Y in other._buffer:
-            self._append(X.to(self.device), Y.to(self.device))
+            self._append(X.to(self.device, copy=True), Y.to(self.device, copy=True))
 
     def _moments(self) -> list[CrossMoments]:
         return [*self._cross, *self._own[0], *self._own[1]]
@@ -256,8 +272,13 @@ class LinearCKA:
 
     def _make_sums(self) -> PairSums:
         if self._shift is None:
-            sums = gram_sums(*self._gathered(), self.dims_a, self.dims_b)
-            return sums if self.pairs is None else _only(sums, self.pairs)
+            return gram_sums(
+                *self._gathered(),
+                self.dims_a,
+                self.dims_b,
+                pairs=self.pairs,
+                product_dtype=self.product_dtype,
+            )
         self._fold()
         own = [_flat([m.centred() for m in side]) for side in self._own]
         means = [
@@ -326,9 +347,15 @@ def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
     return float(stat.compute(estimator).item())
 
 
-def _checked(pairs: Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
+def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
+    if pairs == "diagonal":
+        if la != lb:
+            raise UserError(
+                f"pairs='diagonal' needs models of one depth, not {la} and {lb} layers: list the pairs"
+            )
+        return [(i, i) for i in range(la)]
     if isinstance(pairs, str):
-        raise UserError(f"pairs={pairs!r} is not known: give 'all' or a list of layer pairs")
+        raise UserError(f"pairs={pairs!r} is not known: give 'all', 'diagonal' or a list of layer pairs")
     listed = [(int(i), int(j)) for i, j in pairs]
     wrong = [p for p in listed if not (0 <= p[0] < la and 0 <= p[1] < lb)]
     if wrong or not listed:
@@ -353,17 +380,6 @@ def _placed(
     for (i, j), pair in zip(pairs, sums, strict=True):
         cross[i, j], products[i, j] = pair.cross.reshape(()), pair.norm_products.reshape(())
     return CentredSums(sums[0].n, cross, own_a.norms_a[:, None], own_b.norms_a[None], products)
-
-
-def _only(sums: PairSums, pairs: list[tuple[int, int]]) -> PairSums:
-    """All pairs but those listed set to NaN."""
-    keep = torch.zeros_like(sums.cross.cross, dtype=torch.bool)
-    keep[tuple(torch.tensor(pairs).T)] = True
-    cross = sums.cross
-    masked = CentredSums(
-        cross.n, torch.where(keep, cross.cross, torch.nan), cross.norms_a, cross.norms_b, cross.norm_products
-    )
-    return PairSums(masked, sums.own_a, sums.own_b, sums.mean_norms_a, sums.mean_norms_b)
 
 
 _SUM_FIELDS = ("cross", "norms_a", "norms_b", "norm_products")

@@ -66,12 +66,19 @@ class CrossMoments:
             S=z(P, Q), s_x=z(P), s_y=z(Q), a=z(la), b=z(lb), ab=z(la, lb), xb=z(P, lb), ay=z(la, Q),
         )  # fmt: skip
 
-    def add(self, X: Tensor, Y: Tensor) -> None:
-        """Add rows X (n, P) and Y (n, Q), float64, shift already subtracted."""
+    def add(self, X: Tensor, Y: Tensor, product_dtype: torch.dtype = torch.float64) -> None:
+        """Add rows X (n, P) and Y (n, Q), float64, shift already subtracted.
+
+        Args:
+            product_dtype: of the block products that enter S, which is float64; every other sum is float64.
+        """
         norms_x = norms_by_layer(X, offsets(self.dims_a))
         norms_y = norms_x if Y is X else norms_by_layer(Y, offsets(self.dims_b))
         self.n += X.shape[0]
-        self.S.addmm_(X.T, Y)
+        if product_dtype == torch.float64:
+            self.S.addmm_(X.T, Y)
+        else:
+            self._add_blocks(X.to(product_dtype), Y.to(product_dtype))
         self.s_x += X.sum(0)
         self.s_y += Y.sum(0)
         self.a += norms_x.sum(0)
@@ -79,6 +86,14 @@ class CrossMoments:
         self.ab.addmm_(norms_x.T, norms_y)
         self.xb.addmm_(X.T, norms_y)
         self.ay.addmm_(norms_x.T, Y)
+
+    def _add_blocks(self, X: Tensor, Y: Tensor) -> None:
+        """Products of a lower precision, added to S block by block so that the block stays in a cache."""
+        rows = offsets(self.dims_a)
+        block = torch.empty(max(self.dims_a), Y.shape[1], dtype=Y.dtype, device=Y.device)
+        for c in rows:
+            part = torch.mm(X[:, c].T, Y, out=block[: c.stop - c.start])
+            self.S[c] += part
 
     def _moved(self, delta: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
         """The small sums with every x replaced by x + δ and every y by y + ε (S, the large one, apart)."""

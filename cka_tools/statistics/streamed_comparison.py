@@ -20,7 +20,7 @@ from cka_tools.statistics.feature_comparison import (
 )
 from cka_tools.statistics.feature_set import FeatureSet, is_constant, spectrum_of
 from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES
-from cka_tools.statistics.linear_cka import LinearCKA
+from cka_tools.statistics.linear_cka import LinearCKA, Pairs
 from cka_tools.statistics.linear_cka_state import restore, state_of
 from cka_tools.statistics.moments import offsets
 
@@ -58,6 +58,7 @@ class StreamedComparison:
     Args:
         dims: widths of the layers of A and of B.
         n: documents there will be. draws: rows a document gives, K.
+        pairs: layer pairs that are summed; all when None.
         pilot: shift and scales.
         dtype: of the features, that of the rows kept. device: where the sums lie.
         seed: chooses the documents that are left out in turn.
@@ -70,6 +71,7 @@ class StreamedComparison:
         pilot: Pilot,
         *,
         draws: int = 1,
+        pairs: Sequence[tuple[int, int]] | None = None,
         dtype: np.dtype[Any] | type = np.float32,
         device: torch.device | str = "cpu",
         seed: int = 42,
@@ -78,6 +80,8 @@ class StreamedComparison:
             raise UserError(f"{n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
         self.dims, self.total, self.draws, self.pilot = dims, n, draws, pilot
         self.device = torch.device(device)
+        self.pairs = None if pairs is None else [(int(i), int(j)) for i, j in pairs]
+        asked: Pairs = "all" if self.pairs is None else self.pairs
         self.documents = influence_documents(n, seed)
         self._place = np.full(n, -1, dtype=np.int32)
         self._place[self.documents] = np.arange(len(self.documents))
@@ -85,11 +89,12 @@ class StreamedComparison:
         self._kept = [np.zeros((draws, len(self.documents), sum(side)), dtype) for side in dims]
         self._filled = np.zeros(len(self.documents), dtype=bool)
         self._plain = [
-            LinearCKA(*dims, device=device, gram=False, shift=self._shift(draw)) for draw in range(draws)
+            LinearCKA(*dims, pairs=asked, device=device, gram=False, shift=self._shift(draw))
+            for draw in range(draws)
         ]
         zero = tuple([torch.zeros(p) for p in side] for side in dims)
         self._rescaled = [
-            LinearCKA(*dims, device=device, gram=False, shift=(zero[0], zero[1]))
+            LinearCKA(*dims, pairs=asked, device=device, gram=False, shift=(zero[0], zero[1]))
             for _ in range(draws if pilot.scales else 0)
         ]
 

@@ -35,6 +35,13 @@ class Sites(StrEnum):
     mlp = "mlp"
 
 
+class Pairs(StrEnum):
+    """Which layers of A are compared with which of B."""
+
+    all = "all"
+    diagonal = "diagonal"
+
+
 class Dtype(StrEnum):
     """Number format of the forward passes."""
 
@@ -94,6 +101,9 @@ def compare_command(
     early: Annotated[
         str | None, typer.Option(help="Layers that count as early, as 0-7.", show_default="the first third")
     ] = None,
+    pairs: Annotated[
+        Pairs, typer.Option(help="All layers of A with all of B, or the paired ones alone.")
+    ] = Pairs.all,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Number format of the forward passes.", show_default="float32")
     ] = None,
@@ -152,6 +162,7 @@ def compare_command(
         sites=sites.value,
         layers=None if layers is None else parse_layers(layers),
         early=None if early is None else parse_layers(early, "early"),
+        pairs=pairs.value,
         dtype=None if dtype is None else dtype.value,
         device=device,
         seed=seed,

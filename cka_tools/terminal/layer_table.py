@@ -111,7 +111,8 @@ def _columns(comparison: Comparison) -> list[Column]:
         shares = [_share(e[f"top_feature_share_{side}"]) for e in entries]
         columns.append(Column(f"top\n{side.upper()} %", [*shares, *blank], 3))
     best = [NOTHING if e["best_layer_b"] is None else str(e["best_layer_b"]) for e in entries]
-    columns.append(Column("best\nin B", [*_texts(best), *blank], 2))
+    if any(e["best_layer_b"] is not None for e in entries):
+        columns.append(Column("best\nin B", [*_texts(best), *blank], 2))
     return columns
 
 

@@ -161,6 +161,25 @@ def test_chosen_layers_are_a_part_of_the_whole(pair, texts, result):
     assert part.summary["early_layers"] == [1]
 
 
+def test_the_diagonal_alone_has_the_same_values_and_says_what_is_missing(pair, texts, result, tmp_path):
+    only = compare(*pair, texts, max_length=64, rescale=True, pairs="diagonal", cache=False)
+    for rescaled in (False, True):
+        found, whole = (r.matrix("debiased", rescaled=rescaled) for r in (only, result))
+        np.testing.assert_allclose(found.diagonal(), whole.diagonal(), atol=1e-12)
+        assert np.isnan(found[~np.eye(len(found), dtype=bool)]).all()
+    for key in ("cka_biased", "cka_debiased", "ci_low", "ci_high", "effective_dim_a"):
+        expected = [layer[key] for layer in result.layers]
+        np.testing.assert_allclose([layer[key] for layer in only.layers], expected, atol=1e-9)
+    matrix = only.record["matrix"]
+    assert "diagonal" in matrix["reason"]
+    assert matrix["debiased"][0][1] is None
+    assert only.record["best_match"] == []
+    assert only.layers[0]["best_layer_b"] is None
+    assert only.record["provenance"]["settings"]["pairs"] == "diagonal"
+    only.save(tmp_path / "run")
+    assert Comparison.load(tmp_path / "run").matrix("debiased")[0, 1] != 0
+
+
 def test_models_of_different_depth_are_paired_and_it_is_said(tiny_model, texts):
     deep, shallow = tiny_model("bert", layers=6), tiny_model("bert", seed=3, layers=3)
     found = compare(str(deep), str(shallow), texts, max_length=64)
@@ -259,6 +278,7 @@ def test_the_papers_protocol_has_three_draws_beside_our_interval(fresh_model, fr
         ({"layers": (0, 9)}, "0 to 5"),
         ({"early": (17,)}, "0 to 5"),
         ({"pooling": "max"}, "'max'"),
+        ({"pairs": "some"}, "'some'"),
         ({"sites": "query"}, "'query'"),
         ({"dtype": "int8"}, "'int8'"),
         ({"device": "tpu"}, "'tpu'"),

@@ -48,7 +48,9 @@ def assert_same(one, two, tolerance=1e-10):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"pooling": "token", "tokens_per_document": 2}], ids=["mean", "token"]
+    "options",
+    [{}, {"pooling": "token", "tokens_per_document": 2}, {"pairs": "diagonal"}],
+    ids=["mean", "token", "diagonal"],
 )
 def test_streamed_equals_kept_on_one_batch_plan(pair, texts, options):
     options = {"max_length": 64, "rescale": True, "cache": False} | options
@@ -73,6 +75,11 @@ def test_depths_and_chosen_layers_may_differ(tiny_model, pair, texts):
     shallow = str(tiny_model("bert", seed=3, layers=3))
     kept = compare(pair[0], shallow, texts, **options)
     assert_same(compare(pair[0], shallow, texts, keep_features=0, **options), kept)
+
+
+def test_a_control_beyond_the_limit_is_refused(pair, texts):
+    with pytest.raises(UserError, match="a control needs the features of all models"):
+        compare(*pair, texts, control=pair[0], max_length=64, cache=False, keep_features=0)
 
 
 def test_a_model_against_itself_is_one(pair, texts):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import LinearCKA, cka
+from cka_tools.statistics.gram import CPU_TILE
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator
 
 seeds = st.integers(0, 2**32 - 1)
@@ -253,7 +254,9 @@ def test_input_that_does_not_fit_is_named_in_one_line(X, Y, words):
         lambda: LinearCKA([], [3]),
         lambda: LinearCKA([3], [0]),
         lambda: LinearCKA([3], [3], pairs=[(0, 1)]),
-        lambda: LinearCKA([3], [3], pairs="diagonal"),  # type: ignore[arg-type]
+        lambda: LinearCKA([3], [3], pairs="paired"),  # type: ignore[arg-type]
+        lambda: LinearCKA([3, 4], [3], pairs="diagonal"),
+        lambda: LinearCKA([3], [3], product_dtype=torch.bfloat16),
         lambda: LinearCKA([3], [3], shift=([np.zeros(2)], [np.zeros(3)])),
         lambda: LinearCKA([3], [3]).compute(),
         lambda: LinearCKA([3], [3]).update([np.ones((2, 4))], [np.ones((2, 3))]),
@@ -264,6 +267,51 @@ def test_input_that_does_not_fit_is_named_in_one_line(X, Y, words):
 def test_misuse_of_the_statistics_is_an_error_of_the_user(wrong):
     with pytest.raises(UserError):
         wrong()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("product_dtype", [torch.float64, torch.float32])
+def test_the_diagonal_alone_equals_the_diagonal_of_all_pairs(folded, product_dtype):
+    dims_a, dims_b = [4, 9, 6], [5, 3, 6]
+    rng = np.random.default_rng(3)
+    a, b = ([rng.normal(size=(300, d)) for d in dims] for dims in (dims_a, dims_b))
+    b = [y + x[:, : y.shape[1]].mean(1, keepdims=True) for x, y in zip(a, b, strict=True)]
+    some = LinearCKA(dims_a, dims_b, pairs="diagonal", product_dtype=product_dtype)
+    every = LinearCKA(dims_a, dims_b)
+    some._switch = every._switch = 1 if folded else 10**6
+    for stat in (some, every):
+        stat.update(a, b)
+    for estimator in ESTIMATORS:
+        found, expected = some.compute(estimator), every.compute(estimator)
+        limit = 1e-10 if product_dtype == torch.float64 else 1e-6
+        assert (found.diagonal() - expected.diagonal()).abs().max() < limit
+        assert torch.isnan(found[~torch.eye(3, dtype=torch.bool)]).all()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_float32_products_hold_to_1e_6_with_a_mean_far_above_the_spread(folded):
+    g = torch.Generator().manual_seed(7)
+    common = torch.randn(700, 40, generator=g, dtype=torch.float64)
+    X = 3000 + 30 * common
+    Y = 3000 + 30 * (common[:, :30] + 2 * torch.randn(700, 30, generator=g, dtype=torch.float64))
+    stat = LinearCKA([40], [30], product_dtype=torch.float32)
+    stat._switch = 1 if folded else 10**6
+    for rows in torch.arange(700).split(300):
+        stat.update([X[rows].float()], [Y[rows].float()])
+    for estimator in ESTIMATORS:
+        expected = reference(X.float(), Y.float(), estimator)
+        assert abs(stat.compute(estimator).item() - expected) < 1e-6
+        assert abs(stat.compute(estimator).item() - expected) > 0  # the arithmetic is not float64
+
+
+def test_gram_matrices_larger_than_one_tile():
+    X, Y = features(11, 2 * CPU_TILE + 37, 900, 8)
+    for estimator in ESTIMATORS:
+        expected = reference(X, Y, estimator)
+        stat = LinearCKA([X.shape[1]], [Y.shape[1]])
+        stat._switch = len(X) + 1
+        stat.update([X], [Y])
+        assert abs(stat.compute(estimator).item() - expected) < tolerance(expected)
 
 
 def test_known_populations_debiased_is_right_where_biased_is_not():

@@ -84,6 +84,7 @@ def test_quiet_prints_nothing_and_names_the_run_after_the_models(cka, models, co
 def test_flags_reach_the_comparison(cka, models, corpus):
     read = ["--documents", 40, "--pooling", "last", "--sites", "mlp", "--layers", "1,3-4", "--early", 1]
     run = ["--seed", 7, "--rescale", "--batch-tokens", 99, "--max-length", 32, "--json"]
+    run += ["--pairs", "diagonal"]
     code, out, err = cka("compare", *models, "--corpus", corpus, *read, *run)
     assert code == 0, err
     record = json.loads(out)
@@ -95,6 +96,7 @@ def test_flags_reach_the_comparison(cka, models, corpus):
     assert (settings["seed"], settings["rescale"]) == (7, True)
     assert record["provenance"]["corpus"]["draws"][0]["plan"]["limit"] == 99
     assert "rescaled" in record["layers"][0]
+    assert record["matrix"]["debiased"][0][1] is None
 
 
 def test_show_prints_a_saved_run(cka, run_dir, tmp_path):
