@@ -65,7 +65,9 @@ def checkpoints(repeats: int, documents: int) -> Iterator[Row]:
             for a, b in pairs:
                 compare(a, b, **options)
 
-        compare(made[0], made[1], **options)  # imports, and the corpus in the system's cache
+        # Imports, and the corpus in the system's cache.
+        compare(made[0], made[1], **options)
+        trajectory(made[0], made[1:2], **options)
         for count in (1, 2, 4, 6, 8):
             reference, others = made[0], made[1 : count + 1]
             against = [(other, reference) for other in others]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -168,8 +167,6 @@ def read_models(
             place=torch.device("cpu") if place.type == "mps" else place,
             cache=chosen.get("cache", True),
         )
-        # A model with a hook's or a config's cycle would stay in memory beside the next one.
-        gc.collect()
         progress.next_draw(len(draw.documents), int(prepared.tables[at].lengths.sum()))
         notes += read[key].extraction.notes
     notes += _same_weights(list(read.values()))

@@ -16,6 +16,23 @@ from cka_tools.plotting.layer_ticks import thin
 from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
 
 
+def draw_mesh(ax: Axes, values: np.ndarray, low: float, high: float, gid: str) -> QuadMesh:
+    """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k."""
+    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
+    return ax.pcolormesh(
+        np.arange(values.shape[1] + 1) - 0.5,
+        np.arange(values.shape[0] + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        cmap=HEAT,
+        vmin=low,
+        vmax=high,
+        rasterized=False,
+        edgecolors="face",
+        linewidth=0.1,
+        gid=gid,
+    )
+
+
 def draw_heatmap(
     ax: Axes,
     matrix: np.ndarray,
@@ -37,19 +54,7 @@ def draw_heatmap(
     """
     known = matrix[np.isfinite(matrix)]
     low, high = min(0.0, *known, 0.0), max(1.0, *known, 1.0)
-    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
-    mesh = ax.pcolormesh(
-        np.arange(matrix.shape[1] + 1) - 0.5,
-        np.arange(matrix.shape[0] + 1) - 0.5,
-        np.ma.masked_invalid(matrix),
-        cmap=HEAT,
-        vmin=low,
-        vmax=high,
-        rasterized=False,
-        edgecolors="face",
-        linewidth=0.1,
-        gid="cka",
-    )
+    mesh = draw_mesh(ax, matrix, low, high, "cka")
     row, column = ({layer: at for at, layer in enumerate(layers)} for layers in (layers_a, layers_b))
     size = min(0.55 * cell, 7.0)
     thickness = min(0.6, 0.1 * cell)

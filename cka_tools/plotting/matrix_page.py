@@ -11,18 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.comparison.matrix_result import ModelMatrix
+from cka_tools.plotting.heatmap import draw_mesh
 from cka_tools.plotting.line_breaks import text_width
 from cka_tools.plotting.page import MARGIN, Page, warning_notes
 from cka_tools.plotting.style import (
     DARK,
-    FAINT,
-    HEAT,
     INK,
     PAGE_WIDTH,
     SMALL,
     TEXT,
-    VOID,
-    VOID_HATCH,
     figure_style,
     undefined_key,
 )
@@ -78,21 +75,8 @@ def draw_matrix(ax: Axes, result: ModelMatrix) -> QuadMesh:
     order = result.record["linkage"]["order"]
     values = 100 * result.divergence()[np.ix_(order, order)]
     known = values[np.isfinite(values)]
-    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
-    edges = np.arange(len(order) + 1) - 0.5
     low, high = min(0.0, *known), max(1.0, *known)
-    masked = np.ma.masked_invalid(values)
-    mesh = ax.pcolormesh(
-        edges,
-        edges,
-        masked,
-        cmap=HEAT,
-        vmin=low,
-        vmax=high,
-        edgecolors="face",
-        linewidth=0.1,
-        gid="divergence",
-    )
+    mesh = draw_mesh(ax, values, low, high, "divergence")
     ax.set_ylim(len(order) - 0.5, -0.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())

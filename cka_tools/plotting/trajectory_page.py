@@ -12,19 +12,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from cka_tools.comparison.trajectory_result import Trajectory
+from cka_tools.plotting.heatmap import draw_mesh
 from cka_tools.plotting.layer_ticks import thin
 from cka_tools.plotting.page import Page, warning_notes
 from cka_tools.plotting.style import (
     BAND,
     DARK,
-    FAINT,
-    HEAT,
     INK,
     MIDDLE,
     SMALL,
     TEXT,
-    VOID,
-    VOID_HATCH,
     Look,
     figure_style,
     undefined_key,
@@ -126,18 +123,7 @@ def draw_layers(ax: Axes, scale: Axes, result: Trajectory) -> None:
     """Divergence of every layer pair at every checkpoint as a heatmap, the first layer below."""
     values = 100 * result.arrays["divergence.debiased"].T
     known = values[np.isfinite(values)]
-    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
-    mesh = ax.pcolormesh(
-        np.arange(values.shape[1] + 1) - 0.5,
-        np.arange(values.shape[0] + 1) - 0.5,
-        np.ma.masked_invalid(values),
-        cmap=HEAT,
-        vmin=min(0.0, *known, 0.0),
-        vmax=max(1.0, *known, 1.0),
-        edgecolors="face",
-        linewidth=0.1,
-        gid="layers",
-    )
+    mesh = draw_mesh(ax, values, min(0.0, *known, 0.0), max(1.0, *known, 1.0), "layers")
     layers = max((one["layers"] for one in result.checkpoints), key=len)
     names = [entry["layer_b"] for entry in layers]
     ticks = thin(range(len(names)))

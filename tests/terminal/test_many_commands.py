@@ -12,23 +12,6 @@ from matplotlib.colors import to_rgb
 from cka_tools import ModelMatrix, Trajectory
 from cka_tools.plotting.matrix_page import matrix_figure
 from cka_tools.plotting.trajectory_page import trajectory_figure
-from cka_tools.terminal.app import main
-
-
-@pytest.fixture
-def cka(monkeypatch, capsys, tmp_path):
-    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["cka", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +26,12 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def models(tiny_model) -> list[Path]:
     return [tiny_model("modernbert", seed=seed, layers=3) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def gpt(tiny_model) -> Path:
+    """A model of another tokenizer."""
+    return tiny_model("gpt2", layers=3)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +122,8 @@ def test_flags_reach_the_reading(cka, models, corpus):
     assert (draw["plan"]["limit"], draw["cache"]) == (99, ["off"] * 3)
 
 
-def test_what_does_not_fit_is_one_line(cka, models, run, corpus, tiny_model, tmp_path):
+def test_what_does_not_fit_is_one_line(cka, models, run, gpt, corpus, tmp_path):
     (tmp_path / "empty").mkdir()
-    gpt = tiny_model("gpt2", layers=3)
     cases = [
         (["trajectory", models[0]], "no checkpoint"),
         (["trajectory", models[0], "empty"], "holds no model and no checkpoints"),
