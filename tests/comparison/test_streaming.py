@@ -7,24 +7,6 @@ from cka_tools import compare
 from cka_tools.comparison import streamed_reading
 from cka_tools.errors import UserError
 from cka_tools.statistics import feature_comparison
-from cka_tools.store.directory import VARIABLE
-
-
-@pytest.fixture(scope="module")
-def texts():
-    rng = np.random.default_rng(0)
-    return [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(5, 40))) for _ in range(120)]
-
-
-@pytest.fixture(scope="module")
-def pair(tiny_model):
-    return str(tiny_model("bert", seed=0)), str(tiny_model("bert", seed=1))
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def flat(value):

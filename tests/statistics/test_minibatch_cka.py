@@ -12,7 +12,7 @@ from cka_tools.statistics.minibatch_cka import minibatch_cka
 def by_length(n=2048, seed=0):
     """Features whose means depend on the document's length, shared by both sides; the rest is independent."""
     rng = np.random.default_rng(seed)
-    length = np.sort(rng.uniform(-1, 1, size=(n, 1)))
+    length = np.sort(rng.uniform(-1, 1, size=(n, 1)), axis=0)
     direction = rng.normal(size=(2, 1, 6))
     return [20 * length * direction[side] + rng.normal(size=(n, 6)) for side in (0, 1)]
 

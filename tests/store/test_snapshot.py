@@ -1,0 +1,119 @@
+"""A snapshot is found again whole or not at all, and goes when its result is safe."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cka_tools.processes import Crew
+from cka_tools.store.catalogue import choose_entries, list_entries, remove_entries
+from cka_tools.store.directory import run_folder
+from cka_tools.store.key import make_key
+from cka_tools.store.snapshot import Snapshot, kept_until_saved
+
+KEY = make_key({"run": 1})
+RECORD = {"format": 1, "pilot": "abc"}
+STATE = {
+    "S": torch.arange(6, dtype=torch.float64).reshape(2, 3).T,
+    "kept": torch.ones(1, 2, 2, dtype=torch.float32),
+    "n": torch.tensor(7),
+    "rows": torch.zeros(0, 3, dtype=torch.float64),
+}
+
+
+@pytest.fixture
+def written(cache):
+    snapshot = Snapshot(KEY, Crew())
+    snapshot.write(STATE, 3, RECORD)
+    snapshot.close()
+    return run_folder(cache, KEY.digest) / "rank-0-of-1.safetensors"
+
+
+def test_a_state_is_read_as_it_was_written(written):
+    found = Snapshot(KEY, Crew()).read(RECORD)
+    assert found is not None
+    state, batches = found
+    assert batches == 3
+    assert state.keys() == STATE.keys() == load_file(written).keys()
+    for name, tensor in STATE.items():
+        assert torch.equal(state[name], tensor)
+        assert state[name].dtype == tensor.dtype
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+
+
+@pytest.mark.parametrize("other", [{"pilot": "abd"}, {"format": 2}])
+def test_a_state_about_another_pilot_is_not_taken(written, other):
+    assert Snapshot(KEY, Crew()).read(RECORD | other) is None
+
+
+def test_each_process_has_its_own(written):
+    for crew in (Crew(0, 2), Crew(1, 2)):
+        snapshot = Snapshot(KEY, crew)
+        assert snapshot.kept
+        assert snapshot.read(RECORD) is None
+        snapshot.close()
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, -8])
+def test_a_torn_file_is_not_believed(written, size):
+    content = written.read_bytes()
+    written.write_bytes(content[:size])
+    snapshot = Snapshot(KEY, Crew())
+    assert snapshot.read(RECORD) is None
+    assert "damaged" in snapshot.notes[0]
+
+
+def test_who_comes_second_keeps_none_and_says_so(cache):
+    first, second = Snapshot(KEY, Crew()), Snapshot(KEY, Crew())
+    assert (first.kept, second.kept) == (True, False)
+    assert "Another command" in second.notes[0]
+    second.write(STATE, 1, RECORD)
+    assert second.read(RECORD) is None
+    first.finish()
+
+
+def test_a_full_disk_costs_a_note_and_the_last_snapshot_stays(written, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    snapshot = Snapshot(KEY, Crew())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        snapshot.write(STATE, 4, RECORD)
+    assert not snapshot.kept
+    assert "no space is left" in snapshot.notes[0]
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+    snapshot.close()
+    _, batches = Snapshot(KEY, Crew()).read(RECORD)
+    assert batches == 3
+
+
+def test_it_goes_when_the_result_is_safe(written):
+    Snapshot(KEY, Crew()).finish()
+    assert not written.parent.exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_it_stays_until_the_run_is_saved(written, saved):
+    def save():
+        with kept_until_saved():
+            Snapshot(KEY, Crew()).finish()
+            assert written.exists()
+            if not saved:
+                raise OSError("the disk is full")
+
+    if saved:
+        save()
+    else:
+        with pytest.raises(OSError, match="full"):
+            save()
+    assert written.exists() is not saved
+
+
+def test_the_cache_lists_and_removes_it(written, cache):
+    (entry,) = list_entries(cache)
+    assert (entry.state, entry.key) == ("snapshot", KEY.digest)
+    assert entry.size == written.stat().st_size
+    remove_entries(cache, choose_entries([entry], [KEY.digest[:8]]))
+    assert list_entries(cache) == []
