@@ -77,11 +77,16 @@ def brute_force(a: list[Tensor], b: list[Tensor], estimator: Estimator) -> np.nd
     return (hsic(K, L) / scale).numpy()
 
 
-def ours(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
+def ours(product_dtype: torch.dtype) -> Result:
     """The debiased matrix of `LinearCKA`."""
-    stat = LinearCKA([x.shape[1] for x in a], [y.shape[1] for y in b])
-    stat.update(a, b)
-    return stat.compute("debiased").numpy()
+
+    def run(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
+        dims = [x.shape[1] for x in a], [y.shape[1] for y in b]
+        stat = LinearCKA(*dims, product_dtype=product_dtype)
+        stat.update(a, b)
+        return stat.compute("debiased").numpy()
+
+    return run
 
 
 def _loader(a: list[Tensor], b: list[Tensor]) -> Any:
@@ -133,7 +138,10 @@ RIVALS: dict[str, tuple[str, Callable[[Any], Result]]] = {
 
 def installed() -> dict[str, Result]:
     """Ways to compute the matrix: ours, and each package that is here."""
-    ways: dict[str, Result] = {"cka-tools": ours}
+    ways: dict[str, Result] = {
+        "cka-tools": ours(torch.float64),
+        "cka-tools, float32 products": ours(torch.float32),
+    }
     for name, (module, make) in RIVALS.items():
         try:
             ways[name] = make(importlib.import_module(module))

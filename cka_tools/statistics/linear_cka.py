@@ -165,8 +165,16 @@ class LinearCKA:
         eps = [max(torch.finfo(m.dtype).eps for m in side) for side in sides]
         self._epsilon = (max(self._epsilon[0], eps[0]), max(self._epsilon[1], eps[1]))
         if counts[0]:
-            X, Y = (torch.cat([m.to(self.device, FLOAT64) for m in side], dim=1) for side in sides)
+            X, Y = (self._stacked(side, counts[0]) for side in sides)
             self._append(X, Y)
+
+    def _stacked(self, matrices: list[Tensor], n: int) -> Tensor:
+        """The layers side by side, (n, P) float64, converted as they are copied."""
+        columns = offsets([m.shape[1] for m in matrices])
+        stack = torch.empty(n, columns[-1].stop, dtype=FLOAT64, device=self.device)
+        for matrix, c in zip(matrices, columns, strict=True):
+            stack[:, c] = matrix
+        return stack
 
     def _append(self, X: Tensor, Y: Tensor) -> None:
         self._known_sums = None
