@@ -23,7 +23,7 @@ CURVES: dict[str, Look] = {
     "mean": {"color": DARK, "marker": "o", "linestyle": "-"},
     "early": {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5)), "markerfacecolor": "white"},
 }
-NAMES = {"mean": "all layers", "early": "early layers"}
+NAMES = {"mean": "right: all layers", "early": "right: early layers"}
 
 
 def mechanism_figure(

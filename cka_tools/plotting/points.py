@@ -30,6 +30,8 @@ PUBLISHED: Look = {
     "zorder": 6,
 }
 NOISE_ALPHA = 0.22
+PERCENT_TOP = 135.0
+"""Of a log axis that reaches 100 %: room for a marker there."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def log_axis(ax: Axes, *, percent: bool) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     if percent:
-        ax.set_ylim(low, min(high, 110.0))
+        ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
     else:
         ax.set_ylim(min(low, 0.8), max(high, 2.0))
         ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1)

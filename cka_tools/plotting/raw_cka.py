@@ -65,7 +65,7 @@ def raw_cka_figure(
             ax.set_title(title, loc="left", fontsize=TEXT)
             ax.set_xlabel("layer")
             ax.grid(axis="y", color=BAND, linewidth=0.6)
-        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.02)
+        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)
         keys = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
         keys.append(
             Line2D([], [], color=INK, linewidth=0.9, label="95 % interval of the debiased, over documents")

@@ -9,11 +9,15 @@ import pytest
 from ablation_table import ablation_table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from synthetic_comparison import make_comparison
 
+from cka_tools import Comparison
 from cka_tools.errors import UserError
 from cka_tools.plotting.ablation_curves import ablation_curves_figure
 from cka_tools.plotting.freeze_dots import freeze_figure
+from cka_tools.plotting.mechanism import mechanism_figure
 from cka_tools.plotting.points import Reference, by_capacity
+from cka_tools.plotting.raw_cka import raw_cka_figure
 from cka_tools.plotting.scale_direction import scale_direction_figure
 from cka_tools.plotting.style import COLUMN_WIDTH, PAGE_WIDTH
 from cka_tools.plotting.training_losses import training_losses_figure
@@ -132,3 +136,52 @@ def test_pdf_fonts_are_embedded_at_column_width() -> None:
     content = file.getvalue()
     assert b"/FontFile2" in content
     assert b"/Type3" not in content
+
+
+def pair_with_control() -> Comparison:
+    comparison = make_comparison()
+    record = comparison.record
+    record["provenance"]["models"]["control"] = {"name": "other seed"}
+    for at, layer in enumerate(record["layers"]):
+        layer["control"] = {"value": 0.02, "ci_low": 0.015, "ci_high": 0.025}
+        layer["ratio"] = {"value": 5.0 + at, "ci_low": 4.0 + at, "ci_high": 6.0 + at}
+    arrays = comparison.arrays | {f"control.{name}": a for name, a in comparison.arrays.items()}
+    return Comparison(record, arrays)
+
+
+def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
+    comparison = pair_with_control()
+    trajectory = pd.DataFrame(
+        [
+            {"role": role, "x": x, "layer": layer, "divergence": d, "ci_low": 0.9 * d, "ci_high": 1.1 * d}
+            for role in ("checkpoint", "control")
+            for layer, d in (("mean", 0.1), ("early", 0.2))
+            for x in (2e6, 3e6)
+        ]
+    )
+    published = {"pair": [Reference(0.0, 14.0), Reference(1.0, 97.0)], "mean": [Reference(0.5, 57.0)]}
+    figure = mechanism_figure(comparison, trajectory, published)
+    nothing_is_clipped(figure)
+    layers = len(comparison.layers)
+    assert len(marked(figure, "the pair")) == len(marked(figure, "seed noise")) == layers
+    assert [y for _, y in marked(figure, "ratio")] == [5.0 + at for at in range(layers)]
+    assert marked(figure, "along mean") == [(2.0, 10.0), (3.0, 10.0)]
+    first, last = comparison.layers[0]["layer_a"], comparison.layers[-1]["layer_a"]
+    assert marked(figure, "published") == [(first, 14.0), (last, 97.0), (2.5, 57.0)]
+
+
+def test_the_mechanism_needs_a_control() -> None:
+    with pytest.raises(UserError, match="--control"):
+        mechanism_figure(make_comparison())
+
+
+def test_raw_cka_shows_both_estimators_of_pair_and_control() -> None:
+    comparison = pair_with_control()
+    figure = raw_cka_figure(comparison, {"pair": [Reference(0.5, 0.3)]})
+    nothing_is_clipped(figure)
+    for name in ("pair", "control"):
+        for estimator in ("biased", "debiased"):
+            assert len(marked(figure, f"{name} {estimator}")) == len(comparison.layers)
+    drawn = [y for _, y in marked(figure, "pair debiased")]
+    assert drawn == pytest.approx(comparison.diagonal("debiased").tolist())
+    assert len(raw_cka_figure(make_comparison()).axes) == 1
