@@ -1,4 +1,4 @@
-"""Saved comparisons → one table as a paper prints it: a row a run, divergences with intervals, ratios."""
+"""Saved comparisons → one table as a paper prints it: a row a run, with intervals, ratios and notes."""
 
 from __future__ import annotations
 

@@ -267,8 +267,14 @@ def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, tiny_model, corpus, tmp_path):
-    control = tiny_model("modernbert", seed=2)
+@pytest.fixture(scope="module")
+def controls(tiny_model) -> tuple[Path, Path]:
+    """A control that fits, and one that is too shallow."""
+    return tiny_model("modernbert", seed=2), tiny_model("modernbert", layers=3)
+
+
+def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, controls, corpus, tmp_path):
+    control = controls[0]
     code, out, err = cka(
         "compare", *models, "--control", control, "--corpus", corpus, "--max-length", 64, "--out", "run"
     )
@@ -282,9 +288,8 @@ def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, tiny
     assert (tmp_path / "f.svg").stat().st_size > 0
 
 
-def test_a_control_that_does_not_fit_is_one_line_and_exit_code_2(cka, models, tiny_model, corpus, tmp_path):
-    shallow = tiny_model("modernbert", layers=3)
-    for given, words in ((shallow, "3 layers"), ("demo:nothing", "demo:nothing")):
+def test_a_control_that_does_not_fit_is_one_line_and_exit_code_2(cka, models, controls, corpus, tmp_path):
+    for given, words in ((controls[1], "3 layers"), ("demo:nothing", "demo:nothing")):
         code, out, err = cka("compare", *models, "--control", given, "--corpus", corpus, "--max-length", 64)
         assert (code, out) == (2, "")
         assert words in err
