@@ -59,7 +59,7 @@ def checkpoints(repeats: int, documents: int) -> Iterator[Row]:
     source = bundled_data() / "models" / "mlm-baseline"
     with tempfile.TemporaryDirectory() as folder:
         made = [perturbed(source, Path(folder) / str(seed), seed) for seed in range(9)]
-        options: dict[str, Any] = {"documents": documents, "max_length": 64, "cache": False}
+        options: dict[str, Any] = {"documents": documents, "max_length": 128, "cache": False}
 
         def pairwise(pairs: list[tuple[str, str]]) -> None:
             for a, b in pairs:

@@ -48,17 +48,18 @@ def forwards(monkeypatch):
     The hook is torch's global one: hooks on the model itself would make the store probe what they do.
     """
     seen: list[int] = []
-    blocks: dict[int, int] = {}
+    # Weak: an id of a model that was let go is given to another.
+    blocks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def load(spec, **options):
         loaded = load_model(spec, **options)
-        blocks[id(loaded.blocks[0].module)] = len(seen)
+        blocks[loaded.blocks[0].module] = len(seen)
         seen.append(0)
         return loaded
 
     def count(module, args):
-        if id(module) in blocks:
-            seen[blocks[id(module)]] += args[0].shape[0]
+        if module in blocks:
+            seen[blocks[module]] += args[0].shape[0]
 
     monkeypatch.setattr(many_models, "load_model", load)
     handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
