@@ -23,7 +23,7 @@ leave different representations. **It is of no use for any language task.**
 |---|---|
 | architecture | ModernBERT masked LM, 8 layers, hidden 128, 2 heads, MLP 192, every third layer global, the others ±32 tokens; 1,024 positions |
 | vocabulary | 4,096 byte-level BPE, shared by the family |
-| corpus | {corpus_text}; every 50th document held out |
+| corpus | {corpus_text}; none held out: the held-out loss is on other texts |
 | packing | documents begun by [CLS], ended by [SEP], packed to {length} tokens; no attention across documents |
 | packed data | {packed:,} tokens, SHA-256 `{data_sha256}` |
 | seed | {seed} (order of the documents and masks) |
@@ -34,22 +34,31 @@ leave different representations. **It is of no use for any language task.**
 |---|---|---|---|---|
 {phases}
 
-Held-out MLM loss at a masking rate of 15 % (nats per masked token, weights as saved): **{held_out_mlm_loss:.3f}**.
-Guessing by token frequency gives {held_out_unigram_loss:.3f}.
+Held-out MLM loss on {held_out_tokens:,} tokens of PubMed abstracts, 15 % masked (nats per masked token, weights as
+saved): **{held_out_mlm_loss:.3f}**. Guessing by token frequency gives {held_out_unigram_loss:.3f}.
 
 The recipe is that of Touchent and de la Clergerie, *A Causal Language Modeling Detour Improves Encoder Continued
 Pretraining* (arXiv 2605.12438, 2026), at a size and learning rate of our own. `training.json` is the run's
-manifest, `loss.csv` its loss curve; `python data/make_demo_models.py` makes the family again.
+manifest, `loss.csv` its loss curve; `data/make_demo_models.py` says how the family is made again.
 """
 
+MATCHED = "{} Its decay is as long as Phase 1, where the others' is a tenth of it."
+DETOUR = "From `theta0`: next-token prediction under a causal mask, then an MLM decay."
+BASELINE = (
+    "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay."
+)
+SECOND = (
+    "Made as `mlm-baseline` with another seed, so other masks and another order of the corpus, of which it "
+    "therefore reads largely other documents: the yardstick for what chance alone does."
+)
 ORIGIN = {
     "theta0": "The start model of the family: MLM on general English text, from random weights, without a decay.",
-    "clm-detour": "From `theta0`: next-token prediction under a causal mask, then a short MLM decay.",
-    "mlm-baseline": "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay.",
-    "mlm-baseline-2": (
-        "Made as `mlm-baseline` with another seed, so other masks and another order of the corpus, of which it "
-        "therefore reads largely other documents: the yardstick for what chance alone does."
-    ),
+    "clm-detour": DETOUR,
+    "mlm-baseline": BASELINE,
+    "mlm-baseline-2": SECOND,
+    "clm-detour-matched": MATCHED.format(DETOUR),
+    "mlm-baseline-matched": MATCHED.format(BASELINE),
+    "mlm-baseline-2-matched": MATCHED.format(SECOND),
 }
 CORPORA = {
     "general": "13,479 documents of general English text (film reviews, the Brown corpus, news, speeches, web pages), 3.8M words",
@@ -83,6 +92,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         step_tokens=step_tokens,
         weights_sha256=manifest["weights_sha256"],
         phases="\n".join(rows),
+        held_out_tokens=manifest["held_out"]["tokens"],
         held_out_mlm_loss=manifest["held_out_mlm_loss"],
         held_out_unigram_loss=manifest["held_out_unigram_loss"],
     )

@@ -7,9 +7,11 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cka_tools.bundled import bundled_data
+from cka_tools.models.hash import hash_weight_files
 
 PAIR = ("clm-detour", "mlm-baseline")
-FAMILY = ("theta0", *PAIR, "mlm-baseline-2")
+MATCHED = ("clm-detour-matched", "mlm-baseline-matched", "mlm-baseline-2-matched")
+FAMILY = ("theta0", *PAIR, "mlm-baseline-2", *MATCHED)
 family = pytest.mark.parametrize("name", FAMILY)
 
 
@@ -63,6 +65,20 @@ def test_detour_and_baseline_saw_the_same_data_in_the_same_order() -> None:
     assert detour["data_sha256"] == baseline["data_sha256"] != other["data_sha256"]
     assert detour["tokens"] == baseline["tokens"] == other["tokens"]
     assert [phase["objective"] for phase in detour["recipe"]["phases"]] == ["clm", "mlm"]
+
+
+def test_a_matched_decay_is_as_long_as_phase_1_and_reads_on_through_the_same_data() -> None:
+    for name in MATCHED:
+        first, last = manifest(name)["recipe"]["phases"]
+        assert first["tokens"] == last["tokens"]
+        assert manifest(name)["data_sha256"] == manifest(name.removesuffix("-matched"))["data_sha256"]
+
+
+@family
+def test_the_manifest_tells_the_weights_and_nothing_of_where_they_were_made(name: str) -> None:
+    made = manifest(name)
+    assert made["weights_sha256"] == hash_weight_files([folder(name) / "model.safetensors"])
+    assert made["corpus"] in ("general", "biomed_train")
 
 
 @family
