@@ -17,6 +17,7 @@ from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
+from cka_tools.statistics.ratio_influence import ratio_second_order
 
 LOADED_AT_ONCE = 3
 NO_CONTROL = "no baseline of another seed"
@@ -113,7 +114,7 @@ def measure(trio: Trio, comparer: Comparer) -> dict[str, Any]:
     noise = ratio = None
     if trio.control is not None:
         noise = comparer.read(trio.control.folder, trio.baseline.folder, trio.causal)
-        ratio = divergence_ratio(reading.plain, noise.plain)
+        ratio = _ratio_to(reading, noise)
     entry: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
@@ -143,6 +144,15 @@ def measure(trio: Trio, comparer: Comparer) -> dict[str, Any]:
         "warnings": list(find_caveats(reading.plain, reading.layers_a, reading.layers_b)),
     }
     return entry
+
+
+def _ratio_to(reading: Reading, noise: Reading) -> DivergenceRatio:
+    """The ratio of two divergences from one baseline, with the second order that they share."""
+    (detour, *_, baseline), control = reading.extraction.features, noise.extraction.features[0]
+    together = ratio_second_order(
+        detour.features, control.features, baseline.features, reading.plain, noise.plain
+    )
+    return divergence_ratio(reading.plain, noise.plain, together)
 
 
 def _of(reading: Reading | None, which: str) -> dict[str, Any]:
