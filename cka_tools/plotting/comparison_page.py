@@ -73,7 +73,9 @@ def _draw(comparison: Comparison) -> Figure:
     floor = MARGIN + foot + BELOW
     ceiling = floor + stack
     write(LEFT, ceiling + above - 0.03, _numbers(comparison.summary), TEXT)
-    write(HEAT_LEFT, ceiling + above - 0.03, "Debiased CKA of every layer of A with every layer of B", TEXT)
+    partial = "reason" in comparison.record["matrix"]
+    heat = "the paired layers" if partial else "every layer of A with every layer of B"
+    write(HEAT_LEFT, ceiling + above - 0.03, f"Debiased CKA of {heat}", TEXT)
     _curves(comparison, place(LEFT, ceiling - DIVERGENCE, CURVES_WIDTH, DIVERGENCE), place, floor)
     _heat(comparison, place, ceiling)
     if with_control:
