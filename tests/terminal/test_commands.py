@@ -315,7 +315,7 @@ def test_summary_prints_and_writes_each_format(cka, run_dir, tmp_path):
 def test_summary_of_what_is_no_comparison_is_one_line(cka, run_dir, tmp_path):
     (tmp_path / "ablation").mkdir()
     (tmp_path / "ablation" / "result.json").write_text(json.dumps({"format": 1, "kind": "ablation"}))
-    for given, words in (("ablation", "is an ablation"), ("nowhere", "is not a run")):
+    for given, words in (("ablation", "is of the kind 'ablation'"), ("nowhere", "is not a run")):
         code, out, err = cka("summary", run_dir, given)
         assert (code, out) == (2, "")
         assert words in err
