@@ -229,7 +229,7 @@ def test_recipe_show_gives_phases_tokens_and_ten_rates(cka: Cka, tmp_path: Path)
 def test_a_recipe_shown_as_toml_can_be_changed_and_shown_again(cka: Cka, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     assert cka("recipe", "show", "reverse-detour", "--toml", "--out", file)[0] == 0
-    file.write_text(file.read_text().replace("tokens = 150000\n", "tokens = 300000\n"))
+    file.write_text(file.read_text().replace("tokens = 250000\n", "tokens = 300000\n"))
     told = json.loads(cka("recipe", "show", file, "--json")[1])
     assert told["recipe"]["phases"][1]["tokens"] == 300_000
     code, _, err = cka("recipe", "show", file, "--scale", "paper")
