@@ -73,5 +73,5 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
             **{name: version(name) for name in packages},
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
