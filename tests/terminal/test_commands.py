@@ -46,6 +46,7 @@ def test_compare_prints_a_table_and_a_sentence_and_saves_a_run(cka, models, corp
     assert f"Mean divergence {100 * mean:.1f} %" in " ".join(out.split())
     assert len(re.findall(r"(?m)^ [0-5]  ", out)) == 6
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"figure.pdf", "figure.png", "layers.csv"}
+    assert record["provenance"]["command"].startswith("cka compare ")
     assert record["provenance"]["command"].endswith("--out run")
 
 
