@@ -34,6 +34,7 @@ from cka_tools.training.checkpoint import (
     write_losses,
 )
 from cka_tools.training.held_out import held_out_loss, pack_held_out, unigram_loss
+from cka_tools.training.loop import LOSS_ROWS, LossRow
 from cka_tools.training.packing import pack_texts
 from cka_tools.training.presets import DECAY_SHARE, DEMO, START
 from cka_tools.training.start_model import load_start
@@ -103,7 +104,7 @@ def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -
     # A trunk is shared by runs that call it differently.
     first = found["recipe"]["phases"][0]["name"]
     rows = [replace(row, phase=first) if row.phase == "phase 1" else row for row in rows]
-    write_losses(out / LOSSES, rows)
+    write_losses(out / LOSSES, thinned(rows))
     corpus = GENERAL if is_start else BIOMEDICAL
     manifest = {key: found[key] for key in KEPT if key in found}
     manifest |= {
@@ -120,6 +121,17 @@ def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -
     write_json(out / MANIFEST, manifest)
     write_card(out, manifest)
     print(f"{name}: {manifest['held_out_mlm_loss']:.3f} nats a masked token", flush=True)
+
+
+def thinned(rows: list[LossRow], most: int = LOSS_ROWS) -> list[LossRow]:
+    """Return a loss curve of at most so many rows: means of equally many neighbours within a phase."""
+    phases = {phase: [r for r in rows if r.phase == phase] for phase in dict.fromkeys(r.phase for r in rows)}
+    together = -(-len(rows) // (most - len(phases)))
+    return [
+        replace(part[-1], loss=sum(row.loss for row in part) / len(part))
+        for own in phases.values()
+        for part in (own[i : i + together] for i in range(0, len(own), together))
+    ]
 
 
 def measure(folder: Path, trained: list[str], held_out: list[str], found: dict[str, Any]) -> dict[str, Any]:
