@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis, span
+from cka_tools.ablation.axes import (
+    BASELINE,
+    CLM_BASELINE,
+    DECAYS,
+    DETOUR,
+    FRACTIONS,
+    REVERSE_DETOUR,
+    check_axis,
+    span,
+)
 from cka_tools.ablation.measure import Trained, Trio
 from cka_tools.errors import UserError
 from cka_tools.models.hash import hash_json
 from cka_tools.training.checkpoint import MANIFEST, read_manifest
+from cka_tools.training.presets import DECAY_SHARE
 
 BASELINE_OF = {DETOUR: BASELINE, REVERSE_DETOUR: CLM_BASELINE}
 
@@ -27,6 +37,7 @@ class Known:
     tokens: tuple[int, int]
     frozen: tuple[tuple[int, ...], tuple[int, ...]]
     data: str | None
+    step: int
 
 
 def find_trios(axis: str, folders: Sequence[Path], n: int | None = None) -> tuple[list[Trio], list[str]]:
@@ -104,6 +115,7 @@ def _read(folder: Path) -> Known | None:
             (tokens[0], tokens[1]),
             (tuple(first.get("frozen", ())), tuple(last.get("frozen", ()))),
             manifest.get("data_sha256"),
+            step,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"manifest of checkpoint {str(folder)!r} cannot be read ({error!r})") from error
@@ -140,12 +152,19 @@ def _is_control(one: Known, baseline: Known) -> bool:
     )
 
 
+def _named(tokens: int, of: int, step: int, shares: Sequence[float]) -> float:
+    """The share that a length is of another: one of those an axis names, if rounding to steps explains it."""
+    near = [share for share in shares if abs(tokens - share * of) <= step]
+    share = tokens / of
+    return min(near, key=lambda one: abs(one - share), default=share)
+
+
 def _cells(axes: Sequence[str], detour: Known, full: int) -> dict[str, tuple[str, float | None]]:
     """The axes that a detour lies on, with its cell and position on each."""
-    length, decay = detour.tokens[0] / full, detour.tokens[1] / detour.tokens[0]
+    length = _named(detour.tokens[0], full, detour.step, FRACTIONS)
+    decay = _named(detour.tokens[1], detour.tokens[0], detour.step, DECAYS)
     encoder, free = detour.objectives == DETOUR, not any(detour.frozen)
-    # Rounding to whole steps may have moved a share a little.
-    usual, whole = abs(decay - 0.1) < 0.01, abs(length - 1) < 0.01
+    usual, whole = decay == DECAY_SHARE, length == 1
     cells: dict[str, tuple[str, float | None]] = {}
     if encoder and free and usual:
         cells["length"] = (f"{length:.3g}", length)
