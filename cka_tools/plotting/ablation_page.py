@@ -13,18 +13,15 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cka_tools.plotting.line_breaks import break_lines, lines_height
+from cka_tools.plotting.points import LOOKS
 from cka_tools.plotting.style import (
     BAND,
-    DARK,
     FAINT,
     INK,
-    LIGHT,
-    MIDDLE,
     PAGE_WIDTH,
     TEXT,
     TINY,
     TITLE,
-    Look,
     StyledFigure,
     figure_style,
 )
@@ -34,11 +31,6 @@ from cka_tools.wording import counted, printable
 MARGIN, LEFT, GAP = 0.12, 0.55, 0.58
 PANEL_HEIGHT, ABOVE, BELOW = 1.45, 0.32, 0.58
 PANELS = 3
-LOOKS: tuple[Look, ...] = (
-    {"color": DARK, "marker": "o", "linestyle": "-"},
-    {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2))},
-    {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5))},
-)
 SPREAD = 0.5
 """Of the distance between two cells: how far the points of all sizes and seeds may lie apart."""
 

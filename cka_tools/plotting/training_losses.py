@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from cka_tools.plotting.points import LOOKS
 from cka_tools.plotting.style import (
     BAND,
-    DARK,
     FAINT,
-    LIGHT,
-    MIDDLE,
     PAGE_WIDTH,
     TEXT,
     Look,
@@ -22,11 +20,6 @@ from cka_tools.plotting.style import (
     figure_style,
 )
 
-LOOKS: tuple[Look, ...] = (
-    {"color": DARK, "marker": "o", "linestyle": "-"},
-    {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2))},
-    {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5))},
-)
 TITLES = {"clm": "next token (CLM)", "mlm": "masked token (MLM)"}
 
 
