@@ -23,12 +23,13 @@ Speeds = dict[tuple[str, ObjectiveName], float]
 def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
     """Return tokens a second by size and objective; about `WARM + TIMED` steps of each are trained."""
     speeds: Speeds = {}
+    device = make_accelerator(cpu=cpu).device
     data = plan.corpus.packed(plan.settings.seeds[0], plan.budget.step * (WARM + TIMED))
     for start in plan.starts.values():
         with tempfile.TemporaryDirectory() as place:
             folder = start.folder or write_random(start, plan.template, Path(place) / "random")
-            model, tokenizer = load_start(folder)
-        model.to(make_accelerator(cpu=cpu).device)
+            model, tokenizer = load_start(folder, device_type=device.type)
+        model.to(device)
         objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
         for objective in objectives:
             if (start.size, objective) in speeds:
