@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.points import PUBLISHED, by_capacity, look_of
+from cka_tools.plotting.points import PUBLISHED, by_capacity, look_of, with_ends
 from cka_tools.plotting.style import BAND, FAINT, INK, PAGE_WIDTH, TEXT, StyledFigure, figure_style
 
 ASIDE, APART = 0.09, 0.26
@@ -99,8 +99,7 @@ def _dots(
     size: str,
     sizes: Sequence[str],
 ) -> None:
-    look, scale = look_of(size, sizes), 100.0 if what == "divergence" else 1.0
-    ends = ("ci_low", "ci_high") if what == "divergence" else ("ratio_ci_low", "ratio_ci_high")
+    look = look_of(size, sizes)
     seeds = sorted(set(own["seed"]))
     y = np.array(
         [
@@ -110,7 +109,7 @@ def _dots(
             for cell, seed in zip(own["cell"], own["seed"], strict=True)
         ]
     )
-    values, low, high = (scale * own[name].to_numpy(dtype=float) for name in (what, *ends))
+    values, low, high = with_ends(own, what, 100.0 if what == "divergence" else 1.0)
     ax.hlines(y, low, high, color=look["color"], linewidth=0.9, gid=f"{what} interval")
     ax.plot(
         values,

@@ -43,6 +43,14 @@ class Reference:
     spread: float = 0.0
 
 
+def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a column of an ablation's table and both ends of its intervals, (rows,), NaN where empty."""
+    prefix = "" if what == "divergence" else f"{what}_"
+    names = (what, f"{prefix}ci_low", f"{prefix}ci_high")
+    value, low, high = (scale * rows[name].to_numpy(dtype=float) for name in names)
+    return value, low, high
+
+
 def draw_seeds(
     ax: Axes,
     rows: pd.DataFrame,
@@ -60,8 +68,7 @@ def draw_seeds(
         what: "divergence", "control" or "ratio".
         scale: 100 for percent.
     """
-    ends = ("ci_low", "ci_high") if what == "divergence" else (f"{what}_ci_low", f"{what}_ci_high")
-    values, low, high = (scale * rows[name].to_numpy(dtype=float) for name in (what, *ends))
+    values, low, high = with_ends(rows, what, scale)
     places = np.asarray(x, dtype=float)
     ax.vlines(places, low, high, color=look["color"], linewidth=0.9, gid=f"{what} interval", zorder=3)
     ax.plot(
