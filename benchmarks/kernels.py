@@ -23,7 +23,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.gram import gram_sums, tile_rows, upper_tiles
+from cka_tools.statistics.gram import tile_rows, upper_tiles
+from cka_tools.statistics.hsic import PairSums
 from cka_tools.statistics.linear_cka import LinearCKA
 
 SHAPES = ("8x128", "6x384", "12x768", "22x768")
@@ -57,13 +58,20 @@ def features(layers: int, width: int, documents: int, seed: int) -> list[Tensor]
 def gram_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
     """Gram matrices of all layers and the sums over all pairs of them."""
     n, dims_a, dims_b = len(a[0]), [x.shape[1] for x in a], [y.shape[1] for y in b]
-    X, Y = torch.cat(a, dim=1).double(), torch.cat(b, dim=1).double()
     plain, out = [x.to(dtype) for x in a + b], torch.empty(n, n, dtype=dtype)
-    entries = sum((i.stop - i.start) * (j.stop - j.start) for i, j in upper_tiles(n, tile_rows(X.device)))
+
+    def kernel() -> PairSums:
+        stat = LinearCKA(dims_a, dims_b, product_dtype=dtype)
+        stat.update(a, b)
+        return stat.sums()
+
+    entries = sum(
+        (i.stop - i.start) * (j.stop - j.start) for i, j in upper_tiles(n, tile_rows(a[0].device, dtype))
+    )
     width = sum(dims_a + dims_b)
     return Work(
         "gram",
-        lambda: gram_sums(X, Y, dims_a, dims_b, product_dtype=dtype),
+        kernel,
         lambda: [torch.matmul(x, x.T, out=out) for x in plain],
         2.0 * entries * (width + len(dims_a) * len(dims_b)),
         2.0 * n * n * width,

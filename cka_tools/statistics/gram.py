@@ -10,14 +10,14 @@ from torch import Tensor
 from cka_tools.statistics.hsic import CentredSums, PairSums
 from cka_tools.statistics.moments import norms_by_layer, offsets
 
-CPU_TILE, DEVICE_TILE = 256, 1024
-"""Rows and columns of a tile. On a CPU a layer's tile (512 KiB in float64) stays in its second-level cache;
-an accelerator wants more work in one launch."""
+CPU_TILE, DEVICE_TILE = {torch.float64: 192, torch.float32: 128}, 1024
+"""Rows and columns of a tile. On a CPU a layer's tile, and its copy in float64, stay in the second-level
+cache; an accelerator wants more work in one launch."""
 
 
-def tile_rows(device: torch.device) -> int:
+def tile_rows(device: torch.device, dtype: torch.dtype) -> int:
     """Rows and columns of a Gram tile on a device."""
-    return CPU_TILE if device.type == "cpu" else DEVICE_TILE
+    return CPU_TILE[dtype] if device.type == "cpu" else DEVICE_TILE
 
 
 def upper_tiles(n: int, rows: int) -> Iterator[tuple[slice, slice]]:
@@ -29,22 +29,15 @@ def upper_tiles(n: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _Side:
-    """The centred layers of one model, each contiguous, and the buffer of their Gram tiles."""
+    """The centred layers of one model and the buffer of their Gram tiles."""
 
-    def __init__(self, stack: Tensor, dims: Sequence[int], dtype: torch.dtype, rows: int) -> None:
-        n, count = len(stack), len(dims)
+    def __init__(self, stack: Tensor, dims: Sequence[int], rows: int) -> None:
+        n, count, dtype = len(stack), len(dims), stack.dtype
         rows = min(n, rows)
-        self.columns = offsets(dims)
-        self.mean = stack.mean(0)
-        flat = torch.empty(stack.numel(), dtype=dtype, device=stack.device)
-        self.layers = [flat[n * c.start : n * c.stop].view(n, -1) for c in self.columns]
-        for layer, c in zip(self.layers, self.columns, strict=True):
-            if dtype == stack.dtype:
-                torch.sub(stack[:, c], self.mean[c], out=layer)
-            else:
-                layer.copy_(stack[:, c] - self.mean[c])
-        # Layers of one width are one batched product.
-        self._batch = flat.view(count, n, dims[0]) if len(set(dims)) == 1 else None
+        self.layers = [stack[:, c] for c in offsets(dims)]
+        # Layers of one width are one batched product, each a view of the stack.
+        uniform = len(set(dims)) == 1
+        self._batch = stack.view(n, count, dims[0]).transpose(0, 1) if uniform else None
         self._products = torch.empty(count * rows * rows, dtype=dtype, device=stack.device)
         self._tiles = (
             self._products if dtype == torch.float64 else self._products.to(torch.float64, copy=True)
@@ -77,24 +70,24 @@ def gram_sums(
     Y: Tensor,
     dims_a: Sequence[int],
     dims_b: Sequence[int],
+    means: tuple[Tensor, Tensor],
     *,
     pairs: Sequence[tuple[int, int]] | None = None,
-    product_dtype: torch.dtype = torch.float64,
 ) -> PairSums:
-    """The sums of HSIC for layer pairs, from rows kept in memory.
+    """The sums of HSIC for layer pairs, from centred rows kept in memory.
 
-    Half of each symmetric Gram matrix is computed, tile by tile, all layers at once.
+    Half of each symmetric Gram matrix is computed, tile by tile, all layers at once. Its entries are
+    products in the rows' number format, squared and summed in float64.
 
     Args:
-        X: (n, P), the stack of L_A layers, float64.
-        Y: (n, Q), the stack of L_B layers, float64.
+        X: (n, P), the stack of L_A layers less their mean, float64 or float32.
+        Y: (n, Q), the stack of L_B layers less theirs.
         dims_a, dims_b: width of each layer; they sum to P and Q.
+        means: what was subtracted, (P,) and (Q,) float64.
         pairs: layer pairs (ℓ, m); the sums of all others are NaN. None is all.
-        product_dtype: of the Gram entries' products, once the mean is subtracted in float64; the entries are
-            squared and summed in float64 (see `LinearCKA`).
     """
-    rows = tile_rows(X.device)
-    a, b = (_Side(S, dims, product_dtype, rows) for S, dims in ((X, dims_a), (Y, dims_b)))
+    rows = tile_rows(X.device, X.dtype)
+    a, b = _Side(X, dims_a, rows), _Side(Y, dims_b, rows)
     cross = torch.zeros(len(dims_a), len(dims_b), dtype=torch.float64, device=X.device)
     for rows_i, rows_j in upper_tiles(len(X), rows):
         K, L = a.tile(rows_i, rows_j), b.tile(rows_i, rows_j)
@@ -114,6 +107,6 @@ def gram_sums(
         cross=CentredSums(n, cross, sum_x[:, None], sum_y[None], norms_x.T @ norms_y),
         own_a=CentredSums(n, a.own, sum_x, sum_x, norms_x.square().sum(0)),
         own_b=CentredSums(n, b.own, sum_y, sum_y, norms_y.square().sum(0)),
-        mean_norms_a=norms_by_layer(a.mean[None], a.columns)[0].sqrt(),
-        mean_norms_b=norms_by_layer(b.mean[None], b.columns)[0].sqrt(),
+        mean_norms_a=norms_by_layer(means[0][None], offsets(dims_a))[0].sqrt(),
+        mean_norms_b=norms_by_layer(means[1][None], offsets(dims_b))[0].sqrt(),
     )

@@ -20,6 +20,8 @@ from cka_tools.statistics.hsic import (
     spread_is_rounding,
 )
 from cka_tools.statistics.moments import CrossMoments, norms_by_layer, offsets
+from cka_tools.statistics.product_dtype import product_dtype_on
+from cka_tools.statistics.row_buffer import RowBuffer
 
 ArrayLike = Tensor | np.ndarray[Any, Any]
 Pairs = Literal["all", "diagonal"] | Sequence[tuple[int, int]]
@@ -46,7 +48,8 @@ def as_matrix(features: ArrayLike, name: str) -> Tensor:
         raise UserError(f"{name} is complex ({tensor.dtype}): give real features")
     if not tensor.is_floating_point():
         tensor = tensor.to(FLOAT64)
-    if not torch.isfinite(tensor).all():
+    # A finite sum says it of every value, many times faster; one that is not may be an overflow.
+    if not (torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all()):
         raise UserError(f"{name} holds a value that is not finite: CKA is not defined on NaN or infinity")
     return tensor
 
@@ -67,9 +70,9 @@ class LinearCKA:
             otherwise the mean of the first rows that are folded.
         gram: whether rows may be kept for the Gram form; without it they are folded from the start, and
             memory is that of the moments.
-        product_dtype: float64, or torch.float32 by explicit choice: blocks of products are then made in
-            float32 from rows shifted in float64, and summed in float64. Less time where layers are wide; CKA
-            of float32 features moved by up to 3e-7 (benchmarks/kernels.py), where float64 holds 1e-10.
+        product_dtype: float64 holds 1e-10; torch.float32 makes blocks of products in float32 from shifted
+            rows and sums them in float64, in half the time, and moved CKA of float32 features by up to 3e-7
+            (benchmarks/kernels.py). By default float32 on a GPU whose float64 is slow, else float64.
 
     Example:
         >>> import torch
@@ -93,7 +96,7 @@ class LinearCKA:
         device: torch.device | str = "cpu",
         shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
         gram: bool = True,
-        product_dtype: torch.dtype = FLOAT64,
+        product_dtype: torch.dtype | None = None,
     ) -> None:
         self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
         la, lb = len(self.dims_a), len(self.dims_b)
@@ -102,12 +105,14 @@ class LinearCKA:
                 f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side"
             )
         self.pairs: list[tuple[int, int]] | None = None if pairs == "all" else _checked(pairs, la, lb)
+        self.device = torch.device(device)
+        if product_dtype is None:
+            product_dtype = product_dtype_on(self.device)
         if product_dtype not in (FLOAT64, torch.float32):
             raise UserError(
                 f"product_dtype {product_dtype} is not known: choose torch.float64 or torch.float32"
             )
         self.product_dtype = product_dtype
-        self.device = torch.device(device)
         if self.device.type == "mps":
             raise UserError("device 'mps' has no float64: keep the statistics on 'cpu'")
         self._columns_a, self._columns_b = offsets(self.dims_a), offsets(self.dims_b)
@@ -132,8 +137,7 @@ class LinearCKA:
 
     def reset(self) -> None:
         """Forget all samples."""
-        self._buffer: list[tuple[Tensor, Tensor]] = []
-        self._buffered = 0
+        self._buffer = RowBuffer(self.product_dtype, self.device, self._given_shift)
         self._known_sums: PairSums | None = None
         self._shift: tuple[Tensor, Tensor] | None = None
         self._cross: list[CrossMoments] = []
@@ -143,7 +147,7 @@ class LinearCKA:
     @property
     def n(self) -> int:
         """Samples seen."""
-        return self._buffered + (self._cross[0].n if self._cross else 0)
+        return self._buffer.rows + (self._cross[0].n if self._cross else 0)
 
     @property
     def switch(self) -> int:
@@ -165,57 +169,41 @@ class LinearCKA:
         eps = [max(torch.finfo(m.dtype).eps for m in side) for side in sides]
         self._epsilon = (max(self._epsilon[0], eps[0]), max(self._epsilon[1], eps[1]))
         if counts[0]:
-            X, Y = (self._stacked(side, counts[0]) for side in sides)
-            self._append(X, Y)
+            self._known_sums = None
+            self._buffer.append(*sides)
+            self._fold_if_full()
 
-    def _stacked(self, matrices: list[Tensor], n: int) -> Tensor:
-        """The layers side by side, (n, P) float64, converted as they are copied."""
-        columns = offsets([m.shape[1] for m in matrices])
-        stack = torch.empty(n, columns[-1].stop, dtype=FLOAT64, device=self.device)
-        for matrix, c in zip(matrices, columns, strict=True):
-            stack[:, c] = matrix
-        return stack
-
-    def _append(self, X: Tensor, Y: Tensor) -> None:
-        self._known_sums = None
-        self._buffer.append((X, Y))
-        self._buffered += X.shape[0]
-        if self._buffered >= (FOLD_ROWS if self._cross else self._switch):
+    def _fold_if_full(self) -> None:
+        if self._buffer.rows >= (FOLD_ROWS if self._cross else self._switch):
             self._fold()
-
-    def _gathered(self) -> tuple[Tensor, Tensor]:
-        """The buffered rows as one stack a side."""
-        if len(self._buffer) > 1:
-            self._buffer = [
-                (torch.cat([x for x, _ in self._buffer]), torch.cat([y for _, y in self._buffer]))
-            ]
-        return self._buffer[0]
 
     def _fold(self) -> None:
         """Move the buffered rows into the moments."""
-        if not self._buffered:
+        if not self._buffer.rows:
             return
-        X, Y = self._gathered()
-        self._buffer, self._buffered = [], 0
         if self._shift is None:
-            self._begin(self._given_shift or (X.mean(0), Y.mean(0)))
+            self._begin(self._given_shift or self._buffer.centred()[1])
         assert self._shift is not None
-        X.sub_(self._shift[0])  # in place: buffered rows are copies of what was given
-        Y.sub_(self._shift[1])
-        for stack, columns, moments in zip(
-            (X, Y), (self._columns_a, self._columns_b), self._own, strict=True
+        X, Y = self._buffer.take(self._shift)
+        norms_x, norms_y = norms_by_layer(X, self._columns_a), norms_by_layer(Y, self._columns_b)
+        for stack, norms, columns, moments in (
+            (X, norms_x, self._columns_a, self._own[0]),
+            (Y, norms_y, self._columns_b, self._own[1]),
         ):
-            for c, layer in zip(columns, moments, strict=True):
-                layer.add(block := stack[:, c], block, self.product_dtype)
+            for at, (c, layer) in enumerate(zip(columns, moments, strict=True)):
+                layer.add(block := stack[:, c], block, of := norms[:, at : at + 1], of)
         if self.pairs is None:
-            self._cross[0].add(X, Y, self.product_dtype)
+            self._cross[0].add(X, Y, norms_x, norms_y)
         else:
             for (i, j), pair in zip(self.pairs, self._cross, strict=True):
-                pair.add(X[:, self._columns_a[i]], Y[:, self._columns_b[j]], self.product_dtype)
+                pair.add(
+                    X[:, self._columns_a[i]], Y[:, self._columns_b[j]],
+                    norms_x[:, i : i + 1], norms_y[:, j : j + 1],
+                )  # fmt: skip
 
     def _begin(self, shift: tuple[Tensor, Tensor]) -> None:
         """Start the moments about a shift, which stays."""
-        self._shift = shift
+        shift = self._shift = self._buffer.held(shift)
         by_layer = [shift[0][c] for c in self._columns_a], [shift[1][c] for c in self._columns_b]
         own = [[CrossMoments.zeros([len(s)], [len(s)], s, s) for s in side] for side in by_layer]
         self._own = (own[0], own[1])
@@ -247,8 +235,10 @@ class LinearCKA:
                 )
             for mine, theirs in zip(self._moments(), other._moments(), strict=True):
                 mine.merge(theirs.to(self.device))
-        for X, Y in other._buffer:
-            self._append(X.to(self.device, copy=True), Y.to(self.device, copy=True))
+        if other._buffer.rows:
+            self._known_sums = None
+            self._buffer.add_from(other._buffer)
+            self._fold_if_full()
 
     def _moments(self) -> list[CrossMoments]:
         return [*self._cross, *self._own[0], *self._own[1]]
@@ -280,19 +270,12 @@ class LinearCKA:
 
     def _make_sums(self) -> PairSums:
         if self._shift is None:
-            return gram_sums(
-                *self._gathered(),
-                self.dims_a,
-                self.dims_b,
-                pairs=self.pairs,
-                product_dtype=self.product_dtype,
-            )
+            (X, Y), shift = self._buffer.centred()
+            return gram_sums(X, Y, self.dims_a, self.dims_b, shift, pairs=self.pairs)
         self._fold()
         own = [_flat([m.centred() for m in side]) for side in self._own]
         means = [
-            torch.stack(
-                [norms_by_layer((m.shift_a + m.s_x / m.n)[None], [slice(None)])[0, 0].sqrt() for m in side]
-            )
+            torch.stack([torch.linalg.vector_norm(m.shift_a + m.s_x / m.n) for m in side])
             for side in self._own
         ]
         if self.pairs is None:

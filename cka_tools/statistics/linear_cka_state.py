@@ -18,10 +18,11 @@ def state_of(stat: LinearCKA) -> dict[str, Tensor]:
 
     Restored, the statistics go on bit for bit as if they had never stopped.
     """
-    rows = stat._gathered() if stat._buffered else None
+    rows = stat._buffer.gathered() if stat._buffer.rows else None
     state = {"epsilon": torch.tensor(stat._epsilon, dtype=torch.float64)}
-    if rows is not None:
+    if rows is not None and stat._buffer.shift is not None:
         state |= {"rows_a": rows[0], "rows_b": rows[1]}
+        state |= {"rows_shift_a": stat._buffer.shift[0], "rows_shift_b": stat._buffer.shift[1]}
     if stat._shift is not None:
         state |= {"shift_a": stat._shift[0], "shift_b": stat._shift[1]}
         state["n"] = torch.tensor(stat._cross[0].n)
@@ -55,8 +56,8 @@ def restore(stat: LinearCKA, state: dict[str, Tensor]) -> None:
                     raise ValueError(f"{name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
                 mine.copy_(theirs)
     if "rows_a" in state:
-        rows = _owned(stat, state["rows_a"]), _owned(stat, state["rows_b"])
-        stat._buffer, stat._buffered = [rows], rows[0].shape[0]
+        shift = _owned(stat, state["rows_shift_a"]), _owned(stat, state["rows_shift_b"])
+        stat._buffer.put(_owned(stat, state["rows_a"]), _owned(stat, state["rows_b"]), shift)
 
 
 def _owned(stat: LinearCKA, tensor: Tensor) -> Tensor:

@@ -21,8 +21,21 @@ def offsets(dims: Sequence[int]) -> list[slice]:
 
 
 def norms_by_layer(stack: Tensor, layers: Sequence[slice]) -> Tensor:
-    """‖x_i‖² of every row and layer: (n, P) → (n, L)."""
-    return torch.stack([torch.linalg.vector_norm(stack[:, c], dim=1).square() for c in layers], dim=1)
+    """‖x_i‖² of every row and layer: (n, P) → (n, L) float64."""
+    if len({c.stop - c.start for c in layers}) == 1:
+        norms = torch.linalg.vector_norm(stack.unflatten(1, (len(layers), -1)), dim=2)
+    else:
+        norms = torch.stack([torch.linalg.vector_norm(stack[:, c], dim=1) for c in layers], dim=1)
+    return norms.to(torch.float64).square_()
+
+
+def _weighted_sums(X: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i w_i x_i for each column of weights (n, L), and Σ_i x_i: (n, P) → (L + 1, P).
+
+    Few rows times many columns: the transpose of this product takes several times as long.
+    """
+    with_ones = torch.cat([weights, torch.ones_like(weights[:, :1])], dim=1)
+    return with_ones.T.to(X.dtype) @ X
 
 
 @dataclass
@@ -66,26 +79,29 @@ class CrossMoments:
             S=z(P, Q), s_x=z(P), s_y=z(Q), a=z(la), b=z(lb), ab=z(la, lb), xb=z(P, lb), ay=z(la, Q),
         )  # fmt: skip
 
-    def add(self, X: Tensor, Y: Tensor, product_dtype: torch.dtype = torch.float64) -> None:
-        """Add rows X (n, P) and Y (n, Q), float64, shift already subtracted.
+    def add(self, X: Tensor, Y: Tensor, norms_x: Tensor, norms_y: Tensor) -> None:
+        """Add rows, shift already subtracted.
+
+        Products and sums of these rows are made in their number format; the sums they enter are float64.
 
         Args:
-            product_dtype: of the block products that enter S, which is float64; every other sum is float64.
+            X, Y: (n, P) and (n, Q), both float64 or both float32; Y may be X.
+            norms_x, norms_y: ‖x_i‖² and ‖y_i‖² by layer, (n, L_A) and (n, L_B) float64.
         """
-        norms_x = norms_by_layer(X, offsets(self.dims_a))
-        norms_y = norms_x if Y is X else norms_by_layer(Y, offsets(self.dims_b))
         self.n += X.shape[0]
-        if product_dtype == torch.float64:
+        if X.dtype == torch.float64:
             self.S.addmm_(X.T, Y)
         else:
-            self._add_blocks(X.to(product_dtype), Y.to(product_dtype))
-        self.s_x += X.sum(0)
-        self.s_y += Y.sum(0)
+            self._add_blocks(X, Y)
+        by_x = _weighted_sums(X, norms_y)
+        by_y = by_x if Y is X else _weighted_sums(Y, norms_x)
+        self.s_x += by_x[-1]
+        self.s_y += by_y[-1]
         self.a += norms_x.sum(0)
         self.b += norms_y.sum(0)
         self.ab.addmm_(norms_x.T, norms_y)
-        self.xb.addmm_(X.T, norms_y)
-        self.ay.addmm_(norms_x.T, Y)
+        self.xb += by_x[:-1].T
+        self.ay += by_y[:-1]
 
     def _add_blocks(self, X: Tensor, Y: Tensor) -> None:
         """Products of a lower precision, added to S block by block so that the block stays in a cache."""

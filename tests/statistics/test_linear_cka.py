@@ -305,7 +305,7 @@ def test_float32_products_hold_to_1e_6_with_a_mean_far_above_the_spread(folded):
 
 
 def test_gram_matrices_larger_than_one_tile():
-    X, Y = features(11, 2 * CPU_TILE + 37, 900, 8)
+    X, Y = features(11, 2 * CPU_TILE[torch.float64] + 37, 900, 8)
     for estimator in ESTIMATORS:
         expected = reference(X, Y, estimator)
         stat = LinearCKA([X.shape[1]], [Y.shape[1]])

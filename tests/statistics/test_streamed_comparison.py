@@ -157,5 +157,5 @@ def test_memory_does_not_grow_with_documents(monkeypatch):
         found = stream(sides, np.array_split(np.arange(n), n // 100), np.arange(20))
         rows = ("rows_a", "rows_b")
         sizes.append(sum(t.nbytes for name, t in found.state().items() if not name.endswith(rows)))
-        assert found._plain[0]._buffered < FOLD_ROWS
+        assert found._plain[0]._buffer.rows < FOLD_ROWS
     assert sizes[0] == sizes[1]
