@@ -43,7 +43,10 @@ class RowBuffer:
         """Add a batch: n rows of every layer, copied."""
         sides = layers_a, layers_b
         if self.shift is None:
-            a, b = (torch.cat([column_means(layer).to(self.device) for layer in side]) for side in sides)
+            exactly = torch.float64 if self.dtype == torch.float64 else None
+            a, b = (
+                torch.cat([column_means(layer.to(self.device, exactly)) for layer in side]) for side in sides
+            )
             self.shift = self.held((a, b))
             self._centred = True
         else:
