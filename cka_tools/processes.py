@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ TIMEOUT = timedelta(hours=1)
 """A process that is silent for so long is given up. One that ends is noticed at once, by its connection."""
 
 _SPOKEN = "spoken"
+
+LINGER = 2.0
+"""Seconds for which the first process, which may hold the place to ask, waits for the others to have asked."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,12 @@ def speaks_first() -> bool:
     import torch.distributed as dist
 
     try:
-        return dist.distributed_c10d._get_default_store().add(_SPOKEN, 1) == 1
+        store = dist.distributed_c10d._get_default_store()
+        place = store.add(_SPOKEN, 1)
+        until = time.monotonic() + LINGER
+        while _crew.first and store.add(_SPOKEN, 0) < _crew.world and time.monotonic() < until:
+            time.sleep(0.02)
+        return place == 1
     except RuntimeError:  # the launcher is gone, and with it the place to ask
         return _crew.first
 
