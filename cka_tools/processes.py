@@ -30,7 +30,7 @@ TIMEOUT = timedelta(hours=1)
 _SPOKEN = "spoken"
 
 LINGER = 2.0
-"""Seconds for which the first process, which may hold the place to ask, waits for the others to have asked."""
+"""Seconds for which the first process, which may hold the place to ask, waits for the others to ask."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,18 @@ def at_first(value: Found) -> list[Found]:
     with _messages():
         dist.gather_object(value, box)
     return box or []
+
+
+def at_all(value: Found) -> list[Found]:
+    """What every process gives, by rank, in all of them."""
+    if _crew.world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    box: list[Any] = [None] * _crew.world
+    with _messages():
+        dist.all_gather_object(box, value)
+    return box
 
 
 def send(tensors: Sequence[Tensor]) -> None:

@@ -1,5 +1,6 @@
 """What is compared on: a document, and a draw of documents from a corpus."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class DocumentDraw:
         notes: sentences for the user, one for each thing that is not as a reader might assume.
     """
 
-    documents: list[Document]
+    documents: Sequence[Document]
     corpus: str
     fingerprint: str
     seed: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cka_tools.documents.corpus import Corpus
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Document, DocumentDraw
+from cka_tools.documents.shelf import Shelf, Ticket
 from cka_tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def draw_documents(
     Each text gets the key blake2b(text), keyed with the seed, and the documents with the smallest keys are
     drawn, in the order of their keys (bottom-k sampling). So the draw is a simple random sample without
     replacement that does not depend on the order in the file, and draws with different seeds are independent
-    of each other. The texts are streamed: only the drawn ones stay in memory, and 8 bytes (about 100 in a
-    set) of each other one, by which exact duplicates are dropped and counted. Of a duplicated text the first
-    id is kept.
+    of each other. The texts are streamed: only the drawn ones are kept (beyond `TEXT_IN_MEMORY` in a
+    temporary file), and 8 bytes (about 100 in a set) of each other one, by which exact duplicates are
+    dropped and counted. Of a duplicated text the first id is kept.
 
     Of `pubmed`, `biomed-enriched` and large `hf:` datasets only a seeded part is read: `source["population"]`
     says of what the draw is a draw.
@@ -97,9 +98,10 @@ def _checked_number(documents: int | None) -> int:
     return documents
 
 
-def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> list[Document]:
+def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]:
     seen: set[bytes] = set()
-    heap: list[tuple[int, Document]] = []  # keys negated: the largest kept key is on top, the first to go
+    heap: list[tuple[int, Ticket]] = []  # keys negated: the largest kept key is on top, the first to go
+    shelf = Shelf()
     secret = seed.to_bytes(8, "big")
     counts = opened.counts
     for document in opened.documents:
@@ -123,10 +125,12 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> list[Document]:
         counts["usable"] += 1
         key = int.from_bytes(digest, "big")
         if len(heap) < wanted:
-            heapq.heappush(heap, (-key, document))
+            heapq.heappush(heap, (-key, shelf.put(document)))
         elif key < -heap[0][0]:
-            heapq.heapreplace(heap, (-key, document))
-    return [document for _, document in sorted(heap, key=lambda kept: -kept[0])]
+            shelf.drop(heap[0][1])
+            heapq.heapreplace(heap, (-key, shelf.put(document)))
+    heap.sort(key=lambda kept: -kept[0])
+    return shelf.arranged([ticket for _, ticket in heap])
 
 
 def _check_enough(opened: Corpus, documents: int | None) -> None:
@@ -183,7 +187,7 @@ def _amount(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _fingerprint(documents: list[Document], counts: dict[str, int]) -> str:
+def _fingerprint(documents: Sequence[Document], counts: dict[str, int]) -> str:
     digest = sha256()
     for document in documents:
         encoded = document.text.encode()

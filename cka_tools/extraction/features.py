@@ -1,15 +1,12 @@
 """Where pooled rows go: arrays in memory, or beyond a limit a temporary file, mapped when it is full."""
 
-import errno
-import os
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cka_tools.errors import UserError
+from cka_tools.nameless_file import disk_error, nameless_file
 
 
 @dataclass
@@ -60,7 +57,7 @@ class FeatureStore:
         self._arrays: list[np.ndarray] = []
         self._file: Any = None
         if on_disk:
-            self._file = _reserve(self.nbytes, folder)
+            self._file = nameless_file("features", self.nbytes, folder)
         else:
             self._arrays = [np.empty((draws or 1, documents, width), dtype) for width in self.widths]
 
@@ -88,7 +85,7 @@ class FeatureStore:
                 self._file.seek(row * record.nbytes)
                 self._file.write(record.data)
         except OSError as error:
-            raise _disk_error(error, self.nbytes) from None
+            raise disk_error(error, "features", self.nbytes) from None
 
     def finish(self) -> ModelFeatures:
         """The features, once every row is written."""
@@ -106,25 +103,3 @@ class FeatureStore:
             layers.append(layer if self.draws else layer[0])
             start = stop
         return ModelFeatures(self.layers, layers, on_disk=True, _file=self._file)
-
-
-def _reserve(size: int, folder: str | None) -> Any:
-    """A nameless file of `size` bytes whose space is taken now, not when the last row is written."""
-    try:
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as the features
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-    except OSError as error:
-        raise _disk_error(error, size, folder) from None
-    return file
-
-
-def _disk_error(error: OSError, size: int, folder: str | None = None) -> UserError:
-    place = folder or tempfile.gettempdir()
-    reason = "no space is left" if error.errno == errno.ENOSPC else str(error.strerror or error)
-    return UserError(
-        f"features need {size / 1024**3:.2f} GiB in {place!r} ({reason}): point TMPDIR at a larger disk, "
-        "or take fewer documents or layers"
-    )

@@ -7,11 +7,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from cka_tools.errors import UserError
+from cka_tools.extraction.growing_array import GrowingArray
 from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH
 from cka_tools.models.model import LoadedModel
+from cka_tools.processes import at_all, crew
 
 # Documents tokenized at once: the tokenizer's own objects take about 100 bytes a token while they live.
 _CHUNK = 256
+
+_BLOCK = 65_536
+"""Documents whose tokens are counted at once."""
 
 
 class TextDocument(Protocol):
@@ -28,7 +33,7 @@ class TokenTable:
     """Token ids of n documents under one tokenizer.
 
     Attributes:
-        ids: (tokens,) int32, one document after the other.
+        ids: (tokens,) int32, one document after the other; many are on disk, as are `ordinary`'s.
         ordinary: (tokens,) bool, False on special tokens.
         offsets: (n + 1,) int64; document i is `ids[offsets[i]:offsets[i + 1]]`.
         pad_id: id to fill batches with; always masked.
@@ -56,15 +61,23 @@ class TokenTable:
 
     def ordinary_counts(self) -> np.ndarray:
         """(n,) tokens of each document that are not special."""
-        total = np.concatenate([[0], np.cumsum(self.ordinary)])
-        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+        counts = np.empty(len(self.offsets) - 1, dtype=np.int64)
+        for start in range(0, len(counts), _BLOCK):
+            offsets = self.offsets[start : start + _BLOCK + 1]
+            total = np.concatenate([[0], np.cumsum(self.ordinary[offsets[0] : offsets[-1]])])
+            at = offsets - offsets[0]
+            counts[start : start + _BLOCK] = total[at[1:]] - total[at[:-1]]
+        return counts
 
     def take(self, rows: np.ndarray) -> "TokenTable":
         """The table of some documents only."""
-        pieces = [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows]
-        flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+        ids, ordinary = _growing()
+        for row in rows:
+            place = slice(self.offsets[row], self.offsets[row + 1])
+            ids.append(self.ids[place])
+            ordinary.append(self.ordinary[place])
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
-        return TokenTable(self.ids[flat], self.ordinary[flat], offsets, self.pad_id, self.truncated)
+        return TokenTable(ids.finish(), ordinary.finish(), offsets, self.pad_id, self.truncated)
 
 
 def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tuple[int, list[str]]:
@@ -114,33 +127,63 @@ def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: 
             f"{model.name!r}: ask for {overhead + 1} or more"
         )
     specials = _special_ids(tokenizer)
-    ids, masks, truncated = [], [], 0
-    lengths: list[int] = []
-    for start in range(0, len(documents), _CHUNK):
-        chunk = [document.text for document in documents[start : start + _CHUNK]]
-        encoded = tokenizer(
-            chunk,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_special_tokens_mask=True,
-        )
-        rows = encoded["input_ids"]
-        ids.append(np.fromiter((i for row in rows for i in row), dtype=np.int32))
-        masks.append(np.fromiter((m for row in encoded["special_tokens_mask"] for m in row), dtype=bool))
-        lengths.extend(len(row) for row in rows)
-        truncated += _count_truncated(encoded, rows, max_length)
-    flat = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    added = np.concatenate(masks) if masks else np.empty(0, dtype=bool)
-    if flat.size and int(flat.max()) >= model.vocabulary:
+    ids, ordinary = _growing()
+    lengths: list[np.ndarray] = []
+    truncated = largest = 0
+    team = crew()
+    for start in range(0, len(documents), _CHUNK * team.world):
+        # Each process tokenizes a chunk and tells all: plan and key need every document's tokens.
+        own = start + team.rank * _CHUNK
+        chunk = [document.text for document in documents[own : own + _CHUNK]]
+        for part in at_all(_encode(tokenizer, chunk, max_length)):
+            ids.append(part.ids)
+            ordinary.append(~(part.added | np.isin(part.ids, specials)))
+            lengths.append(part.lengths)
+            largest = max(largest, int(part.ids.max(initial=0)))
+            truncated += part.truncated
+    if largest >= model.vocabulary:
         raise UserError(
-            f"model {model.name!r}: its tokenizer gives the id {int(flat.max())}, but the model has "
+            f"model {model.name!r}: its tokenizer gives the id {largest}, but the model has "
             f"{model.vocabulary} embeddings: the tokenizer belongs to another model"
         )
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TokenTable(flat, ~(added | np.isin(flat, specials)), offsets, _pad_id(model), truncated)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
+    return TokenTable(ids.finish(), ordinary.finish(), offsets.astype(np.int64), _pad_id(model), truncated)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Token ids of some documents, one after the other, and which of them the tokenizer added."""
+
+    ids: np.ndarray
+    added: np.ndarray
+    lengths: np.ndarray
+    truncated: int
+
+
+def _encode(tokenizer: Any, texts: list[str], max_length: int) -> _Encoded:
+    if not texts:  # fewer chunks than processes; a tokenizer may refuse an empty batch
+        return _Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int64), 0)
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_special_tokens_mask=True,
+    )
+    rows = encoded["input_ids"]
+    return _Encoded(
+        np.fromiter((i for row in rows for i in row), dtype=np.int32),
+        np.fromiter((m for row in encoded["special_tokens_mask"] for m in row), dtype=bool),
+        np.fromiter(map(len, rows), dtype=np.int64),
+        _count_truncated(encoded, rows, max_length),
+    )
+
+
+def _growing() -> tuple[GrowingArray, GrowingArray]:
+    """Ids and which of them are ordinary, to be filled."""
+    return GrowingArray(np.int32, "token ids"), GrowingArray(np.bool_, "token ids")
 
 
 def _special_ids(tokenizer: Any) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""Temporary files without a name, for what outgrows memory: gone when the process is, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from typing import Any
+
+from cka_tools.byte_size import size_in_words
+from cka_tools.errors import UserError
+
+
+def nameless_file(what: str, size: int = 0, folder: str | None = None) -> Any:
+    """An unbuffered binary file in the temporary folder.
+
+    Args:
+        what: what it is for, as the error says it. size: bytes that are taken at once, not when they are
+            written. folder: instead of the temporary one.
+
+    Raises:
+        UserError: the folder cannot be written to, or has no such space.
+    """
+    try:
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as its content
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif size:
+            file.truncate(size)
+    except OSError as error:
+        raise disk_error(error, what, size, folder) from None
+    return file
+
+
+def disk_error(error: OSError, what: str, size: int, folder: str | None = None) -> UserError:
+    """The line for a temporary file that could not be written."""
+    place = folder or tempfile.gettempdir()
+    reason = "no space is left" if error.errno == errno.ENOSPC else str(error.strerror or error)
+    return UserError(
+        f"{what} need {size_in_words(size)} in {place!r} ({reason}): point TMPDIR at a larger disk, or take "
+        "fewer documents or layers"
+    )
