@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cka_tools.byte_size import size_in_words
-from cka_tools.comparison.streamed_reading import StreamedFeatures, features_size, stream_features
+from cka_tools.comparison.streamed_reading import StreamedFeatures, Sums, features_size, stream_features
 from cka_tools.documents import DocumentDraw
-from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.processes import from_first
@@ -117,22 +115,20 @@ def read_draw(
     within = [(position_a[i], position_b[j]) for i, j in pairs]
     shallow = 0 if len(a.blocks) <= len(b.blocks) else 1
     early_positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early]
+    in_control = [(j, j) for _, j in within]
     streamed: StreamedFeatures | None = None
-    size = features_size(models, len(draw.documents), settings, asked)
-    if size > settings.keep_features:
+    if features_size(models, len(draw.documents), settings, asked) > settings.keep_features:
+        at = {key: position for position, key in enumerate(wanted)}
+        sums = [Sums(at[id(a)], at[id(b)], within if diagonal else None, rescale)]
         if control is not None:
-            raise UserError(
-                f"a control needs the features of all models, {size_in_words(size)}, more than keep-features "
-                f"{size_in_words(settings.keep_features)}: raise it, or compare without a control"
-            )
+            sums.append(Sums(at[id(control)], at[id(b)], in_control))
         streamed = stream_features(
             models,
             draw.documents,
             settings,
             progress,
             layers=asked,
-            pairs=within if diagonal else None,
-            rescale=rescale,
+            sums=sums,
             device=device,
             cache=cache,
         )
@@ -145,7 +141,7 @@ def read_draw(
 
     def read(rescaled: bool) -> FeatureComparison:
         if streamed is not None:
-            return streamed.compare(within, early_positions, rescale=rescaled)
+            return streamed.pair.compare(within, early_positions, rescale=rescaled)
         return compare_features(
             first.features,
             second.features,
@@ -159,18 +155,23 @@ def read_draw(
 
     def read_control() -> ControlReading:
         assert control is not None
-        apart = compare_features(
-            features[id(control)].features,
-            second.features,
-            [(j, j) for _, j in within],
-            early_positions,
-            device=device,
-            seed=settings.seed,
-            sides=("the control", "B"),
-        )
-        together = ratio_second_order(
-            first.features, features[id(control)].features, second.features, plain, apart, device=device
-        )
+        called = ("the control", "B")
+        if streamed is not None:
+            assert streamed.control is not None
+            apart = streamed.control.compare(in_control, early_positions, sides=called)
+            together = streamed.second_order(plain, apart)
+        else:
+            third = features[id(control)].features
+            apart = compare_features(
+                third,
+                second.features,
+                in_control,
+                early_positions,
+                device=device,
+                seed=settings.seed,
+                sides=called,
+            )
+            together = ratio_second_order(first.features, third, second.features, plain, apart, device=device)
         return ControlReading(apart, divergence_ratio(plain, apart, together))
 
     plain = from_first(lambda: read(False))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cka_tools.byte_size import size_in_words
 from cka_tools.extraction import BatchPlan, Extraction, ExtractionSettings, Prepared
@@ -29,7 +30,9 @@ from cka_tools.models import LoadedModel
 from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
 from cka_tools.statistics.feature_comparison import FeatureComparison
 from cka_tools.statistics.linear_cka import FOLD_ROWS
-from cka_tools.statistics.streamed_comparison import Pilot, StreamedComparison
+from cka_tools.statistics.ratio import SecondOrder
+from cka_tools.statistics.ratio_influence import second_order_of_ratio
+from cka_tools.statistics.streamed_comparison import Pilot, StreamedComparison, part_of
 from cka_tools.store.foreign_code import NotKeyed
 from cka_tools.store.gathered_rows import scaled
 from cka_tools.store.key import EntryKey, entry_key, make_key
@@ -39,7 +42,7 @@ from cka_tools.store.snapshot import Snapshot
 PILOT_DOCUMENTS = 1024
 """Documents whose standard deviations scale the features of `--rescale`: each is known to 2 %."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a snapshot of an earlier version would be read wrongly."""
 
 Layers = Sequence[Sequence[int] | None]
@@ -61,19 +64,31 @@ class StreamedFeatures:
 
     Attributes:
         extraction: how they came about; its `features` tell the layers alone.
-        statistics: of all documents in the first process, of its share in another.
-        snapshot: of `statistics`.
+        pair: statistics of A and B, of all documents in the first process, of its share in another.
+        control: of the control and B, where there is one.
+        snapshot: of both.
     """
 
     extraction: Extraction
-    statistics: StreamedComparison
+    pair: StreamedComparison
+    control: StreamedComparison | None
     snapshot: Snapshot
 
-    def compare(
-        self, pairs: Sequence[tuple[int, int]], early: Sequence[int], *, rescale: bool
-    ) -> FeatureComparison:
-        """The comparison, as `compare_features` gives it of kept features."""
-        return self.statistics.compare(pairs, early, rescale=rescale)
+    def second_order(self, plain: FeatureComparison, apart: FeatureComparison) -> SecondOrder:
+        """What `ratio_second_order` gives of the comparisons of A and of the control with B."""
+        assert self.control is not None
+        (a, b), (c, _) = self.pair.left_out(), self.control.left_out()
+        return second_order_of_ratio(a, c, b, plain, apart)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Which two of the models are compared, by position, and in which layer pairs (all when None)."""
+
+    first: int
+    second: int
+    pairs: Sequence[tuple[int, int]] | None
+    rescale: bool = False
 
 
 def stream_features(
@@ -83,19 +98,17 @@ def stream_features(
     progress: Progress | None,
     *,
     layers: Layers,
-    pairs: Sequence[tuple[int, int]] | None,
-    rescale: bool,
+    sums: Sequence[Sums],
     device: torch.device | str,
     cache: bool,
 ) -> StreamedFeatures:
-    """Run documents through one model, or two, and sum what a comparison needs.
+    """Run documents through the models, each once, and sum what their comparisons need.
 
     An interrupted run goes on from its last snapshot, to the same bits for the same number of processes.
 
     Args:
         layers: of each model.
-        pairs: layer pairs, by position, that are summed; all when None.
-        rescale: whether sums of rescaled features are made as well.
+        sums: of the pair, and of the control with B if there is one.
         device: where sums are made. cache: whether snapshots are taken.
 
     Raises:
@@ -104,35 +117,39 @@ def stream_features(
     team = crew()
     forwards = plan_forwards(models, settings, layers)
     prepared = prepare(models, documents, settings)
-    pilot = from_first(lambda: _pilot(forwards, prepared, documents, settings, rescale=rescale))
-    statistics = StreamedComparison(
-        (forwards[0].widths, forwards[-1].widths),
-        len(prepared.kept),
-        pilot,
-        draws=settings.draws or 1,
-        dtype=np.result_type(*(feature_dtype(model) for model in models)),
-        pairs=pairs,
-        device=device,
-        seed=settings.seed,
-    )
+    pilots = from_first(lambda: _pilots(forwards, prepared, documents, settings, sums))
+    statistics = [
+        StreamedComparison(
+            (forwards[asked.first].widths, forwards[asked.second].widths),
+            len(prepared.kept),
+            pilot,
+            draws=settings.draws or 1,
+            dtype=np.result_type(*(feature_dtype(model) for model in models)),
+            pairs=asked.pairs,
+            device=device,
+            seed=settings.seed,
+        )
+        for asked, pilot in zip(sums, pilots, strict=True)
+    ]
     notes: list[str] = []
-    key = _key(forwards, prepared, documents, settings, statistics, rescale, notes) if cache else None
+    key = _key(forwards, prepared, documents, settings, statistics, sums, notes) if cache else None
     snapshot = Snapshot(key, team)
     share = prepared.plan.shard(team.rank, team.world)
-    done = resumed = _take_up(snapshot, statistics, pilot)
+    done = resumed = _take_up(snapshot, statistics, pilots)
     since = 0
 
     def take(rows: Sequence[int], values: list[list[np.ndarray] | None], split: bool) -> None:
         nonlocal done, since
-        first, second = values[0], values[-1]
-        assert first is not None
-        assert second is not None
-        statistics.update(rows, first, second)
+        for asked, stat in zip(sums, statistics, strict=True):
+            first, second = values[asked.first], values[asked.second]
+            assert first is not None
+            assert second is not None
+            stat.update(rows, first, second)
         done, since = done + 1, since + len(rows)
         if since * team.world >= settings.snapshot_every or done == len(share.batches):
             since = 0
             if snapshot.kept:
-                snapshot.write(statistics.state(), done, _record(pilot))
+                snapshot.write(_state(statistics), done, _record(pilots))
 
     left = share.batches[done:]
     told = scaled(_from(progress, prepared, share.batches[:done]), team, len(prepared.kept))
@@ -141,64 +158,78 @@ def stream_features(
     splits = [split for part in at_first(own) for split in part]
     if team.first:
         for rank in range(1, team.world):
-            statistics.merge(receive_state(rank))
+            state = receive_state(rank)
+            for at, stat in enumerate(statistics):
+                stat.merge(part_of(state, f"{at}."))
     else:
-        send_state(statistics.state())
+        send_state(_state(statistics))
     if progress is not None:
         progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
     features = [ModelFeatures(forward.layers, []) for forward in forwards]
     extraction = describe(
         models, prepared, features, splits, ["resumed" if resumed else "streamed"] * len(models)
     )
+    rescale = any(asked.rescale for asked in sums)
     extraction.streamed = {
-        "documents_left_out": len(statistics.documents),
-        "pilot_documents": min(PILOT_DOCUMENTS, statistics.total) if rescale else None,
+        "documents_left_out": len(statistics[0].documents),
+        "pilot_documents": min(PILOT_DOCUMENTS, statistics[0].total) if rescale else None,
         "processes": team.world,
     }
-    extraction.notes += [_announcement(models, settings, layers, statistics, rescale=rescale)]
+    extraction.notes += [_announcement(models, settings, layers, statistics[0], rescale=rescale)]
     extraction.notes += notes + snapshot.notes
     facts = (extraction.splits, extraction.notes, extraction.cache)
     extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
-    return StreamedFeatures(extraction, statistics, snapshot)
+    return StreamedFeatures(
+        extraction, statistics[0], statistics[1] if len(statistics) > 1 else None, snapshot
+    )
 
 
-def _take_up(snapshot: Snapshot, statistics: StreamedComparison, pilot: Pilot) -> int:
+def _state(statistics: Sequence[StreamedComparison]) -> dict[str, Tensor]:
+    """The states of all, named by position."""
+    return {
+        f"{at}.{name}": tensor for at, stat in enumerate(statistics) for name, tensor in stat.state().items()
+    }
+
+
+def _take_up(snapshot: Snapshot, statistics: Sequence[StreamedComparison], pilots: Sequence[Pilot]) -> int:
     """Batches of this process's share that a snapshot holds, now in the statistics."""
-    found = snapshot.read(_record(pilot))
+    found = snapshot.read(_record(pilots))
     if found is None:
         return 0
     state, batches = found
-    statistics.load(state)
+    for at, stat in enumerate(statistics):
+        stat.load(part_of(state, f"{at}."))
     return batches
 
 
-def _record(pilot: Pilot) -> dict[str, Any]:
+def _record(pilots: Sequence[Pilot]) -> dict[str, Any]:
     """What must be the same for a state to go on from: shift and scales, to the bit."""
     digest = hashlib.sha256()
-    for side in (*pilot.means, *(pilot.scales or ())):
-        for tensor in side:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for pilot in pilots:
+        for side in (*pilot.means, *(pilot.scales or ())):
+            for tensor in side:
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return {"format": FORMAT, "pilot": digest.hexdigest()}
 
 
-def _pilot(
+def _pilots(
     forwards: Sequence[PooledForward],
     prepared: Prepared,
     documents: Sequence[TextDocument],
     settings: ExtractionSettings,
-    *,
-    rescale: bool,
-) -> Pilot:
+    sums: Sequence[Sums],
+) -> list[Pilot]:
     """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
+    rescale = any(asked.rescale for asked in sums)
     plan = _pilot_plan(prepared, settings) if rescale else prepared.plan.batches[:1]
     parts: list[list[list[np.ndarray] | None]] = []
     whole = WholeBatches(plan, [()] * len(forwards), lambda rows, values, split: parts.append(values))
     run_batches(forwards, whole.sides, prepared.tables, prepared, documents, None, plan)
-    sides = []
-    for side in (0, -1):
-        by_batch = [values[side] or [] for values in parts]
-        sides.append([np.concatenate(layer, axis=1) for layer in zip(*by_batch, strict=True)])
-    return Pilot.of(sides[0], sides[1], rescale=rescale)
+    by_model = [
+        [np.concatenate(layer, axis=1) for layer in zip(*(values[at] or [] for values in parts), strict=True)]
+        for at in range(len(forwards))
+    ]
+    return [Pilot.of(by_model[asked.first], by_model[asked.second], rescale=asked.rescale) for asked in sums]
 
 
 def _pilot_plan(prepared: Prepared, settings: ExtractionSettings) -> Sequence[tuple[int, ...]]:
@@ -218,8 +249,8 @@ def _key(
     prepared: Prepared,
     documents: Sequence[TextDocument],
     settings: ExtractionSettings,
-    statistics: StreamedComparison,
-    rescale: bool,
+    statistics: Sequence[StreamedComparison],
+    sums: Sequence[Sums],
     notes: list[str],
 ) -> EntryKey | None:
     """What snapshots are found by: everything that can change a bit of the sums."""
@@ -235,12 +266,14 @@ def _key(
         {
             "format": FORMAT,
             "features": features,
-            "left_out": [int(row) for row in statistics.documents],
-            "rescale": rescale,
-            "pairs": statistics.pairs,
+            "left_out": [int(row) for row in statistics[0].documents],
+            "sums": [
+                [asked.first, asked.second, stat.pairs, asked.rescale]
+                for asked, stat in zip(sums, statistics, strict=True)
+            ],
             "fold_rows": FOLD_ROWS,
             "processes": crew().world,
-            "numerics": numerics(statistics.device),
+            "numerics": numerics(statistics[0].device),
         }
     )
 

@@ -44,14 +44,20 @@ def ratio_second_order(
 
     Time O(n² Σp), memory of one tile a group.
     """
+    some = pair.left_out if len(pair.left_out) < pair.n else None
+    a, c, b = (
+        FeatureSet(f, device=device, documents=some) for f in (features_a, features_control, features_b)
+    )
+    return second_order_of_ratio(a, c, b, pair, control)
+
+
+def second_order_of_ratio(
+    a: FeatureSet, c: FeatureSet, b: FeatureSet, pair: FeatureComparison, control: FeatureComparison
+) -> SecondOrder:
+    """`ratio_second_order`, of features of the documents left out in turn alone: of A, the control and B."""
     groups = _groups(pair, control)
     if not groups:
         return {}
-    sides = [
-        FeatureSet(f, device=device, documents=pair.left_out if len(pair.left_out) < pair.n else None)
-        for f in (features_a, features_control, features_b)
-    ]
-    a, c, b = sides
     members = sorted({at for group in groups for at in group})
     kernels = []
     for features, found in ((a, pair), (c, control)):

@@ -81,22 +81,20 @@ class StreamedComparison:
         self.dims, self.total, self.draws, self.pilot = dims, n, draws, pilot
         self.device = torch.device(device)
         self.pairs = None if pairs is None else [(int(i), int(j)) for i, j in pairs]
-        asked: Pairs = "all" if self.pairs is None else self.pairs
         self.documents = influence_documents(n, seed)
         self._place = np.full(n, -1, dtype=np.int32)
         self._place[self.documents] = np.arange(len(self.documents))
         # Zeros take no memory before they are written.
         self._kept = [np.zeros((draws, len(self.documents), sum(side)), dtype) for side in dims]
         self._filled = np.zeros(len(self.documents), dtype=bool)
-        self._plain = [
-            LinearCKA(*dims, pairs=asked, device=device, gram=False, shift=self._shift(draw))
-            for draw in range(draws)
-        ]
+        self._plain = [self._sums(shift=self._shift(draw)) for draw in range(draws)]
         zero = tuple([torch.zeros(p) for p in side] for side in dims)
-        self._rescaled = [
-            LinearCKA(*dims, pairs=asked, device=device, gram=False, shift=(zero[0], zero[1]))
-            for _ in range(draws if pilot.scales else 0)
-        ]
+        self._rescaled = [self._sums(shift=(zero[0], zero[1])) for _ in range(draws if pilot.scales else 0)]
+
+    def _sums(self, shift: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None) -> LinearCKA:
+        """Sums of these layers and pairs over no documents yet."""
+        pairs: Pairs = "all" if self.pairs is None else self.pairs
+        return LinearCKA(*self.dims, pairs=pairs, device=self.device, gram=False, shift=shift)
 
     def _shift(self, draw: int) -> tuple[list[Tensor], list[Tensor]]:
         first, second = ([means[draw] for means in side] for side in self.pilot.means)
@@ -154,15 +152,15 @@ class StreamedComparison:
         self._take_kept(state)
         for name, stats in (("plain", self._plain), ("rescaled", self._rescaled)):
             for draw, stat in enumerate(stats):
-                restore(stat, _part(state, f"{name}.{draw}."))
+                restore(stat, part_of(state, f"{name}.{draw}."))
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add what another process has seen."""
         self._take_kept(state)
         for name, stats in (("plain", self._plain), ("rescaled", self._rescaled)):
             for draw, stat in enumerate(stats):
-                other = LinearCKA(*self.dims, device=self.device, gram=False)
-                restore(other, _part(state, f"{name}.{draw}."))
+                other = self._sums()
+                restore(other, part_of(state, f"{name}.{draw}."))
                 stat.merge(other)
 
     def _take_kept(self, state: dict[str, Tensor]) -> None:
@@ -172,12 +170,18 @@ class StreamedComparison:
             kept[:, filled] = state[f"kept_{name}"].numpy()
 
     def compare(
-        self, pairs: Sequence[tuple[int, int]], early: Sequence[int], *, rescale: bool = False
+        self,
+        pairs: Sequence[tuple[int, int]],
+        early: Sequence[int],
+        *,
+        rescale: bool = False,
+        sides: tuple[str, str] = ("A", "B"),
     ) -> FeatureComparison:
         """What `compare_features` would say of the documents seen, all n of them.
 
         Args:
             rescale: values of the features as the pilot scaled them.
+            sides: what the two models are called in reasons.
 
         Raises:
             UserError: not all of the n documents were seen.
@@ -204,9 +208,12 @@ class StreamedComparison:
                 ]
             )
         whole = Whole(self.total, hsic, (constant[0], constant[1]), (spectra[0], spectra[1]))
-        return assemble(whole, self.documents, lambda: self._left_out(rescale), pairs, early)
+        return assemble(
+            whole, self.documents, lambda: self.left_out(rescale=rescale), pairs, early, sides=sides
+        )
 
-    def _left_out(self, rescale: bool) -> tuple[FeatureSet, FeatureSet]:
+    def left_out(self, *, rescale: bool = False) -> tuple[FeatureSet, FeatureSet]:
+        """Features of A and of B of the documents that are left out in turn."""
         sets = []
         for side, (kept, dims) in enumerate(zip(self._kept, self.dims, strict=True)):
             scales = self.pilot.scales[side] if rescale and self.pilot.scales else None
@@ -215,5 +222,6 @@ class StreamedComparison:
         return sets[0], sets[1]
 
 
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The arrays whose names begin with a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

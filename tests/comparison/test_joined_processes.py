@@ -130,11 +130,18 @@ def test_kills_leave_a_streamed_result_as_it_is_to_the_bit(start, cache, pair, t
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cache": False}, {"pooling": "token", "tokens_per_document": 2}, STREAMED],
-    ids=["kept", "no cache", "token", "streamed"],
+    [
+        {},
+        {"cache": False},
+        {"pooling": "token", "tokens_per_document": 2},
+        STREAMED,
+        STREAMED | {"control": 0},
+    ],
+    ids=["kept", "no cache", "token", "streamed", "streamed, A is the control"],
 )
 def test_processes_share_a_run_and_all_get_the_same(start, pair, texts, tmp_path, options):
     torch.set_num_threads(1)
+    options = {key: pair[value] if key == "control" else value for key, value in options.items()}
     one = compare(*pair, texts, **OPTIONS | options | {"cache": False})
     finish(start("two", 2, **options))
     results = [found(tmp_path, "two", rank) for rank in range(2)]

@@ -59,9 +59,27 @@ def test_depths_and_chosen_layers_may_differ(tiny_model, pair, texts):
     assert_same(compare(pair[0], shallow, texts, keep_features=0, **options), kept)
 
 
-def test_a_control_beyond_the_limit_is_refused(pair, texts):
-    with pytest.raises(UserError, match="a control needs the features of all models"):
-        compare(*pair, texts, control=pair[0], max_length=64, cache=False, keep_features=0)
+@pytest.mark.parametrize("pairs", ["all", "diagonal"])
+@pytest.mark.parametrize("is_a", [False, True], ids=["third model", "control is A"])
+def test_a_control_is_streamed_beside_the_pair(tiny_model, pair, texts, pairs, is_a):
+    control = pair[0] if is_a else str(tiny_model("bert", seed=7))
+    options = {"max_length": 64, "cache": False, "control": control, "pairs": pairs, "rescale": True}
+    kept = compare(*pair, texts, **options)
+    streamed = compare(*pair, texts, keep_features=0, **options)
+    assert_same(streamed, kept)
+    for name in ("control", "ratio"):
+        for x, y in zip(flat(streamed.summary[name]), flat(kept.summary[name]), strict=True):
+            assert x == (pytest.approx(y, rel=1e-9, abs=1e-9) if isinstance(y, float) else y)
+    assert kept.summary["ratio"]["mean"]["ci_low"] is not None
+
+
+def test_few_documents_give_the_interval_of_the_ratio_too(tiny_model, pair, texts, monkeypatch):
+    monkeypatch.setattr(feature_comparison, "INFLUENCE_DOCUMENTS", 50)
+    options = {"max_length": 64, "cache": False, "control": str(tiny_model("bert", seed=7))}
+    kept = compare(*pair, texts, **options)
+    streamed = compare(*pair, texts, keep_features=0, **options)
+    for x, y in zip(flat(streamed.summary["ratio"]), flat(kept.summary["ratio"]), strict=True):
+        assert x == (pytest.approx(y, rel=1e-9, abs=1e-9) if isinstance(y, float) else y)
 
 
 def test_a_model_against_itself_is_one(pair, texts):

@@ -30,11 +30,11 @@ def in_batches(n, seed=1):
     return np.split(rows, np.sort(rng.choice(np.arange(1, n), 6, replace=False)))
 
 
-def stream(sides, batches, pilot_rows, *, rescale=True, seed=42):
+def stream(sides, batches, pilot_rows, *, rescale=True, seed=42, pairs=None):
     full = [[layer if layer.ndim == 3 else layer[None] for layer in side] for side in sides]
     pilot = Pilot.of(*([layer[:, pilot_rows] for layer in side] for side in full), rescale=rescale)
     draws, n = full[0][0].shape[:2]
-    found = StreamedComparison(DIMS, n, pilot, draws=draws, dtype=full[0][0].dtype, seed=seed)
+    found = StreamedComparison(DIMS, n, pilot, draws=draws, dtype=full[0][0].dtype, seed=seed, pairs=pairs)
     for rows in batches:
         found.update(rows, *([layer[:, rows] for layer in side] for side in full))
     return found
@@ -127,13 +127,14 @@ def test_a_state_goes_on_to_the_same_bits(stop, monkeypatch):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("pairs", [None, PAIRS], ids=["all pairs", "some pairs"])
 @pytest.mark.parametrize("fold", [1, 16, 256])
-def test_shares_merge_to_the_whole(fold, monkeypatch):
+def test_shares_merge_to_the_whole(fold, pairs, monkeypatch):
     monkeypatch.setattr("cka_tools.statistics.linear_cka.FOLD_ROWS", fold)
     sides = make_features()
     batches = in_batches(90)
-    whole = stream(sides, batches, np.arange(20))
-    shares = [stream(sides, batches[rank::3], np.arange(20)) for rank in range(3)]
+    whole = stream(sides, batches, np.arange(20), pairs=pairs)
+    shares = [stream(sides, batches[rank::3], np.arange(20), pairs=pairs) for rank in range(3)]
     for share in shares[1:]:
         shares[0].merge(share.state())
     for rescale in (False, True):
