@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from cka_tools.errors import UserError
+from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import find_blocks, text_config
 from cka_tools.models.check import check_blocks
 from cka_tools.models.device import resolve_device, resolve_dtype
@@ -50,7 +51,7 @@ def load_model(
     opened = open_checkpoint(spec, trust_remote_code=trust_remote_code)
     given, folder = opened.spec.given, opened.folder
     with _quiet():
-        model = _load_weights(given, folder, opened.config, number, trust_remote_code)
+        model = _load_weights(given, folder, opened.config, place, number, trust_remote_code)
     model = model.to(place).eval()
     provenance: dict[str, Any] = {"spec": given, "kind": opened.spec.kind}
     if opened.revision is not None:
@@ -83,7 +84,9 @@ def outline_model(
     except Exception:
         # Code that comes with a model may not run without data: its weights are loaded, then let go.
         with _quiet():
-            model = _load_weights(given, opened.folder, opened.config, number, trust_remote_code).to("meta")
+            model = _load_weights(given, opened.folder, opened.config, place, number, trust_remote_code).to(
+                "meta"
+            )
     provenance = {"tokenizer_sha256": hash_tokenizer(opened.tokenizer)}
     blocks = find_blocks(given, model)
     return ModelOutline(given, model, opened.tokenizer, blocks, provenance, notes=opened.notes, place=place)
@@ -229,13 +232,15 @@ def _load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
     return tokenizer
 
 
-def _load_weights(given: str, folder: Path, config: Any, dtype: torch.dtype, trust: bool) -> Any:
+def _load_weights(
+    given: str, folder: Path, config: Any, device: torch.device, dtype: torch.dtype, trust: bool
+) -> Any:
     try:
-        # transformers itself picks sdpa where the architecture supports it, else eager.
         model, report = AutoModel.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
+            attn_implementation=attention_for(config, device, dtype),
             use_safetensors=True,
             trust_remote_code=trust,
             output_loading_info=True,
