@@ -6,7 +6,9 @@ The clock starts with models loaded and one warm-up batch, and ends with matrice
 The ways run interleaved; times are medians, and the figures to read are ratios within one run. In another
 format than float32, `compare` and the forward passes run in it, the user's loop in it and in float32, and a
 probe says how much faster this machine multiplies matrices of the models' shapes in it. With one thread the
-clock is the process's processor time, which other programs disturb least. Packages: see rivals.py.
+clock is the process's processor time, which other programs disturb least. With --rivals the public packages
+that are installed run too, given masked means as the loop's, over batches of 16 (they average HSIC over
+batches, which is not CKA of the corpus) and over one batch of all documents (which is).
 """
 
 from __future__ import annotations
@@ -17,17 +19,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rival_packages import installed_packages
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
 from cka_tools.models import LoadedModel, load_model
+
+Ways = Callable[[], object]
 
 USER_BATCH = 16
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpora" / "pubmed_heldout.jsonl.gz"
@@ -86,6 +96,50 @@ def user_loop(models: list[LoadedModel], texts: list[str], max_length: int) -> n
     return matrix
 
 
+class PooledLayers(nn.Module):
+    """An encoder as public packages take it: one tensor (b, 2, t) of ids and mask in, and a module a layer
+    whose output is that layer's masked mean (b, d)."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        self.encoder = loaded.model
+        self.layers = nn.ModuleList(nn.Identity() for _ in loaded.blocks)
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Every layer's pooled output in turn."""
+        ids, mask = packed[:, 0], packed[:, 1]
+        states = self.encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[1:]
+        weights = mask[..., None]
+        for layer, h in zip(self.layers, states, strict=True):
+            pooled: Tensor = layer((h.float() * weights).sum(1) / weights.sum(1))
+        return pooled
+
+
+def packed_batches(loaded: LoadedModel, texts: list[str], size: int, max_length: int) -> DataLoader[Any]:
+    """A loader of batches of `size` texts in corpus order, tokenized as it is read, and a label."""
+
+    def pack(part: list[str]) -> tuple[Tensor, Tensor]:
+        batch = loaded.tokenizer(
+            part, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+        )
+        packed = torch.stack([batch["input_ids"], batch["attention_mask"]], dim=1)
+        return packed, torch.zeros(len(part))
+
+    return DataLoader(texts, batch_size=size, collate_fn=pack)  # type: ignore[arg-type]
+
+
+def rival_ways(models: list[LoadedModel], texts: list[str], max_length: int) -> dict[str, Ways]:
+    """Each installed package over batches of 16, and over one batch of all, where it is CKA of the corpus."""
+    first, second = (PooledLayers(model).eval() for model in models)
+    names = [f"layers.{at}" for at in range(len(models[0].blocks))]
+    found: dict[str, Ways] = {}
+    for name, package in installed_packages().items():
+        for size, label in ((USER_BATCH, f"batches of {USER_BATCH}"), (len(texts), "one batch")):
+            loader = packed_batches(models[0], texts, size, max_length)
+            found[f"{name}, {label}"] = partial(package, first, second, names, loader)
+    return found
+
+
 def timed(run: Callable[[], object], clock: Callable[[], float]) -> tuple[float, object]:
     """Seconds and result of one run."""
     start = clock()
@@ -115,6 +169,13 @@ def probe(model: LoadedModel, tokens: int, dtype: torch.dtype, clock: Callable[[
     return statistics.median(seconds[torch.float32]) / statistics.median(seconds[dtype])
 
 
+def _error(found: object, reading: Reading) -> float:
+    """Largest difference of a matrix from ours, in the estimator that it is nearer to; NaN without one."""
+    if not isinstance(found, np.ndarray):
+        return float("nan")
+    return min(float(np.abs(found - matrix).max()) for matrix in reading.plain.matrices.values())
+
+
 def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -124,6 +185,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-tokens", type=int, default=None)
+    parser.add_argument("--streamed", action="store_true", help="sum statistics as the models run")
+    parser.add_argument("--rivals", action="store_true", help="run the public packages that are here as well")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -134,8 +197,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         noisy = perturbed_copy(load_model(source), Path(folder))
         models = [load_model(path, dtype=options.dtype) for path in (source, noisy)]
-        exact = models if options.dtype == "float32" else [load_model(path) for path in (source, noisy)]
+        plain = [load_model(path, dtype=options.dtype) for path in (source, noisy)]
+        exact = plain if options.dtype == "float32" else [load_model(path) for path in (source, noisy)]
+    for loaded in plain:
+        loaded.model.set_attn_implementation("sdpa")  # as a user has it
     settings = ExtractionSettings(batch_tokens=options.batch_tokens)
+    if options.streamed:
+        settings = replace(settings, keep_features=0)
     prepared = prepare(models, draw.documents, settings)
     depth = len(models[0].blocks)
     pairs = [(i, i) for i in range(depth)]
@@ -156,13 +224,15 @@ def main() -> None:
 
     warm = DocumentDraw(draw.documents[:8], draw.corpus, draw.fingerprint, draw.seed, draw.counts)
     read_draw(models[0], models[1], warm, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0))
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Ways] = {
         "compare": ours,
         "forward passes alone": floor,
         "user's loop, float32": loop,
     }
     if options.dtype != "float32":
-        ways[f"user's loop, {options.dtype}"] = lambda: user_loop(models, texts, prepared.max_length)
+        ways[f"user's loop, {options.dtype}"] = lambda: user_loop(plain, texts, prepared.max_length)
+    if options.rivals:
+        ways |= rival_ways(exact, texts, prepared.max_length)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, object] = {}
     for _ in range(options.repeats):
@@ -183,9 +253,10 @@ def main() -> None:
             "median s": [statistics.median(s) for s in seconds.values()],
             "min s": [min(s) for s in seconds.values()],
             "max s": [max(s) for s in seconds.values()],
+            "CKA off by": [_error(results[name], reading) for name in seconds],
         }
     )
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
     tokens = sum(int(t.lengths.sum()) for t in prepared.tables)
     print(
         f"{len(draw.documents)} documents, {tokens} tokens over both models, {options.dtype}, "
@@ -197,7 +268,7 @@ def main() -> None:
         faster = probe(models[0], prepared.plan.limit, models[0].dtype, clock)
         print(f"probe: matrix products in {options.dtype} take 1/{faster:.2f} of their time in float32")
     if options.out is not None:
-        table.to_csv(options.out, index=False, float_format="%.4f")
+        table.to_csv(options.out, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

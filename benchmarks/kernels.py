@@ -1,13 +1,17 @@
-"""Rate of the all-pairs kernels against a plain `torch.matmul` of the same shape and number format.
+"""Time of the all-pairs kernels against plain `torch.matmul`s of their shapes and number format.
 
-    python benchmarks/kernels.py [--threads 1] [--repeats 3] [--shapes 8x128 6x384 12x768 22x768] [--out FILE]
+    python benchmarks/kernels.py [--threads 1] [--repeats 7] [--shapes 8x128 6x384 12x768 22x768] [--out FILE]
 
-For each shape and number of documents the form that `LinearCKA` chooses there is timed: Gram matrices, or
-an update of moments that are under way. Its rate counts the products it makes (half of a symmetric Gram
-matrix) and its time holds all else: centring, copies, norms, sums over pairs. The plain products are the
-whole matrices, of contiguous operands, into memory that is there. Repeats are interleaved, times are
-medians: of the process's processor time with one thread, so that other programs disturb them less, else of
-the clock.
+For each shape and number of documents the form that `LinearCKA` chooses there is timed, from float32 features
+to the sums of all pairs: Gram matrices, or an update of moments that are under way. Beside it run
+
+- the products alone: the same products in the same shapes, of operands that lie ready, into memory that is
+  there. The kernel's rate as a share of theirs is what centring, copies, norms, conversions and the sums
+  over pairs leave of it;
+- the whole products: what a plain program multiplies for the same result, every Gram matrix whole.
+
+Repeats are interleaved, times are medians: of the process's processor time with one thread, so that other
+programs disturb them less, else of the clock.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 @dataclass
 class Work:
-    """One kernel and the plain products beside it: what to run, and floating-point operations of each."""
+    """A kernel and plain products beside it, and the floating-point operations of its products."""
 
     form: str
     kernel: Callable[[], object]
-    plain: Callable[[], object]
-    kernel_flop: float
-    plain_flop: float
+    products: Callable[[], object]
+    whole: Callable[[], object]
+    flop: float
 
 
 def features(layers: int, width: int, documents: int, seed: int) -> list[Tensor]:
@@ -58,24 +62,30 @@ def features(layers: int, width: int, documents: int, seed: int) -> list[Tensor]
 def gram_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
     """Gram matrices of all layers and the sums over all pairs of them."""
     n, dims_a, dims_b = len(a[0]), [x.shape[1] for x in a], [y.shape[1] for y in b]
-    plain, out = [x.to(dtype) for x in a + b], torch.empty(n, n, dtype=dtype)
+    sides = [torch.stack(side).to(dtype) for side in (a, b)]
+    rows = tile_rows(a[0].device, dtype)
+    tiles = list(upper_tiles(n, rows))
+    out, whole_out = torch.empty(len(a), rows, rows, dtype=dtype), torch.empty(n, n, dtype=dtype)
 
     def kernel() -> PairSums:
         stat = LinearCKA(dims_a, dims_b, product_dtype=dtype)
         stat.update(a, b)
         return stat.sums()
 
-    entries = sum(
-        (i.stop - i.start) * (j.stop - j.start) for i, j in upper_tiles(n, tile_rows(a[0].device, dtype))
-    )
-    width = sum(dims_a + dims_b)
-    return Work(
-        "gram",
-        kernel,
-        lambda: [torch.matmul(x, x.T, out=out) for x in plain],
-        2.0 * entries * (width + len(dims_a) * len(dims_b)),
-        2.0 * n * n * width,
-    )
+    def products() -> None:
+        for i, j in tiles:
+            for side in sides:
+                height, width = i.stop - i.start, j.stop - j.start
+                into = out.view(-1)[: len(side) * height * width].view(len(side), height, width)
+                torch.matmul(side[:, i], side[:, j].transpose(1, 2), out=into)
+
+    def whole() -> None:
+        for side in sides:
+            for x in side:
+                torch.matmul(x, x.T, out=whole_out)
+
+    entries = sum((i.stop - i.start) * (j.stop - j.start) for i, j in tiles)
+    return Work("gram", kernel, products, whole, 2.0 * entries * sum(dims_a + dims_b))
 
 
 def moments_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
@@ -95,19 +105,21 @@ def moments_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
             torch.matmul(x.T, x, out=out)
 
     flop = 2.0 * n * (cross.numel() + sum(out.numel() for out in own))
-    return Work("moments", lambda: stat.update(a, b), products, flop, flop)
+    return Work("moments", lambda: stat.update(a, b), products, products, flop)
 
 
-def measure(work: Work, repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Median seconds of the kernel and of the plain products, interleaved, after one run of each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def measure(work: Work, repeats: int, clock: Callable[[], float]) -> tuple[float, float, float]:
+    """Median seconds of kernel, products and whole products, interleaved, after one run of each."""
+    runs = work.kernel, work.products, work.whole
+    seconds: list[list[float]] = [[], [], []]
     for repeat in range(repeats + 1):
-        for run, into in zip((work.kernel, work.plain), seconds, strict=True):
+        for run, into in zip(runs, seconds, strict=True):
             start = clock()
             run()
             if repeat:
                 into.append(clock() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    kernel, products, whole = map(statistics.median, seconds)
+    return kernel, products, whole
 
 
 def error_of(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> float:
@@ -126,7 +138,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="LAYERSxWIDTH")
     parser.add_argument("--documents", type=int, nargs="+", default=[500, 2000])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -140,8 +152,7 @@ def main() -> None:
             make = gram_work if documents < switch else moments_work
             for name, dtype in DTYPES.items():
                 work = make(a, b, dtype)
-                kernel, plain = measure(work, options.repeats, clock)
-                rate, matmul = work.kernel_flop / kernel, work.plain_flop / plain
+                kernel, products, whole = measure(work, options.repeats, clock)
                 rows.append(
                     {
                         "layers": layers,
@@ -149,10 +160,10 @@ def main() -> None:
                         "documents": documents,
                         "products": name,
                         "form": work.form,
-                        "rate / matmul": rate / matmul,
-                        "matmul s / kernel s": plain / kernel,
-                        "GFLOP/s": rate / 1e9,
-                        "matmul GFLOP/s": matmul / 1e9,
+                        "share of matmul's rate": products / kernel,
+                        "whole products / kernel": whole / kernel,
+                        "kernel GFLOP/s": work.flop / kernel / 1e9,
+                        "matmul GFLOP/s": work.flop / products / 1e9,
                         "CKA error": 0.0 if dtype == torch.float64 else error_of(a, b, dtype),
                     }
                 )

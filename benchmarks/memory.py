@@ -1,9 +1,10 @@
-"""Peak memory of a comparison against the number of documents, once features are on disk.
+"""Peak memory of a comparison against the number of documents, with features on disk or not kept at all.
 
-    python benchmarks/memory.py [--documents 1000 4000] [--pooling token]
+    python benchmarks/memory.py [--documents 1000 4000] [--pooling token] [--words 200] [--streamed]
 
 Each size runs in a process of its own, on generated documents and the bundled pair. The figure to read is the
-ratio of the peaks.
+ratio of the peaks. With --streamed statistics are summed as the models run, and the drawn texts and their
+token ids are on disk as well, as they are once a corpus is large.
 """
 
 from __future__ import annotations
@@ -13,35 +14,46 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-WORDS_A_DOCUMENT = 200
 
-
-def peak(documents: int, pooling: str) -> dict[str, float]:
+def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, float]:
     """Compare in this process; peak resident MiB before and after, features never in memory as a whole."""
     from cka_tools.comparison.reading import DrawProgress, read_draw
-    from cka_tools.documents import draw_documents
-    from cka_tools.extraction import ExtractionSettings
+    from cka_tools.documents import draw_documents, shelf
+    from cka_tools.extraction import ExtractionSettings, growing_array
     from cka_tools.models import load_model
+
+    if streamed:
+        shelf.TEXT_IN_MEMORY = growing_array.IN_MEMORY = 0
 
     rng = np.random.default_rng(0)
     vocabulary = [f"{a}{b}" for a in ("cell", "gene", "drug", "dose", "risk") for b in ("", "s", "al", "ing")]
-    texts = [" ".join(rng.choice(vocabulary, size=WORDS_A_DOCUMENT)) for _ in range(documents)]
-    draw = draw_documents(texts, documents)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "texts.txt"
+        with corpus.open("w") as file:
+            for _ in range(documents):
+                file.write(" ".join(rng.choice(vocabulary, size=words)) + "\n")
+        draw = draw_documents(corpus, documents)
     models = [load_model(f"demo:{name}") for name in ("clm-detour", "mlm-baseline")]
     before = _peak_mib()
     settings = ExtractionSettings(pooling=pooling, memory_limit=0)
+    if streamed:
+        settings = replace(settings, keep_features=0)
     depth = len(models[0].blocks)
     pairs = [(i, i) for i in range(depth)]
     reading = read_draw(
         models[0], models[1], draw, settings, pairs, (None, None), (0,), False, DrawProgress(None, 0)
     )
-    assert all(features.on_disk for features in reading.extraction.features)
-    size = sum(layer.nbytes for features in reading.extraction.features for layer in features.features)
+    kept = [layer for features in reading.extraction.features for layer in features.features]
+    assert bool(kept) != streamed
+    assert streamed or all(features.on_disk for features in reading.extraction.features)
+    size = sum(layer.nbytes for layer in kept)
     return {
         "documents": documents,
         "features MiB": size / 2**20,
@@ -59,23 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--documents", type=int, nargs="+", default=[1000, 4000])
     parser.add_argument("--pooling", default="token")
+    parser.add_argument("--words", type=int, default=200, help="of a document")
+    parser.add_argument("--streamed", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(peak(options.documents[0], options.pooling)))
+        print(json.dumps(peak(options.documents[0], options.pooling, options.words, options.streamed)))
         return
     rows = []
     for documents in options.documents:
-        command = [
-            sys.executable,
-            __file__,
-            "--one",
-            "--documents",
-            str(documents),
-            "--pooling",
-            options.pooling,
-        ]
+        command = [sys.executable, __file__, "--one", "--documents", str(documents)]
+        command += ["--pooling", options.pooling, "--words", str(options.words)]
+        command += ["--streamed"] if options.streamed else []
         found = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(json.loads(found.stdout.splitlines()[-1]))
     table = pd.DataFrame(rows)

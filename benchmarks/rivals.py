@@ -13,12 +13,10 @@ skipped with one line. Features: well scaled, or with means of 100 spreads as en
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import io
+import itertools
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from rival_packages import Matrix, installed_packages
 from torch import Tensor, nn
 
 from cka_tools.statistics.hsic import Estimator
@@ -101,53 +100,36 @@ def _models(a: list[Tensor]) -> tuple[Columns, Columns, list[str]]:
     return Columns(layers, width, 0), Columns(layers, width, layers * width), names
 
 
-def pytorch_cka(module: Any) -> Result:
-    """Package pytorch-cka, its function on features."""
-    return lambda a, b: module.cka_from_features(a, b).numpy()
-
-
-def cka_pytorch(module: Any) -> Result:
-    """Package cka-pytorch."""
+def through_models(package: Matrix) -> Result:
+    """A package that takes models, given models that hand out columns of the features."""
 
     def run(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
-        first, second, names = _models(a)
-        cka = module.CKACalculator(first, second, names, names, device=torch.device("cpu"), verbose=False)
-        return cka.calculate_cka_matrix(_loader(a, b), num_epochs=1).cpu().numpy()
+        return package(*_models(a), _loader(a, b))
 
     return run
 
 
-def torch_cka(module: Any) -> Result:
-    """Package torch_cka."""
+def on_features(pytorch_cka: Any) -> Result:
+    """The function of pytorch-cka that takes features."""
 
     def run(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
-        first, second, names = _models(a)
-        cka = module.CKA(first, second, model1_layers=names, model2_layers=names, device="cpu")
-        cka.compare(_loader(a, b))
-        return cka.export()["CKA"].cpu().numpy()
+        found: Tensor = pytorch_cka.cka_from_features(a, b)
+        return found.numpy()
 
     return run
 
 
-RIVALS: dict[str, tuple[str, Callable[[Any], Result]]] = {
-    "pytorch-cka": ("cka", pytorch_cka),
-    "cka-pytorch": ("cka_pytorch", cka_pytorch),
-    "torch_cka": ("torch_cka", torch_cka),
-}
-
-
-def installed() -> dict[str, Result]:
+def ways() -> dict[str, Result]:
     """Ways to compute the matrix: ours, and each package that is here."""
-    ways: dict[str, Result] = {
+    found: dict[str, Result] = {
         "cka-tools": ours(torch.float64),
         "cka-tools, float32 products": ours(torch.float32),
     }
-    for name, (module, make) in RIVALS.items():
-        try:
-            ways[name] = make(importlib.import_module(module))
-        except ImportError as missing:
-            print(f"{name} is not installed ({missing}): skipped")
-    return ways
+    for name, package in installed_packages().items():
+        found[name] = through_models(package)
+        if name == "pytorch-cka":
+            found[name] = on_features(importlib.import_module("cka"))
+    return found
 
 
 def features(layers: int, width: int, documents: int, mean: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -165,51 +147,45 @@ def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shapes", nargs="+", default=["8x128", "6x384", "12x768"], help="LAYERSxWIDTH")
-    parser.add_argument("--documents", type=int, default=500)
+    parser.add_argument("--documents", type=int, nargs="+", default=[300, 500, 1000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    ways, rows = installed(), []
-    for shape in options.shapes:
+    found, rows = ways(), []
+    for shape, documents, mean in itertools.product(options.shapes, options.documents, (0.0, 100.0)):
         layers, width = map(int, shape.split("x"))
-        for mean in (0.0, 100.0):
-            a, b = features(layers, width, options.documents, mean)
-            exact: dict[Estimator, np.ndarray] = {
-                "biased": brute_force(a, b, "biased"),
-                "debiased": brute_force(a, b, "debiased"),
-            }
-            seconds: dict[str, list[float]] = {name: [] for name in ways}
-            values: dict[str, np.ndarray] = {}
-            for repeat in range(options.repeats + 1):
-                for name, run in ways.items():
-                    start = time.process_time()
-                    with (
-                        warnings.catch_warnings(),
-                        contextlib.redirect_stderr(io.StringIO()),
-                    ):
-                        warnings.simplefilter("ignore")
-                        try:
-                            values[name] = run(a, b)
-                        except AssertionError:  # how torch_cka says that a value is not a number
-                            values[name] = np.full((layers, layers), np.nan)
-                    if repeat:
-                        seconds[name].append(time.process_time() - start)
-            base = statistics.median(seconds["cka-tools"])
-            for name in ways:
-                errors = {e: float(np.abs(values[name] - v).max()) for e, v in exact.items()}
-                estimator: Estimator = "biased" if errors["biased"] < errors["debiased"] else "debiased"
-                rows.append(
-                    {
-                        "shape": shape,
-                        "mean / spread": mean,
-                        "package": name,
-                        "its s / our s": statistics.median(seconds[name]) / base,
-                        "nearest estimator": estimator,
-                        "error": errors[estimator],  # NaN where the package gives no number
-                        "right": errors[estimator] <= RIGHT,
-                    }
-                )
+        a, b = features(layers, width, documents, mean)
+        seconds: dict[str, list[float]] = {name: [] for name in found}
+        values: dict[str, np.ndarray] = {}
+        for repeat in range(options.repeats + 1):
+            for name, run in found.items():
+                start = time.process_time()
+                values[name] = run(a, b)
+                if repeat:
+                    seconds[name].append(time.process_time() - start)
+        exact: dict[Estimator, np.ndarray] = {
+            "biased": brute_force(a, b, "biased"),
+            "debiased": brute_force(a, b, "debiased"),
+        }
+        base = statistics.median(seconds["cka-tools"])
+        for name in found:
+            errors = {e: float(np.abs(values[name] - v).max()) for e, v in exact.items()}
+            estimator: Estimator = "biased" if errors["biased"] < errors["debiased"] else "debiased"
+            took = statistics.median(seconds[name])
+            rows.append(
+                {
+                    "shape": shape,
+                    "documents": documents,
+                    "mean / spread": mean,
+                    "package": name,
+                    "its s / our s": took / base,
+                    "s": took,
+                    "nearest estimator": estimator,
+                    "error": errors[estimator],  # NaN where the package gives no number
+                    "right": errors[estimator] <= RIGHT,
+                }
+            )
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda v: f"{v:.2g}"))
     if options.out is not None:
