@@ -12,7 +12,7 @@ from cka_tools.statistics.moments import offsets
 Sides = tuple[Tensor, Tensor]
 """One tensor of model A, one of model B."""
 
-SUM_ROWS = 64
+SUM_ROWS = 256
 """Rows of float32 that are summed in float32 before the sum goes on in float64."""
 
 
@@ -42,31 +42,37 @@ class RowBuffer:
     def append(self, layers_a: Sequence[Tensor], layers_b: Sequence[Tensor]) -> None:
         """Add a batch: n rows of every layer, copied."""
         sides = layers_a, layers_b
-        if self.shift is None:
-            exactly = torch.float64 if self.dtype == torch.float64 else None
-            a, b = (
-                torch.cat([column_means(layer.to(self.device, exactly)) for layer in side]) for side in sides
-            )
-            self.shift = self.held((a, b))
-            self._centred = True
+        first = self.shift is None
+        if first and self.dtype == torch.float64:
+            X, Y = (self._copied(side) for side in sides)
+            self.shift = X.mean(0), Y.mean(0)
         else:
-            self._centred = False
-        X, Y = (self._stacked(side, shift) for side, shift in zip(sides, self.shift, strict=True))
+            if first:
+                means = (torch.cat([column_means(layer.to(self.device)) for layer in side]) for side in sides)
+                self.shift = self.held((next(means), next(means)))
+            assert self.shift is not None
+            X, Y = (self._copied(side, shift) for side, shift in zip(sides, self.shift, strict=True))
+        if self.dtype == torch.float64:
+            X.sub_(self.shift[0])
+            Y.sub_(self.shift[1])
+        self._centred = first
         self._batches.append((X, Y))
         self.rows += len(X)
 
-    def _stacked(self, layers: Sequence[Tensor], shift: Tensor) -> Tensor:
+    def _copied(self, layers: Sequence[Tensor], shift: Tensor | None = None) -> Tensor:
+        """Layers side by side; in float32 less the shift."""
         columns = offsets([layer.shape[1] for layer in layers])
         stack = torch.empty(len(layers[0]), columns[-1].stop, dtype=self.dtype, device=self.device)
-        in_float32 = shift.to(torch.float32)
         for layer, c in zip(layers, columns, strict=True):
             rows = layer.to(self.device)
             if self.dtype == torch.float64:
-                stack[:, c].copy_(rows).sub_(shift[c])
-            elif rows.dtype == torch.float64:
+                stack[:, c] = rows
+                continue
+            assert shift is not None
+            if rows.dtype == torch.float64:
                 stack[:, c] = rows - shift[c]
             else:
-                torch.sub(rows.to(torch.float32), in_float32[c], out=stack[:, c])
+                torch.sub(rows.to(torch.float32), shift[c].to(torch.float32), out=stack[:, c])
         return stack
 
     def add_from(self, other: RowBuffer) -> None:
