@@ -37,7 +37,7 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
 from cka_tools.models import LoadedModel, load_model
 
-Ways = Callable[[], object]
+Way = Callable[[], object]
 
 USER_BATCH = 16
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpora" / "pubmed_heldout.jsonl.gz"
@@ -128,11 +128,11 @@ def packed_batches(loaded: LoadedModel, texts: list[str], size: int, max_length:
     return DataLoader(texts, batch_size=size, collate_fn=pack)  # type: ignore[arg-type]
 
 
-def rival_ways(models: list[LoadedModel], texts: list[str], max_length: int) -> dict[str, Ways]:
+def rival_ways(models: list[LoadedModel], texts: list[str], max_length: int) -> dict[str, Way]:
     """Each installed package over batches of 16, and over one batch of all, where it is CKA of the corpus."""
     first, second = (PooledLayers(model).eval() for model in models)
     names = [f"layers.{at}" for at in range(len(models[0].blocks))]
-    found: dict[str, Ways] = {}
+    found: dict[str, Way] = {}
     for name, package in installed_packages().items():
         for size, label in ((USER_BATCH, f"batches of {USER_BATCH}"), (len(texts), "one batch")):
             loader = packed_batches(models[0], texts, size, max_length)
@@ -224,7 +224,7 @@ def main() -> None:
 
     warm = DocumentDraw(draw.documents[:8], draw.corpus, draw.fingerprint, draw.seed, draw.counts)
     read_draw(models[0], models[1], warm, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0))
-    ways: dict[str, Ways] = {
+    ways: dict[str, Way] = {
         "compare": ours,
         "forward passes alone": floor,
         "user's loop, float32": loop,

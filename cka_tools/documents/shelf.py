@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from cka_tools.documents.document import Document
-from cka_tools.nameless_file import disk_error, nameless_file
+from cka_tools.nameless_file import nameless_file, write_at
 
 TEXT_IN_MEMORY = 2**30
 """Characters of drawn texts that are kept in memory."""
 
 Ticket = Document | int
 """What a shelf gives for a document: itself, or its place in the file."""
+
+WHAT = "drawn documents"
+"""What the file holds, as an error says it."""
 
 _HEAD = struct.Struct("<QQ")
 
@@ -43,14 +46,9 @@ class Shelf:
         name, text = (part.encode("utf-8", "surrogatepass") for part in (document.id, document.text))
         record = _HEAD.pack(len(name), len(text)) + name + text
         if self._file is None:
-            self._file = nameless_file("drawn documents")
-        place = self._end
-        try:
-            self._file.seek(place)
-            self._file.write(record)
-        except OSError as error:
-            raise disk_error(error, "drawn documents", place + len(record)) from None
-        self._end += len(record)
+            self._file = nameless_file(WHAT)
+        place, self._end = self._end, self._end + len(record)
+        write_at(self._file, place, record, WHAT, self._end)
         return place
 
     def drop(self, ticket: Ticket) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.nameless_file import disk_error, nameless_file
+from cka_tools.nameless_file import nameless_file, write_at
 
 
 @dataclass
@@ -80,12 +80,8 @@ class FeatureStore:
             [value.transpose(1, 0, 2).reshape(len(rows), -1) for value in values], axis=1
         )
         records = np.ascontiguousarray(records, dtype=self.dtype)
-        try:
-            for row, record in zip(rows, records, strict=True):
-                self._file.seek(row * record.nbytes)
-                self._file.write(record.data)
-        except OSError as error:
-            raise disk_error(error, "features", self.nbytes) from None
+        for row, record in zip(rows, records, strict=True):
+            write_at(self._file, row * record.nbytes, record.data, "features", self.nbytes)
 
     def finish(self) -> ModelFeatures:
         """The features, once every row is written."""

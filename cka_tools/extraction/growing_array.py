@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.nameless_file import disk_error, nameless_file
+from cka_tools.nameless_file import nameless_file, write_at
 
 IN_MEMORY = 2**29
 """Bytes of an array that are kept in memory."""
@@ -23,7 +23,7 @@ class GrowingArray:
         self._dtype, self._what = np.dtype(dtype), what
         self._limit = IN_MEMORY if limit is None else limit
         self._parts: list[np.ndarray] = []
-        self._bytes = 0
+        self._bytes = self._written = 0
         self._file: Any = None
 
     def append(self, part: np.ndarray) -> None:
@@ -40,11 +40,9 @@ class GrowingArray:
     def _spill(self) -> None:
         if self._file is None:
             self._file = nameless_file(self._what)
-        try:
-            for part in self._parts:
-                self._file.write(part.data)
-        except OSError as error:
-            raise disk_error(error, self._what, self._bytes) from None
+        for part in self._parts:
+            write_at(self._file, self._written, part.data, self._what, self._bytes)
+            self._written += part.nbytes
         self._parts = []
 
     def finish(self) -> np.ndarray:

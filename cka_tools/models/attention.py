@@ -15,7 +15,6 @@ FLASH = "flash_attention_2"
 FLASH_CAPABILITY = (8, 0)
 """The first compute capability that FlashAttention-2 runs on."""
 
-
 BY_DOCUMENT_MODELS = frozenset({"bert", "modernbert", "roberta", "xlm-roberta"})
 """Model types for which a test shows that attention by document gives what SDPA gives."""
 

@@ -18,11 +18,11 @@ def state_of(stat: LinearCKA) -> dict[str, Tensor]:
 
     Restored, the statistics go on bit for bit as if they had never stopped.
     """
-    rows = stat._buffer.gathered() if stat._buffer.rows else None
     state = {"epsilon": torch.tensor(stat._epsilon, dtype=torch.float64)}
-    if rows is not None and stat._buffer.shift is not None:
-        state |= {"rows_a": rows[0], "rows_b": rows[1]}
-        state |= {"rows_shift_a": stat._buffer.shift[0], "rows_shift_b": stat._buffer.shift[1]}
+    if stat._buffer.rows:
+        assert stat._buffer.shift is not None
+        for side, rows, shift in zip("ab", stat._buffer.gathered(), stat._buffer.shift, strict=True):
+            state |= {f"rows_{side}": rows, f"rows_shift_{side}": shift}
     if stat._shift is not None:
         state |= {"shift_a": stat._shift[0], "shift_b": stat._shift[1]}
         state["n"] = torch.tensor(stat._cross[0].n)

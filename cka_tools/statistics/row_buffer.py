@@ -41,38 +41,24 @@ class RowBuffer:
 
     def append(self, layers_a: Sequence[Tensor], layers_b: Sequence[Tensor]) -> None:
         """Add a batch: n rows of every layer, copied."""
-        sides = layers_a, layers_b
-        first = self.shift is None
-        if first and self.dtype == torch.float64:
-            X, Y = (self._copied(side) for side in sides)
-            self.shift = X.mean(0), Y.mean(0)
-        else:
-            if first:
-                means = (torch.cat([column_means(layer.to(self.device)) for layer in side]) for side in sides)
-                self.shift = self.held((next(means), next(means)))
-            assert self.shift is not None
-            X, Y = (self._copied(side, shift) for side, shift in zip(sides, self.shift, strict=True))
-        if self.dtype == torch.float64:
-            X.sub_(self.shift[0])
-            Y.sub_(self.shift[1])
-        self._centred = first
+        raw = [self._stacked(side) for side in (layers_a, layers_b)]
+        self._centred = self.shift is None
+        if self.shift is None:
+            self.shift = self.held((column_means(raw[0]), column_means(raw[1])))
+        X, Y = (
+            stack.sub_(shift.to(stack.dtype)).to(self.dtype)
+            for stack, shift in zip(raw, self.shift, strict=True)
+        )
         self._batches.append((X, Y))
         self.rows += len(X)
 
-    def _copied(self, layers: Sequence[Tensor], shift: Tensor | None = None) -> Tensor:
-        """Layers side by side; in float32 less the shift."""
+    def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
+        """Layers side by side, (n, P): in float64 where one of them is, else in the rows' own format."""
+        exact = torch.float64 if torch.float64 in {layer.dtype for layer in layers} else self.dtype
         columns = offsets([layer.shape[1] for layer in layers])
-        stack = torch.empty(len(layers[0]), columns[-1].stop, dtype=self.dtype, device=self.device)
+        stack = torch.empty(len(layers[0]), columns[-1].stop, dtype=exact, device=self.device)
         for layer, c in zip(layers, columns, strict=True):
-            rows = layer.to(self.device)
-            if self.dtype == torch.float64:
-                stack[:, c] = rows
-                continue
-            assert shift is not None
-            if rows.dtype == torch.float64:
-                stack[:, c] = rows - shift[c]
-            else:
-                torch.sub(rows.to(torch.float32), shift[c].to(torch.float32), out=stack[:, c])
+            stack[:, c] = layer
         return stack
 
     def add_from(self, other: RowBuffer) -> None:
