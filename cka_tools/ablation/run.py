@@ -72,6 +72,7 @@ def train_tree(
             segment.phase,
             corpus.packed(segment.seed, needed),
             seed=segment.seed,
+            data_seed=segment.seed,
             first_sequence=segment.first_step * plan.budget.optimizer.sequences_per_step,
             out=folders[segment.key],
             optimizer=plan.budget.optimizer,

@@ -92,7 +92,9 @@ def train_command(
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
     sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes the order of the data and the masks.")] = 42,
+    seed: Annotated[int, typer.Option(help="Fixes masks and dropout.")] = 42,
+    data_seed: Annotated[int, typer.Option(help="Fixes the order of the documents.")] = 42,
+    epochs: Annotated[int, typer.Option(help="How often each document may be read.")] = 1,
     precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = Precision.bf16,
     checkpoint_tokens: Annotated[
         int | None,
@@ -132,11 +134,13 @@ def train_command(
     for name, number in (
         ("checkpoint-tokens", checkpoint_tokens),
         ("sequences-per-forward", sequences_per_forward),
+        ("epochs", epochs),
     ):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number} does not fit: give at least 1")
-    if seed < 0:
-        raise UserError(f"--seed {seed} does not fit: give a whole number from 0")
+    for name, number in (("seed", seed), ("data-seed", data_seed)):
+        if number < 0:
+            raise UserError(f"--{name} {number} does not fit: give a whole number from 0")
     changed: dict[str, Any] = {
         "peak_lr": learning_rate,
         "sequence_length": sequence_length,
@@ -149,7 +153,14 @@ def train_command(
     for intervention in freeze or ():
         chosen = frozen_by(chosen, intervention, len(model.model.layers))
     texts = [document.text for document in stream_documents(corpus)]
-    data = pack_texts(texts, tokenizer, length=chosen.sequence_length, seed=seed, tokens=chosen.tokens)
+    data = pack_texts(
+        texts,
+        tokenizer,
+        length=chosen.sequence_length,
+        seed=data_seed,
+        tokens=chosen.tokens,
+        epochs=epochs,
+    )
     del model, texts
 
     console = Console(stderr=True)
@@ -161,6 +172,7 @@ def train_command(
             data,
             out,
             seed=seed,
+            data_seed=data_seed,
             bf16=precision is Precision.bf16,
             report=None if quiet else line.show,
             note=lambda text: console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True),
@@ -182,7 +194,7 @@ def train_command(
         return
     manifest = read_manifest(final) or {}
     if as_json:
-        told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed")
+        told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "data_seed")
         facts = {key: manifest.get(key) for key in told} | {"notes": run_notes(chosen, out)}
         typer.echo(json.dumps({"model": str(final)} | facts))
     elif not quiet:

@@ -268,7 +268,7 @@ def train(
     for phase, (start, stop) in zip(recipe.phases, pairwise(borders), strict=True):
         check_fits(model, data, range(start, stop), mask_id, phase)
     accelerator = make_accelerator(cpu=model.device.type == "cpu")
-    optimizer = adamw(model.parameters(), recipe.optimizer)
+    optimizer = adamw(model, recipe.optimizer)
     row_every = -(-sum(recipe.steps(phase) for phase in recipe.phases) // (LOSS_ROWS - len(recipe.phases)))
     run = TrainingRun(recipe, seed, data.fingerprint)
     for index, (phase, start) in enumerate(zip(recipe.phases, borders[:-1], strict=True)):

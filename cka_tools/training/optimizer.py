@@ -1,9 +1,7 @@
 """AdamW with the weight decay of the paper's form."""
 
-from collections.abc import Iterable
-
 import torch
-from torch.nn import Parameter
+from torch import nn
 
 from cka_tools.training.recipe import OptimizerSettings
 
@@ -16,15 +14,24 @@ def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
     return decoupled / peak_lr
 
 
-def adamw(parameters: Iterable[Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Return the optimizer of a whole run: its state is kept between phases, and every parameter decays.
+DECAYED = "matrices"
+"""Which parameters the weight decay acts on, as a segment's key names it: neither biases nor norms (the paper)."""
 
-    Its learning rate is set before each step; it starts at the peak.
+
+def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """Return the optimizer of a whole run; its state is kept between phases.
+
+    Weight decay acts on matrices (embeddings among them), not on biases and norm weights, which have one
+    dimension. The learning rate is set before each step; it starts at the peak.
     """
+    parameters = list(model.parameters())
+    decay = torch_weight_decay(settings.weight_decay, settings.peak_lr)
     return torch.optim.AdamW(
-        parameters,
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
         lr=settings.peak_lr,
         betas=settings.betas,
         eps=settings.eps,
-        weight_decay=torch_weight_decay(settings.weight_decay, settings.peak_lr),
     )

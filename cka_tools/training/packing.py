@@ -116,6 +116,7 @@ def pack_texts(
     length: int,
     seed: int,
     tokens: int | None = None,
+    epochs: int = 1,
 ) -> PackedTokens:
     """Order the texts by a permutation that depends on `seed` alone, tokenize them and pack them.
 
@@ -124,7 +125,10 @@ def pack_texts(
 
     Args:
         length: tokens a sequence.
+        seed: of the order of the texts.
         tokens: how many tokens to pack, rounded up to whole sequences; all that fit when None.
+        epochs: how often each text may be read, every time in another order; the first order is that of one
+            epoch.
 
     Raises:
         UserError: no separator in the tokenizer, or too few tokens in the texts.
@@ -132,7 +136,8 @@ def pack_texts(
     separator = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
     if separator is None:
         raise UserError("the tokenizer has neither EOS nor [SEP] to put between documents: add one")
-    order = np.random.default_rng(seed).permutation(len(texts))
+    draw = np.random.default_rng(seed)
+    order = np.concatenate([draw.permutation(len(texts)) for _ in range(epochs)])
 
     def tokenized() -> Iterable[Sequence[int]]:
         for start in range(0, len(order), TEXTS_AT_ONCE):

@@ -36,6 +36,7 @@ def train_run(
     out: Path,
     *,
     seed: int,
+    data_seed: int,
     bf16: bool = True,
     report: Callable[[StepReport], None] | None = None,
     note: Callable[[str], None] | None = None,
@@ -49,7 +50,7 @@ def train_run(
     """Train all phases of a recipe into the directory `out`; return that of the final model.
 
     The same call on a stopped run goes on with it, on a finished one it returns at once. The phases read on
-    through the packed sequences. See `train_phase` for the other arguments.
+    through the packed sequences. See `train_phase` for the arguments.
 
     Raises:
         UserError: anything that does not fit, before any training; a loss that is not finite.
@@ -61,6 +62,7 @@ def train_run(
         "start_weights_sha256": hash_weight_files(weight_files(start)),
         "data_sha256": data.fingerprint,
         "seed": seed,
+        "data_seed": data_seed,
         "bf16": bf16,
     }
     from_first(accelerator, lambda: claim(out, identity))
@@ -72,6 +74,7 @@ def train_run(
             phase,
             data,
             seed=seed,
+            data_seed=data_seed,
             first_sequence=first,
             out=folder,
             optimizer=recipe.optimizer,

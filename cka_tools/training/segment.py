@@ -35,7 +35,7 @@ from cka_tools.training.loop import (
     run_steps,
 )
 from cka_tools.training.objectives import Objective
-from cka_tools.training.optimizer import adamw
+from cka_tools.training.optimizer import DECAYED, adamw
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase
@@ -52,6 +52,7 @@ def train_phase(
     data: PackedTokens,
     *,
     seed: int,
+    data_seed: int,
     first_sequence: int,
     out: Path,
     optimizer: OptimizerSettings,
@@ -76,6 +77,8 @@ def train_phase(
     Several processes (`torchrun`, `accelerate launch`) call this together; the first one writes.
 
     Args:
+        seed: of masks and dropout.
+        data_seed: that of the order of the documents in `data`, for the manifest.
         first_sequence: the packed sequence with which the phase begins; see `sequences_read`.
         phase_index: which of its run's phases this is: with seed and sequence it fixes the masks. Pieces of
             one phase share it, and together equal the phase in one piece.
@@ -110,7 +113,7 @@ def train_phase(
         check_fits(model, data, range(first_sequence, stop), tokenizer.mask_token_id, phase)
         model.to(accelerator.device)
         state = PhaseState() if resume is None else read_state(source)
-        adam = adamw(model.parameters(), optimizer)
+        adam = adamw(model, optimizer)
         kept_moments = load_optimizer(source, model, adam)
         numerics = _numerics(accelerator, attention, sequences_per_forward)
         before = read_manifest(source) or {}
@@ -125,6 +128,7 @@ def train_phase(
             "steps": phase.steps(optimizer.sequences_per_step * data.length),
             "fresh_optimizer": before["fresh_optimizer"] if resume is not None else not kept_moments,
             "seed": seed,
+            "data_seed": data_seed,
             "data_sha256": data.fingerprint,
             "numerics": numerics,
             "notes": notes,
@@ -230,6 +234,7 @@ def segment_key(
         "sequences_sha256": data.part(range(first_sequence, stop)).fingerprint,
         "special_ids": data.special_ids,
         "optimizer": dataclasses.asdict(optimizer),
+        "decayed": DECAYED,
         "bf16": bf16,
     }
     as_json: dict[str, Any] = json.loads(json.dumps(key))
