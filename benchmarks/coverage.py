@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cka_tools.statistics.feature_comparison import compare_features
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.ratio import divergence_ratio
-from cka_tools.statistics.ratio_influence import ratio_second_order
+from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.ratio import divergence_ratio, ratio_second_order
 
 Draw = Callable[[np.random.Generator, int], tuple[list[np.ndarray], list[np.ndarray]]]
 

@@ -121,7 +121,7 @@ def statistics_axis(axis: str, repeats: int, documents: int) -> Iterator[Row]:
 
 def statistics_of(size: dict[str, int], repeats: int) -> Row:
     """Seconds of the comparison, and the peak above the state before it, features excluded."""
-    from cka_tools.statistics.feature_comparison import compare_features
+    from cka_tools.statistics.pair import compare_features
 
     a, b = (random_layers(**size, seed=seed) for seed in (1, 2))
     pairs = [(i, i) for i in range(size["layers"])]

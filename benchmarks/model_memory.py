@@ -60,7 +60,7 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
     from cka_tools.documents import draw_documents
     from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
     from cka_tools.models import load_model
-    from cka_tools.statistics.feature_comparison import compare_features
+    from cka_tools.statistics.pair import compare_features
 
     torch.set_num_threads(1)
     settings = ExtractionSettings(memory_limit=0)

@@ -7,8 +7,8 @@ import os
 import tempfile
 from typing import Any
 
-from cka_tools.byte_size import size_in_words
 from cka_tools.errors import UserError
+from cka_tools.formatting import size_in_words
 
 
 def nameless_file(what: str, size: int = 0, folder: str | None = None) -> Any:

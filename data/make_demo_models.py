@@ -21,7 +21,7 @@ from typing import Any
 from demo_model_card import write_card
 from training_texts import BIOMEDICAL, CORPORA, GENERAL, HELD_OUT, MODELS, read_texts
 
-from cka_tools.ablation.lineage import Segments
+from cka_tools.ablation.checkpoints import Segments
 from cka_tools.errors import UserError
 from cka_tools.training.checkpoint import (
     LOSSES,
@@ -33,10 +33,9 @@ from cka_tools.training.checkpoint import (
     write_json,
     write_losses,
 )
-from cka_tools.training.held_out import held_out_loss, pack_held_out, unigram_loss
-from cka_tools.training.loop import LOSS_ROWS, LossRow
+from cka_tools.training.loop import LOSS_ROWS, LossRow, held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.presets import DECAY_SHARE, DEMO, START
+from cka_tools.training.recipe import DECAY_SHARE, DEMO, START
 from cka_tools.training.start_model import load_start
 
 SIZE = "8x128"

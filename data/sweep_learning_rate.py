@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from training_texts import BIOMEDICAL, CORPORA, HELD_OUT, MODELS, ROOT, read_texts
 
-from cka_tools.training.held_out import held_out_loss, pack_held_out
-from cka_tools.training.loop import train
+from cka_tools.training.loop import held_out_loss, pack_held_out, train
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.presets import DEMO, START, preset
+from cka_tools.training.recipe import DEMO, START, preset
 from cka_tools.training.start_model import load_start
 
 RATES = (3e-4, 1e-3, 2e-3, 4e-3)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 from figure_files import RESULTS, parser, write
 
-from cka_tools.ablation.lineage import Segments
+from cka_tools.ablation.checkpoints import Segments
 from cka_tools.plotting.training_losses import training_losses_figure
 from cka_tools.training.checkpoint import read_state
-from cka_tools.training.held_out import held_out_loss, pack_held_out, unigram_loss
+from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.presets import DEMO
+from cka_tools.training.recipe import DEMO
 from cka_tools.training.start_model import load_start
 
 LOSSES = RESULTS / "losses.csv"

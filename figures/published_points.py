@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cka_tools.paper_values import PublishedValue, published
+from cka_tools.paper import PublishedValue, published
 from cka_tools.plotting.points import Reference
-from cka_tools.statistics.divergence import layer_ratios
-from cka_tools.training.presets import PAPER
+from cka_tools.statistics.pair import layer_ratios
+from cka_tools.training.recipe import PAPER
 
 PAIR, CONTROL = "detour-baseline", "baseline-baseline"
 BILLION = 1e9

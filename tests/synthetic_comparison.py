@@ -10,7 +10,7 @@ from cka_tools.comparison import Comparison
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.reading import ControlReading, Reading
 from cka_tools.comparison.record import build_arrays, build_record
-from cka_tools.statistics.feature_comparison import compare_features
+from cka_tools.statistics.pair import compare_features
 from cka_tools.statistics.ratio import divergence_ratio
 
 #: Debiased CKA by layer, detour against baseline, of arXiv 2605.12438: near 0 beyond layer 15.

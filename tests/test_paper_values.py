@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from cka_tools.comparison.pairing import early_layers
-from cka_tools.paper_values import published
-from cka_tools.statistics.divergence import layer_ratios, mean_divergence, ratio_of_means
-from cka_tools.statistics.feature_comparison import FeatureComparison, LayerPair, MeanDivergence
-from cka_tools.statistics.feature_set import Spectrum
+from cka_tools.paper import published
+from cka_tools.statistics.features import Spectrum
 from cka_tools.statistics.intervals import Interval
+from cka_tools.statistics.pair import (
+    FeatureComparison,
+    LayerPair,
+    MeanDivergence,
+    layer_ratios,
+    mean_divergence,
+    ratio_of_means,
+)
 from cka_tools.statistics.ratio import divergence_ratio
 
 PAIR = published().layers["detour-baseline"].cka

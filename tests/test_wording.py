@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.wording import counted, percent, percent_interval, printable, short_names, shorten
+from cka_tools.formatting import counted, percent, percent_interval, printable, short_names, shorten
 
 
 @given(st.text(), st.integers(8, 60))

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import third
 from cka_tools.training.objectives import ObjectiveName
-from cka_tools.training.presets import DECAY_SHARE
+from cka_tools.training.recipe import DECAY_SHARE
 
 StartName = Literal["encoder", "decoder"]
 Objectives = tuple[ObjectiveName, ObjectiveName]

@@ -1,23 +1,72 @@
-"""Checkpoints → divergences, seed noise and their ratio, cell by cell, over the same documents."""
+"""A ModernBERT that was trained causally, seen causally: the mask of its training, for the comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cka_tools.ablation.causal import load_seen
+import torch
+from torch import Tensor
+from transformers import ModernBertModel
+
+from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.result import build_record
+from cka_tools.ablation.starts import load_tokenizer
+from cka_tools.ablation.train import segment_folder
+from cka_tools.ablation.tree import Use
 from cka_tools.comparison.caveats import find_caveats
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.comparison.record import interval_entry, number
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import ExtractionSettings
-from cka_tools.models import LoadedModel
+from cka_tools.models import LoadedModel, load_model
+from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
-from cka_tools.statistics.ratio_influence import ratio_second_order
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
+from cka_tools.training.attention import attention_masks
+from cka_tools.training.checkpoint import read_manifest
+from cka_tools.training.start_model import check_start, quiet_transformers
+
+
+class CausalModernBertModel(ModernBertModel):
+    """ModernBERT under the masks of `attention_masks`, causal; pad tokens see and are seen by pads alone."""
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
+        assert input_ids is not None
+        tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        masks = attention_masks(self, tokens, causal=True)
+        return super().forward(input_ids=input_ids, attention_mask=masks, **options)
+
+
+def load_seen(folder: Path, *, causal: bool, device: str | torch.device = "auto") -> LoadedModel:
+    """Load a checkpoint as it is to be compared: under the causal mask, or as its class sees by itself.
+
+    A `ModernBertDecoder` is causal by itself.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    if not causal or check_start(folder) != "ModernBertForMaskedLM":
+        return load_model(folder, device=device)
+    plain = load_model(folder, device=device)
+    with quiet_transformers():
+        model = CausalModernBertModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    loaded = load_model((model.to(plain.device).eval(), load_tokenizer(folder)), device=plain.device)
+    loaded.name = str(folder)
+    loaded.in_memory = False
+    loaded.provenance |= {
+        "spec": str(folder),
+        "kind": "local",
+        "mask": "causal",
+        "weights_sha256": hash_weight_files(weight_files(folder)),
+    }
+    return loaded
+
 
 LOADED_AT_ONCE = 3
 NO_CONTROL = "no baseline of another seed"
@@ -184,3 +233,80 @@ def _layers(reading: Reading, noise: Reading | None, ratio: DivergenceRatio | No
             entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
         entries.append(entry)
     return entries
+
+
+def compare_plan(plan: Plan, out: Path, comparer: Comparer) -> dict[str, Any]:
+    """Compare what `train_tree` has trained in `out`, and return the record.
+
+    Raises:
+        UserError: what a comparison refuses.
+    """
+    notes = list(plan.notes)
+    if comparer.draw.corpus == plan.corpus.spec:
+        notes.append(f"the models are compared on the corpus they were trained on, {plan.corpus.spec!r}")
+    notes += _other_data(plan, out)
+    training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
+    cells = [measure(trio, comparer) for trio in plan_trios(plan, out)]
+    return build_record(plan.settings.axis, cells, comparer.draw, training, notes)
+
+
+def run_checkpoints(
+    axis: str, trios: Sequence[Trio], comparer: Comparer, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Compare checkpoints that are there, and return the record."""
+    folders = dict.fromkeys(
+        str(one.folder) for t in trios for one in (t.detour, t.baseline, t.control) if one is not None
+    )
+    cells = [measure(trio, comparer) for trio in trios]
+    return build_record(axis, cells, comparer.draw, {"checkpoints": list(folders)}, notes)
+
+
+def plan_trios(plan: Plan, out: Path) -> list[Trio]:
+    """Return each cell's checkpoints, as seen with each seed."""
+
+    def trained(use: Use) -> Trained:
+        leaf = plan.tree.leaf(use)
+        recipe = hash_json(plan.budget.recipe(use.branch).to_dict())
+        return Trained(segment_folder(out, leaf.key), use.run_seed, plan.budget.tokens(use.branch), recipe)
+
+    trios = []
+    uses = plan.tree.uses
+    for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True):
+        cell = detour.cell
+        trios.append(
+            Trio(
+                cell.axis,
+                cell.name,
+                cell.position,
+                cell.size,
+                detour.seed,
+                cell.causal,
+                trained(detour),
+                trained(baseline),
+                trained(control),
+            )
+        )
+    return trios
+
+
+def _other_data(plan: Plan, out: Path) -> list[str]:
+    """Say where the start models of a direction's two sides were not trained on the same data."""
+    if not any(cell.axis == "direction" for cell in plan.cells):
+        return []
+    notes = []
+    for (name, size), start in plan.starts.items():
+        if name != "decoder" or ("encoder", size) not in plan.starts:
+            continue
+        data = []
+        for one in (start, plan.starts["encoder", size]):
+            folder = one.folder
+            if folder is None:
+                segment = plan.tree.children(None, (one.name, size))[0]
+                folder = segment_folder(out, segment.key)
+            data.append((read_manifest(folder) or {}).get("data_sha256"))
+        if None in data or data[0] != data[1]:
+            notes.append(
+                f"the start models of direction at {size} were not, or not by their manifests, trained "
+                f"on the same packed data; for both on one, give --start {size} and --start-corpus"
+            )
+    return notes

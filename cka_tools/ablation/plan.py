@@ -1,22 +1,81 @@
-"""Settings → plan: what is trained, on what, how long; everything that can be refused is refused here."""
+"""The training texts of an ablation: read once, packed once for each seed."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, control_seed, make_cells
-from cka_tools.ablation.budget import Budget
-from cka_tools.ablation.corpus import PackedCorpus
-from cka_tools.ablation.starts import DEFAULT_START, DEMO_START_TOKENS, SECOND_SHAPE, Start, find_starts
-from cka_tools.ablation.tree import START_SEED, StartKey, StartNode, Tree, grow_tree
+from cka_tools.ablation.starts import (
+    DEFAULT_START,
+    DEMO_START_TOKENS,
+    SECOND_SHAPE,
+    Start,
+    find_starts,
+    load_tokenizer,
+    tokenizer_hash,
+)
+from cka_tools.ablation.tree import START_SEED, Budget, StartKey, StartNode, Tree, grow_tree
+from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
 from cka_tools.training.checkpoint import WeightsDtype
-from cka_tools.training.presets import SCALES, preset
-from cka_tools.training.recipe import OptimizerSettings
+from cka_tools.training.packing import PackedTokens, pack_texts
+from cka_tools.training.recipe import SCALES, OptimizerSettings, preset
+
+
+class PackedCorpus:
+    """A corpus under one tokenizer; a seed fixes the order of its documents, as in `cka train`.
+
+    Raises:
+        UserError: the corpus cannot be read.
+    """
+
+    def __init__(self, spec: str, tokenizer_of: Path, length: int) -> None:
+        self.spec = spec
+        self.length = length
+        self.texts = [document.text for document in stream_documents(spec)]
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(tokenizer_of)
+        digest = hashlib.sha256()
+        for text in self.texts:
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        self.texts_sha256 = digest.hexdigest()
+        self._tokenizer_sha256 = tokenizer_hash(tokenizer_of)
+        self._packed: dict[int, PackedTokens] = {}
+        self._whole: set[int] = set()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What fixes its packed tokens, besides the seed."""
+        return {
+            "texts_sha256": self.texts_sha256,
+            "tokenizer_sha256": self._tokenizer_sha256,
+            "length": self.length,
+        }
+
+    def packed(self, seed: int, tokens: int | None = None) -> PackedTokens:
+        """Return the packed tokens of a seed: at least `tokens`, or all when None.
+
+        Raises:
+            UserError: the corpus holds fewer.
+        """
+        held = self._packed.get(seed)
+        enough = held is not None and (seed in self._whole or (tokens is not None and held.tokens >= tokens))
+        if held is None or not enough or (tokens is not None and held.tokens < tokens):
+            try:
+                held = pack_texts(self.texts, self.tokenizer, length=self.length, seed=seed, tokens=tokens)
+            except UserError as error:
+                raise UserError(f"corpus {self.spec!r}: {error}") from None
+            self._packed[seed] = held
+            if tokens is None:
+                self._whole.add(seed)
+        return held
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM,
 from cka_tools.ablation.axes import StartName
 from cka_tools.ablation.tree import START_SEED
 from cka_tools.errors import UserError
-from cka_tools.models.folder import weight_files
-from cka_tools.models.hash import hash_json, hash_weight_files
+from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.training.checkpoint import TOKENIZER_FILES, read_manifest, whole_folder
 from cka_tools.training.start_model import find_start, quiet_transformers
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from cka_tools.statistics.feature_comparison import FeatureComparison
 from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS
+from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
 """Biased and debiased CKA further apart than this: the sample is too small for the biased one."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cka_tools.errors import UserError
 from cka_tools.models import ModelGiven, parse_spec
-from cka_tools.models.hash import hash_json
+from cka_tools.models.folder import hash_json
 from cka_tools.training.checkpoint import read_manifest
 
 XKind = Literal["tokens", "given", "position"]

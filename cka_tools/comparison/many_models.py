@@ -15,8 +15,8 @@ from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.extraction import Extraction, ExtractionSettings, Prepared, prepare
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.models import LoadedModel, ModelGiven, load_model, outline_model, parse_spec, resolve_device
-from cka_tools.statistics.feature_comparison import FeatureComparison, compare_statistics
-from cka_tools.statistics.model_statistics import ModelStatistics
+from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.pair import FeatureComparison, compare_statistics
 from cka_tools.store import extract_cached
 
 if TYPE_CHECKING:

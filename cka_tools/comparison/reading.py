@@ -10,9 +10,8 @@ from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.processes import from_first
-from cka_tools.statistics.feature_comparison import FeatureComparison, compare_features
-from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio
-from cka_tools.statistics.ratio_influence import ratio_second_order
+from cka_tools.statistics.pair import FeatureComparison, compare_features
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.store import extract_cached
 
 Progress = Callable[[int, int, int], None]

@@ -12,10 +12,9 @@ from cka_tools import paper
 from cka_tools.comparison.caveats import find_caveats, overlap_caveat
 from cka_tools.comparison.reading import ControlReading, Reading
 from cka_tools.models import LoadedModel
-from cka_tools.statistics.divergence import ratio_of_means
-from cka_tools.statistics.feature_comparison import FeatureComparison, LayerPair, MeanDivergence
 from cka_tools.statistics.hsic import ESTIMATORS
 from cka_tools.statistics.intervals import LEVEL, Interval
+from cka_tools.statistics.pair import FeatureComparison, LayerPair, MeanDivergence, ratio_of_means
 from cka_tools.statistics.ratio import ROUNDING
 
 NOT_COMPUTED = "pairs 'diagonal': only the paired layers were compared; all other entries are null"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from cka_tools import paper
-from cka_tools.byte_size import parse_bytes
 from cka_tools.comparison.comparison import Comparison
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.provenance import provenance
@@ -19,6 +18,7 @@ from cka_tools.comparison.record import build_arrays, build_record
 from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings
+from cka_tools.formatting import parse_bytes
 from cka_tools.models import LoadedModel, ModelGiven, load_model, parse_spec, resolve_device
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cka_tools.comparison.caveats import layer_list
-from cka_tools.wording import printable, times, times_interval
+from cka_tools.formatting import printable, times, times_interval
 
 
 def ratio_sentence(summary: dict[str, Any]) -> str:

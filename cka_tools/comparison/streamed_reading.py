@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cka_tools.byte_size import size_in_words
 from cka_tools.extraction import BatchPlan, Extraction, ExtractionSettings, Prepared
 from cka_tools.extraction.activations import PooledForward
-from cka_tools.extraction.batches import plan_corpus_order, plan_sorted
+from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_sorted
 from cka_tools.extraction.extract import (
     Progress,
     describe,
@@ -25,18 +24,15 @@ from cka_tools.extraction.extract import (
 )
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.extraction.tokens import TextDocument
-from cka_tools.extraction.whole_batches import WholeBatches
+from cka_tools.formatting import size_in_words
 from cka_tools.models import LoadedModel
 from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
-from cka_tools.statistics.feature_comparison import FeatureComparison
 from cka_tools.statistics.linear_cka import FOLD_ROWS
-from cka_tools.statistics.ratio import SecondOrder
-from cka_tools.statistics.ratio_influence import second_order_of_ratio
-from cka_tools.statistics.streamed_comparison import Pilot, StreamedComparison, part_of
-from cka_tools.store.foreign_code import NotKeyed
-from cka_tools.store.gathered_rows import scaled
-from cka_tools.store.key import EntryKey, entry_key, make_key
-from cka_tools.store.numerics import numerics
+from cka_tools.statistics.pair import FeatureComparison
+from cka_tools.statistics.ratio import SecondOrder, second_order_of_ratio
+from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison, part_of
+from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
+from cka_tools.store.partial import scaled
 from cka_tools.store.snapshot import Snapshot
 
 PILOT_DOCUMENTS = 1024

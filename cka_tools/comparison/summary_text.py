@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cka_tools.comparison.summary_table import Cell, SummaryTable
-from cka_tools.wording import ELLIPSIS, NOTHING, printable
+from cka_tools.formatting import ELLIPSIS, NOTHING, printable
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",

@@ -1,6 +1,7 @@
-"""What is compared on: a document, and a draw of documents from a corpus."""
+"""A document, and where one is read from."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,3 +43,23 @@ class DocumentDraw:
     counts: dict[str, int]
     source: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Corpus:
+    """A corpus being read.
+
+    `counts`, `source` and `notes` belong to the reader, which may fill them until `documents` ends.
+    A reader counts only the records that never become a document; each such record also counts as `read`.
+    """
+
+    name: str
+    documents: Iterator[Document] = field(default_factory=lambda: iter(()))
+    counts: Counter[str] = field(default_factory=Counter)
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def set_aside(self, reason: str) -> None:
+        """Count a record that is no document."""
+        self.counts["read"] += 1
+        self.counts[reason] += 1

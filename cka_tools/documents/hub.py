@@ -1,14 +1,17 @@
 """The dataset hub: one quick look before anything is read, and its errors in one line."""
 
+import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cka_tools.documents.corpus import Corpus
-from cka_tools.documents.document import Document
+from cka_tools.documents.document import Corpus, Document
+from cka_tools.documents.text_files import as_text, id_column, text_column
 from cka_tools.errors import UserError
 
 OFFLINE_CHOICES = "use `sample` or the path of a file, which need no hub"
@@ -118,3 +121,243 @@ def row_id(row: dict[str, Any], id_name: str | None, fallback: str) -> str:
     """The id of a row, or the fallback where it has none."""
     value = row.get(id_name) if id_name else None
     return fallback if value in (None, "") else str(value)
+
+
+BIOMED_ENRICHED = "almanach/Biomed-Enriched"
+BIOMED_SPLITS = ("commercial", "noncommercial")
+SHARDS = 8
+LEAST_ROWS = 10_000
+ROWS_PER_DOCUMENT = 20
+
+
+def rows_to_read(candidates: int) -> int:
+    """How many rows a draw of so many documents reads at most."""
+    return max(LEAST_ROWS, ROWS_PER_DOCUMENT * candidates)
+
+
+def open_biomed_enriched(spec: str, candidates: int | None, seed: int) -> Corpus:
+    """Open `biomed-enriched[:split]`, the split `commercial` unless said; its documents are paragraphs.
+
+    Raises:
+        UserError: no such split, or as `open_hub_dataset`.
+    """
+    split = spec.partition(":")[2] or BIOMED_SPLITS[0]
+    if split not in BIOMED_SPLITS:
+        raise UserError(f"{spec}: no split {split!r}; give biomed-enriched:{' or :'.join(BIOMED_SPLITS)}")
+    return open_hub_dataset(f"hf:{BIOMED_ENRICHED}::{split}:text", candidates, seed, name=spec)
+
+
+def open_hub_dataset(spec: str, candidates: int | None, seed: int, name: str | None = None) -> Corpus:
+    """Open `hf:ID[:config[:split[:column]]]`; a part left empty is chosen: the only split or `train`, the
+    text column.
+
+    Raises:
+        UserError: the spec does not fit, the hub cannot be reached or does not give the dataset (also while
+            reading).
+    """
+    name = name or spec
+    fields = spec.split(":")[1:]
+    dataset_id, config, split, column = (*fields, "", "", "", "")[:4]
+    if not dataset_id or len(fields) > 4:
+        raise UserError(f"{spec!r}: write hf:ID[:config[:split[:column]]], as in hf:org/name::test:text")
+    if Path(dataset_id).exists():  # `load_dataset` would take the folder
+        raise UserError(f"{name}: {dataset_id!r} is also a path here; give it without hf:, or run elsewhere")
+    dataset = look_up(dataset_id, name)
+    opened = Corpus(name, source={"kind": "hub", "repository": dataset_id, "revision": dataset.revision})
+    with hub_errors(dataset_id, name):
+        stream = _load(dataset, config, split, opened)
+    opened.documents = guarded(_read(stream, column, candidates, seed, opened), opened, dataset_id)
+    return opened
+
+
+def _load(dataset: HubDataset, config: str, split: str, opened: Corpus) -> Any:
+    import datasets
+
+    splits = datasets.load_dataset(dataset.id, config or None, revision=dataset.revision, streaming=True)
+    if not split:
+        split = "train" if "train" in splits else next(iter(splits))
+        if len(splits) > 1:
+            opened.notes.append(f"{opened.name}: the draw is from {split!r} of {', '.join(splits)}")
+    if split not in splits:
+        raise UserError(f"{opened.name}: no split {split!r}; it has {', '.join(splits)}")
+    opened.source.update(config=config or None, split=split)
+    return splits[split]
+
+
+def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: Corpus) -> Iterator[Document]:
+    names = stream.column_names or list(next(iter(stream), {}))
+    if column and column not in names:
+        raise UserError(f"{opened.name}: no column {column!r}; it has {', '.join(names)}")
+    column = column or text_column(names, opened.name)
+    id_name = id_column(names)
+    opened.source["column"] = column
+    stream = stream.select_columns([column, *([id_name] if id_name else [])])
+    files = list(range(stream.num_shards))
+    rows_left = rows_per_file = None
+    if candidates is not None:
+        seeded(opened.source["repository"], seed).shuffle(files)
+        rows_left = rows_to_read(candidates)
+        rows_per_file = -(-rows_left // min(SHARDS, len(files)))
+    opened_files: list[int] = []
+    whole = True
+    for index in files:
+        if rows_left == 0:
+            whole = False
+            break
+        opened_files.append(index)
+        part = stream.shard(num_shards=len(files), index=index) if len(files) > 1 else stream
+        for number, row in enumerate(part):
+            if number == rows_per_file or rows_left == 0:
+                whole = False
+                break
+            if rows_left is not None:
+                rows_left -= 1
+            where = f"file:{index}:row:{number}"
+            yield Document(row_id(row, id_name, where), as_text(row[column], f"{opened.name}, {where}"))
+    if candidates is not None:
+        _record_population(whole, opened_files, len(files), rows_per_file, opened)
+
+
+def _record_population(
+    whole: bool, opened_files: list[int], files: int, rows_per_file: int | None, opened: Corpus
+) -> None:
+    if whole:
+        opened.source["population"] = "all rows of the split"
+        return
+    population = f"the first rows (at most {rows_per_file:,}) of {len(opened_files)} seeded files of {files}"
+    opened.source.update(population=population, files_read=sorted(opened_files))
+    opened.notes.append(f"{opened.name} was not read whole: the draw is from {population} of its split")
+
+
+DATASET = "MedRAG/pubmed"
+TEXT = "contents"  # title and abstract
+ABSTRACT = "content"
+WINDOW_BYTES = 32 * 1024  # a line holds title and abstract twice: 3 kB on average
+CONNECTIONS = 8
+ATTEMPTS_PER_LINE = 4
+
+ReadRange = Callable[[int, int], bytes]
+"""(first byte, byte after the last) -> those bytes."""
+
+
+def open_pubmed(candidates: int | None, seed: int) -> Corpus:
+    """Open `pubmed`: a seeded part large enough for a draw of `candidates`, or all of it, in order, for None.
+
+    Raises:
+        UserError: the hub cannot be reached or does not give the dataset (also while reading).
+    """
+    if candidates is None:
+        return open_hub_dataset(f"hf:{DATASET}:::{TEXT}", None, seed, name="pubmed")
+    dataset = look_up(DATASET, "pubmed", sizes=True)
+    parts = sorted(name for name, size in dataset.files.items() if name.endswith(".jsonl") and size > 0)
+    if not parts:
+        raise UserError(f"pubmed: no jsonl parts in {DATASET} at {dataset.revision}; use the path of a file")
+    opened = Corpus("pubmed")
+    opened.documents = guarded(_draw_lines(dataset, parts, candidates, seed, opened), opened, DATASET)
+    return opened
+
+
+def _draw_lines(
+    dataset: HubDataset, parts: list[str], candidates: int, seed: int, opened: Corpus
+) -> Iterator[Document]:
+    wanted = candidates + candidates // 10 + 16  # some are empty or duplicates
+    generator = seeded("pubmed", seed)
+    drawn_parts = generator.sample(parts, min(len(parts), wanted))
+    population = f"up to {wanted:,} seeded lines of {len(drawn_parts):,} seeded parts of {len(parts):,}"
+    opened.notes.append(f"pubmed was not read whole: the draw is from {population}")
+    opened.source.update(
+        kind="hub",
+        repository=DATASET,
+        revision=dataset.revision,
+        column=TEXT,
+        parts_total=len(parts),
+        parts=sorted(drawn_parts),
+        population=population,
+    )
+    offsets = [
+        (part, generator.randrange(dataset.files[part]))
+        for part in (drawn_parts[turn % len(drawn_parts)] for turn in range(wanted * ATTEMPTS_PER_LINE))
+    ]
+    taken: set[tuple[str, int]] = set()
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
+        # In rounds, and in the order of the offsets: the draw does not depend on which answer is first.
+        for begin in range(0, len(offsets), wanted):
+            batch = offsets[begin : begin + wanted]
+            found = pool.map(lambda at: _fetch_line(dataset, *at), batch)
+            for (part, _), (start, line) in zip(batch, found, strict=True):
+                if (part, start) not in taken:
+                    taken.add((part, start))
+                    yield _as_document(line, f"{part}:byte:{start}")
+                if len(taken) == wanted:
+                    return
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, no further request
+
+
+def _as_document(line: bytes, where: str) -> Document:
+    try:
+        row = json.loads(line)
+        text = row[TEXT] if row.get(ABSTRACT, row[TEXT]).strip() else ""
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"pubmed: {where} of {DATASET} is no row with {TEXT!r}; use the path of a file"
+        ) from error
+    return Document(row_id(row, "PMID", row_id(row, "id", where)), text)
+
+
+def _fetch_line(dataset: HubDataset, part: str, offset: int) -> tuple[int, bytes]:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    url = hf_hub_url(dataset.id, part, repo_type="dataset", revision=dataset.revision)
+
+    def read(begin: int, end: int) -> bytes:
+        # Uncompressed: the range is one of the file's own bytes.
+        headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        response = http_backoff("GET", url, headers=headers, timeout=10, max_retries=2)
+        hf_raise_for_status(response)
+        content: bytes = response.content
+        if response.status_code == 206:
+            return content
+        return content[begin:end]  # a server that ignores ranges sends the file
+
+    return line_behind(read, dataset.files[part], offset)
+
+
+def line_behind(read: ReadRange, size: int, offset: int) -> tuple[int, bytes]:
+    """Return (its first byte, the line) of the first whole line that starts behind an offset.
+
+    Behind the start of the last line comes the first line of the file, so every line has a line before it.
+
+    Args:
+        read: reads a range of the file's bytes.
+        size: of the file, in bytes.
+        offset: 0 <= offset < size.
+    """
+    begin, held = offset, b""
+    whole_line = False  # `held` starts with a line's first byte
+    while True:
+        end = min(size, begin + len(held) + WINDOW_BYTES)
+        held += read(begin + len(held), end)
+        if not whole_line:
+            cut = held.find(b"\n") + 1
+            if cut:
+                begin, held, whole_line = begin + cut, held[cut:], True
+            elif end < size:
+                begin, held = end, b""
+                continue
+        if whole_line and held.strip():
+            stop = held.find(b"\n")
+            if stop >= 0 and held[:stop].strip():
+                return begin, held[:stop]
+            if stop >= 0:  # a blank line
+                begin, held = begin + stop + 1, held[stop + 1 :]
+                continue
+            if end >= size:
+                return begin, held
+            continue
+        if end >= size:
+            if begin == 0 and whole_line:
+                return 0, b""
+            begin, held, whole_line = 0, b"", True

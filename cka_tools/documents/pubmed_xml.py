@@ -12,9 +12,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from cka_tools.documents.byte_stream import open_bytes
-from cka_tools.documents.corpus import Corpus
-from cka_tools.documents.document import Document
+from cka_tools.documents.document import Corpus, Document
+from cka_tools.documents.text_files import open_bytes
 from cka_tools.errors import UserError
 
 ARTICLES = frozenset({"PubmedArticle", "PubmedBookArticle", "MedlineCitation"})

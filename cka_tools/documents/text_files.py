@@ -1,16 +1,110 @@
-"""Documents from .txt, .jsonl, .csv (each also .gz) and .parquet files, read row by row."""
+"""A corpus file as bytes and as numbered lines of text, decompressed on the way."""
 
 import csv
+import gzip
+import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from cka_tools.documents.byte_stream import read_lines
-from cka_tools.documents.columns import id_column, text_column
-from cka_tools.documents.corpus import Corpus
-from cka_tools.documents.document import Document
+from cka_tools.documents.document import Corpus, Document
 from cka_tools.errors import UserError
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, through gzip where its name ends in `.gz`.
+
+    Raises:
+        UserError: the file cannot be opened, is empty, or its compression is broken (also while it is being
+            read).
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the file is empty; give a file with documents in it")
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".gz":
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    yield io.BufferedReader(unpacked)  # 8 kB reads, not single lines
+            else:
+                yield file
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path}: broken gzip ({error}); fetch or compress the file again") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its rights"
+        ) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line with its line end) of a UTF-8 file.
+
+    Raises:
+        UserError: a byte that is not UTF-8 text, with its line.
+    """
+    with open_bytes(path) as file:
+        for number, raw in enumerate(file, start=1):
+            if b"\0" in raw:
+                raise UserError(
+                    f"{path}: not text: a zero byte in line {number}; give UTF-8 text (.txt, .jsonl, "
+                    ".csv), or .parquet"
+                )
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}: not UTF-8 text: byte 0x{error.object[error.start]:02x} at position "
+                    f"{error.start + 1} "
+                    f"of line {number}; convert the file to UTF-8"
+                ) from error
+            yield number, line
+
+
+# `contents` before `content`: where a corpus has both (as those made for retrieval), `contents` is title and
+# content.
+TEXT_COLUMNS = (
+    "text",
+    "contents",
+    "content",
+    "abstract",
+    "abstract_text",
+    "body",
+    "document",
+    "passage",
+    "sentence",
+)
+ID_COLUMNS = ("id", "pmid", "PMID", "doc_id", "document_id", "_id")
+
+
+def text_column(columns: Iterable[str], where: str) -> str:
+    """Return the first of `TEXT_COLUMNS` among the columns, exactly or but for upper case.
+
+    Raises:
+        UserError: there is none; the message names the columns found.
+    """
+    found = list(columns)
+    lowered = {name.lower(): name for name in reversed(found)}
+    for name in TEXT_COLUMNS:
+        if name in found:
+            return name
+    for name in TEXT_COLUMNS:
+        if name in lowered:
+            return lowered[name]
+    listed = ", ".join(repr(name) for name in found[:12]) + (", …" if len(found) > 12 else "")
+    raise UserError(
+        f"{where}: no text column among {listed or 'no columns'}; name one of them "
+        f"{', '.join(TEXT_COLUMNS[:4])}"
+    )
+
+
+def id_column(columns: Iterable[str]) -> str | None:
+    """Return the first of `ID_COLUMNS` among the columns, or None."""
+    found = set(columns)
+    return next((name for name in ID_COLUMNS if name in found), None)
+
 
 PARQUET_ROWS = 1024
 """Rows of a parquet file that are in memory at once."""

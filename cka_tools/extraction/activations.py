@@ -1,18 +1,155 @@
-"""A batch through a model → pooled activations of the hooked sites, nothing run above the last of them."""
+"""Which layers are hooked, and at which module of each."""
 
+import hashlib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
-from cka_tools.extraction.pooling import MaskedSum, Pooler, make_pooler
-from cka_tools.extraction.sites import site_paths
+from cka_tools.extraction.tokens import TokenTable
 from cka_tools.models.blocks import block_output
 from cka_tools.models.model import LoadedModel
+
+
+def resolve_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int]:
+    """Layer indices, ascending and each once; all of them for None.
+
+    Raises:
+        UserError: an index the model does not have.
+    """
+    depth = len(model.blocks)
+    if layers is None:
+        return list(range(depth))
+    chosen = sorted(set(layers))
+    outside = [layer for layer in chosen if not 0 <= layer < depth]
+    if outside:
+        raise UserError(
+            f"layers {', '.join(map(str, outside))}: model {model.name!r} has layers 0 to {depth - 1}: "
+            "choose among them"
+        )
+    return chosen
+
+
+def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str]:
+    """Module path of the site in each layer, below the base model.
+
+    Raises:
+        UserError: a branch that could not be checked at load.
+    """
+    paths = []
+    for layer in layers:
+        block = model.blocks[layer]
+        path = block.path if site == "residual" else getattr(block, site)
+        if path is None:
+            raise UserError(
+                f"sites {site!r}: in layer {layer} of model {model.name!r} ({block.kind}) no module was "
+                "found whose "
+                "output is what the branch adds to the residual: use sites 'residual'"
+            )
+        paths.append(path)
+    return paths
+
+
+#: Hidden states (b, t, d) → pooled vectors (k, b, d), k = 1 but for token pooling.
+Pooler = Callable[[torch.Tensor], torch.Tensor]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for every model but a float64 one."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class MaskedSum:
+    """Σ over unpadded tokens of hidden states: (b, t, d) → (b, d) in float32 (float64 for float64).
+
+    One batched matrix product with the mask (b, 1, t): it reads the hidden states once and writes only
+    the result.
+    """
+
+    def __init__(self, mask: torch.Tensor, dtype: torch.dtype) -> None:
+        self.weights = mask.to(accumulation_dtype(dtype)).unsqueeze(1)
+        self.counts = self.weights.sum(-1)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Sum one site's hidden states."""
+        return torch.bmm(self.weights, hidden.to(self.weights.dtype)).squeeze(1)
+
+
+def make_pooler(pooling: str, total: MaskedSum, mask: torch.Tensor, positions: torch.Tensor | None) -> Pooler:
+    """The pooler of one batch. `positions` (b, k) are token pooling's draws, counted from the first token."""
+    dtype = total.weights.dtype
+    if pooling == "mean":
+        return lambda hidden: (total(hidden) / total.counts).unsqueeze(0)
+    first = mask.argmax(-1)
+    if pooling == "cls":
+        chosen = first.unsqueeze(1)
+    elif pooling == "last":
+        chosen = (mask.shape[1] - 1 - mask.flip(-1).argmax(-1)).unsqueeze(1)
+    else:
+        assert positions is not None
+        chosen = first.unsqueeze(1) + positions
+    row = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
+    return lambda hidden: hidden[row, chosen].transpose(0, 1).to(dtype)
+
+
+def draw_positions(table: TokenTable, seed: int, draws: int) -> np.ndarray:
+    """(n, draws) positions of ordinary tokens, a pure function of the seed and the document's ids.
+
+    Without replacement within a document as far as it goes; each draw alone is uniform over the document's
+    ordinary tokens.
+    """
+    return np.stack([_draw(table, row, seed, draws) for row in range(len(table.lengths))])
+
+
+def _draw(table: TokenTable, row: int, seed: int, draws: int) -> np.ndarray:
+    choices = table.ordinary_positions(row)
+    digest = hashlib.blake2b(table.row(row).tobytes(), digest_size=16, key=str(seed).encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    rounds = -(-draws // len(choices))
+    return np.concatenate([generator.permutation(choices) for _ in range(rounds)])[:draws]
+
+
+class HostCopy:
+    """A copy under way; `wait` gives the arrays."""
+
+    def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor | None) -> None:
+        self._shapes = [tuple(tensor.shape) for tensor in pooled]
+        self._checks_shape = None if checks is None else tuple(checks.shape)
+        self._event: torch.cuda.Event | None = None
+        if pooled[0].device.type == "cpu":
+            self._arrays = [tensor.numpy() for tensor in pooled]
+            self._checks = None if checks is None else checks.numpy()
+            self._flat = None
+            return
+        parts = [tensor.reshape(-1) for tensor in pooled] + ([] if checks is None else [checks.reshape(-1)])
+        flat = torch.cat(parts)
+        if flat.device.type == "cuda":
+            self._flat = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+            self._flat.copy_(flat, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(flat.device))
+        else:
+            self._flat = flat.cpu()
+
+    def wait(self) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """The pooled arrays, one a layer, and the sums that tell non-finite documents (or None)."""
+        if self._flat is None:
+            return self._arrays, self._checks
+        if self._event is not None:
+            self._event.synchronize()
+        flat = self._flat.numpy()
+        arrays, start = [], 0
+        for shape in self._shapes:
+            stop = start + int(np.prod(shape))
+            arrays.append(flat[start:stop].reshape(shape))
+            start = stop
+        return arrays, None if self._checks_shape is None else flat[start:].reshape(self._checks_shape)
 
 
 class StopForward(BaseException):

@@ -1,22 +1,26 @@
-"""Documents → features of each model: every batch of one plan goes through every model."""
+"""A batch that does not fit in memory is split in two and tried again."""
 
+import gc
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.activations import (
+    HostCopy,
+    PooledForward,
+    accumulation_dtype,
+    draw_positions,
+    resolve_layers,
+)
 from cka_tools.extraction.batches import BatchPlan, TokenBatch, make_batch, plan_corpus_order, plan_sorted
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.memory import DoesNotFit, run_splitting
-from cka_tools.extraction.pooling import accumulation_dtype, draw_positions
 from cka_tools.extraction.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, ExtractionSettings
-from cka_tools.extraction.sites import resolve_layers
 from cka_tools.extraction.tokens import (
     TextDocument,
     TokenTable,
@@ -25,8 +29,54 @@ from cka_tools.extraction.tokens import (
     tokenize,
     tokenizer_of,
 )
-from cka_tools.extraction.transfer import HostCopy
 from cka_tools.models.model import LoadedModel
+
+Result = TypeVar("Result")
+
+
+class DoesNotFit(Exception):  # noqa: N818 - a condition for the caller to name, not a fault
+    """One document alone ran out of memory; `row` says which."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"document row {row} does not fit in memory")
+        self.row = row
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "defaultcpuallocator" in text)
+
+
+def run_splitting(
+    run: Callable[[Sequence[int]], Result], rows: Sequence[int], on_split: Callable[[Sequence[int]], None]
+) -> Iterator[tuple[Sequence[int], Result]]:
+    """Yield `(rows, run(rows))`, or the same of each half, in order, where memory ran out.
+
+    Raises:
+        DoesNotFit: a single document that runs out of memory.
+    """
+    # The retry happens outside the except clause: the traceback keeps the failed pass's tensors alive.
+    try:
+        result = run(rows)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        yield rows, result
+        return
+    if len(rows) == 1:
+        raise DoesNotFit(rows[0])
+    on_split(rows)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(rows) // 2
+    for half in (rows[:middle], rows[middle:]):
+        yield from run_splitting(run, half, on_split)
+
 
 #: Called after each batch with documents and tokens done so far (tokens of the first model's tokenizer).
 Progress = Callable[[int, int], None]

@@ -1,4 +1,6 @@
-"""Documents → token ids, once per tokenizer, in compact arrays."""
+"""A one-dimensional array that is appended to, in memory or beyond a limit in a temporary file."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +9,54 @@ from typing import Any, Protocol
 import numpy as np
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.growing_array import GrowingArray
 from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH
 from cka_tools.models.model import LoadedModel
+from cka_tools.nameless_file import nameless_file, write_at
 from cka_tools.processes import at_all, crew
+
+IN_MEMORY = 2**29
+"""Bytes of an array that are kept in memory."""
+
+
+class GrowingArray:
+    """Appended parts of one array.
+
+    Args:
+        what: what it holds, as an error says it. limit: bytes in memory.
+    """
+
+    def __init__(self, dtype: type[Any], what: str, limit: int | None = None) -> None:
+        self._dtype, self._what = np.dtype(dtype), what
+        self._limit = IN_MEMORY if limit is None else limit
+        self._parts: list[np.ndarray] = []
+        self._bytes = self._written = 0
+        self._file: Any = None
+
+    def append(self, part: np.ndarray) -> None:
+        """Add a part at the end.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self._parts.append(np.ascontiguousarray(part, dtype=self._dtype))
+        self._bytes += self._parts[-1].nbytes
+        if self._file is not None or self._bytes > self._limit:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = nameless_file(self._what)
+        for part in self._parts:
+            write_at(self._file, self._written, part.data, self._what, self._bytes)
+            self._written += part.nbytes
+        self._parts = []
+
+    def finish(self) -> np.ndarray:
+        """The whole array: mapped, and read-only, where it is on disk."""
+        if self._file is None:
+            return np.concatenate(self._parts) if self._parts else np.empty(0, dtype=self._dtype)
+        return np.memmap(self._file, dtype=self._dtype, mode="r")
+
 
 # Documents tokenized at once: the tokenizer's own objects take about 100 bytes a token while they live.
 _CHUNK = 256
@@ -69,7 +115,7 @@ class TokenTable:
             counts[start : start + _BLOCK] = total[at[1:]] - total[at[:-1]]
         return counts
 
-    def take(self, rows: np.ndarray) -> "TokenTable":
+    def take(self, rows: np.ndarray) -> TokenTable:
         """The table of some documents only."""
         ids, ordinary = _growing()
         for row in rows:

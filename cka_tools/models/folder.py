@@ -1,11 +1,176 @@
-"""A model directory: what it holds, checked before anything of it is loaded."""
+"""A model's files: the directory checked, hashed, or fetched from the hub before anything of it is loaded."""
 
+import hashlib
 import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
 from cka_tools.errors import UserError
-from cka_tools.models.hub import pickled_weights
+from cka_tools.models.spec import ModelSpec, offline_choices
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of one file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weight_files(files: Iterable[Path]) -> str:
+    """sha256 of a checkpoint: the file's own, or of `digest  name` lines where it is in shards."""
+    hashes = [(path.name, hash_file(path)) for path in files]
+    if len(hashes) == 1:
+        return hashes[0][1]
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def hash_state_dict(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of a state dict: names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """sha256 of what makes a tokenizer's ids: vocabulary, rules, special tokens; not its name or path."""
+    content: dict[str, Any] = {
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "truncation_side": tokenizer.truncation_side,
+        "split_special_tokens": getattr(tokenizer, "split_special_tokens", False),
+    }
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Both are a call's settings, left over in the backend from the last call or from the file.
+        content["backend"] = {k: v for k, v in backend.items() if k not in {"truncation", "padding"}}
+    else:
+        content["class"] = type(tokenizer).__name__
+        content["vocabulary"] = tokenizer.get_vocab()
+        left_out = {"name_or_path", "vocab_file", "tokenizer_file", "chat_template"}
+        content["settings"] = {k: v for k, v in tokenizer.init_kwargs.items() if k not in left_out}
+    return hash_json(content)
+
+
+def hash_json(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+#: Seconds for the first answer of the hub. Past it the hub counts as unreachable.
+HUB_TIMEOUT = 5.0
+
+_TEXT_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass
+class Snapshot:
+    """A hub repository's files on this machine, the commit they are of, and what the user should know."""
+
+    folder: Path
+    commit: str
+    notes: list[str] = field(default_factory=list)
+
+
+def fetch_snapshot(spec: ModelSpec, *, trust_remote_code: bool = False) -> Snapshot:
+    """Download what a comparison needs of `spec.repo` (never pickles) and return where it lies.
+
+    Without a connection a copy that is already in the hub's cache is used, and a note says so.
+
+    Raises:
+        UserError: not found, gated, unreachable and not cached, or only pickled weights.
+    """
+    assert spec.repo is not None
+    # The variable is read here, not at import, so that one process can serve several endpoints.
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    try:
+        info = api.model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        wanted = files_wanted(spec.given, names, python=trust_remote_code)
+        commit = str(info.sha)
+        folder = api.snapshot_download(spec.repo, revision=commit, allow_patterns=wanted)
+    except GatedRepoError:
+        raise UserError(
+            f"model {spec.given!r} is gated: accept its terms on its page and log in with `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"model {spec.given!r}: the hub has no revision {spec.revision!r} of {spec.repo}"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"model {spec.given!r} is neither a directory here nor on the hub (or it is private: log in with "
+            "`hf auth login`): check its name"
+        ) from None
+    except UserError:
+        raise
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "?")
+        raise UserError(
+            f"model {spec.given!r}: the hub answered with status {status}: try again later"
+        ) from None
+    except Exception as error:
+        # Which class means "no connection" depends on the hub client's version; the cache answers for all.
+        return _cached(api, spec, error)
+    return Snapshot(Path(folder), commit)
+
+
+def _cached(api: HfApi, spec: ModelSpec, error: Exception) -> Snapshot:
+    try:
+        folder = Path(api.snapshot_download(str(spec.repo), revision=spec.revision, local_files_only=True))
+    except Exception:
+        raise UserError(
+            f"model {spec.given!r} is no directory here, the hub cannot be reached "
+            f"({type(error).__name__}) and its "
+            f"cache has no copy: {offline_choices()}"
+        ) from None
+    return Snapshot(
+        folder,
+        folder.name,
+        [f"The hub could not be reached: {spec.given} is the cached copy of commit {folder.name}."],
+    )
+
+
+def files_wanted(given: str, names: list[str], *, python: bool) -> list[str]:
+    """Of a repository's files, those a comparison needs: top level, no pickles, one set of weights.
+
+    Raises:
+        UserError: the weights are pickles only.
+    """
+    top = [name for name in names if "/" not in name]
+    weights = [name for name in top if name == "model.safetensors"] or [
+        name for name in top if fnmatch(name, "model-*-of-*.safetensors")
+    ]
+    weights = weights or [name for name in top if name.endswith(".safetensors")]
+    if not weights and any(fnmatch(name, pattern) for name in top for pattern in _PICKLES):
+        raise pickled_weights(given)
+    kept = [name for name in top if any(fnmatch(name, pattern) for pattern in _TEXT_FILES)]
+    return kept + weights + ([name for name in names if name.endswith(".py")] if python else [])
+
+
+def pickled_weights(given: str) -> UserError:
+    """The error for a checkpoint without safetensors (loading a pickle can run any code)."""
+    return UserError(
+        f"model {given!r} has only pickled weights, which are never loaded: convert them to safetensors "
+        "(load it where you trust it, then model.save_pretrained(DIR))"
+    )
+
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,17 @@ from cka_tools.errors import UserError
 from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import find_blocks, text_config
 from cka_tools.models.check import check_blocks
-from cka_tools.models.device import resolve_device, resolve_dtype
-from cka_tools.models.folder import check_folder, one_line, weight_files
-from cka_tools.models.hash import hash_json, hash_state_dict, hash_tokenizer, hash_weight_files
-from cka_tools.models.hub import fetch_snapshot
-from cka_tools.models.model import LoadedModel, ModelOutline
+from cka_tools.models.folder import (
+    check_folder,
+    fetch_snapshot,
+    hash_json,
+    hash_state_dict,
+    hash_tokenizer,
+    hash_weight_files,
+    one_line,
+    weight_files,
+)
+from cka_tools.models.model import LoadedModel, ModelOutline, resolve_device, resolve_dtype
 from cka_tools.models.spec import ModelSpec, parse_spec
 
 #: What a model may be given as: a spec, or a loaded model with its tokenizer.
@@ -288,3 +294,49 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class LayerDescription:
+    """One layer: its block and branches (module paths below the base model), width and attention.
+
+    `scope` is "global" or "local" where the config says which (`window` then in tokens), else None;
+    `attention` and `mlp` are None where those sites cannot be hooked.
+    """
+
+    index: int
+    block: str
+    path: str
+    width: int
+    attention: str | None
+    mlp: str | None
+    scope: str | None
+    window: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def describe_model(
+    spec: ModelGiven,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    trust_remote_code: bool = False,
+) -> list[LayerDescription]:
+    """Load a model with the checks of `load_model` and describe each layer, bottom to top."""
+    loaded = load_model(spec, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    return [
+        LayerDescription(
+            block.index,
+            block.kind,
+            block.path,
+            int(block.width or 0),
+            block.attention,
+            block.mlp,
+            block.scope,
+            block.window,
+        )
+        for block in loaded.blocks
+    ]

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cka_tools.plotting.line_breaks import break_lines, lines_height
+from cka_tools.formatting import counted, printable
 from cka_tools.plotting.points import LOOKS
 from cka_tools.plotting.style import (
     BAND,
@@ -23,9 +23,10 @@ from cka_tools.plotting.style import (
     TINY,
     TITLE,
     StyledFigure,
+    break_lines,
     figure_style,
+    lines_height,
 )
-from cka_tools.wording import counted, printable
 
 # Inches.
 MARGIN, LEFT, GAP = 0.12, 0.55, 0.58

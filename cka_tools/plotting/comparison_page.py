@@ -9,17 +9,26 @@ from matplotlib.figure import Figure
 
 from cka_tools.comparison.comparison import Comparison
 from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
+from cka_tools.formatting import percent, percent_interval, printable, settings_in_words, short_names, shorten
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
 from cka_tools.plotting.layer_curves import (
+    draw_control,
     draw_divergence,
     draw_early_band,
     draw_effective_dimension,
+    draw_ratio,
     layer_axis,
 )
-from cka_tools.plotting.line_breaks import break_lines, lines_height
-from cka_tools.plotting.seed_noise import draw_control, draw_ratio
-from cka_tools.plotting.style import PAGE_WIDTH, TEXT, TINY, TITLE, StyledFigure, figure_style
-from cka_tools.wording import percent, percent_interval, printable, settings_in_words, short_names, shorten
+from cka_tools.plotting.style import (
+    PAGE_WIDTH,
+    TEXT,
+    TINY,
+    TITLE,
+    StyledFigure,
+    break_lines,
+    figure_style,
+    lines_height,
+)
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
 MARGIN = 0.12

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
-from cka_tools.plotting.layer_ticks import thin
+from cka_tools.plotting.layer_curves import thin
 from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
 
 

@@ -11,19 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.comparison.matrix_result import ModelMatrix
+from cka_tools.formatting import percent, settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh
-from cka_tools.plotting.line_breaks import text_width
-from cka_tools.plotting.page import MARGIN, Page, warning_notes
 from cka_tools.plotting.style import (
     DARK,
     INK,
+    MARGIN,
     PAGE_WIDTH,
     SMALL,
     TEXT,
+    Page,
     figure_style,
+    text_width,
     undefined_key,
+    warning_notes,
 )
-from cka_tools.wording import percent, settings_in_words, shorten
 
 # Inches.
 SIDE, TREE, GAP = 3.0, 2.2, 0.1

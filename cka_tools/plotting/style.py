@@ -1,17 +1,62 @@
-"""The look of every figure: column widths, sizes, palette, and how a figure is written to a file."""
+"""Text broken into lines that fit a width on paper."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import IO, Any, Final
 from warnings import catch_warnings, filterwarnings
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
+from matplotlib.textpath import text_to_path
+
+from cka_tools.formatting import printable
+
+POINTS_PER_INCH = 72.0
+LINE_HEIGHT = 1.3
+"""Distance of lines in font sizes."""
+
+_SLACK = 0.98  # hinted text on a raster is up to this much wider than its outlines
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width in inches of a line set in DejaVu Sans."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / POINTS_PER_INCH
+
+
+def break_lines(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """Lines no wider than `width` inches; a word is broken only where it is wider itself."""
+    fits = lambda line: text_width(line, size, weight) <= width * _SLACK  # noqa: E731
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        if line and fits(f"{line} {word}"):
+            line = f"{line} {word}"
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while not fits(line) and len(line) > 1:
+            cut = next(k for k in range(len(line) - 1, 0, -1) if k == 1 or fits(line[:k]))
+            lines.append(line[:cut])
+            line = line[cut:]
+    return [*lines, line] if line else lines
+
+
+def lines_height(lines: list[str], size: float) -> float:
+    """Height in inches of a block of lines."""
+    return len(lines) * size * LINE_HEIGHT / POINTS_PER_INCH
+
 
 COLUMN_WIDTH: Final = 3.4
 """Inches: one column of a two-column page."""
@@ -102,3 +147,55 @@ class StyledFigure(Figure):
             if undated is not None:
                 kwargs["metadata"] = undated | (kwargs.get("metadata") or {})
             super().savefig(fname, **kwargs)
+
+
+MARGIN = 0.12
+
+
+class Page:
+    """A figure of the page's width.
+
+    Args:
+        title, settings: lines above the panels, broken where they are too long.
+        panels: height in inches of everything between them and the footnotes.
+        notes: footnotes.
+
+    Attributes:
+        ceiling, floor: where the panels' space ends and begins, inches from below.
+    """
+
+    def __init__(self, title: str, settings: str, panels: float, notes: Sequence[str]) -> None:
+        width = PAGE_WIDTH - 2 * MARGIN
+        head = [(line, TITLE, "bold") for line in break_lines(printable(title), width, TITLE, "bold")]
+        head += [(line, TEXT, "normal") for line in break_lines(printable(settings), width, TEXT)]
+        feet = [line for note in notes for line in break_lines(printable(note), width, TINY)]
+        self.floor = MARGIN + lines_height(feet, TINY) + (0.08 if feet else 0.0)
+        self.ceiling = self.floor + panels
+        self._height = (
+            self.ceiling + 0.06 + sum(lines_height([line], size) for line, size, _ in head) + MARGIN
+        )
+        self.figure = StyledFigure(figsize=(PAGE_WIDTH, self._height))
+        top = self._height - MARGIN
+        for line, size, weight in head:
+            self.write(MARGIN, top, line, size, weight=weight)
+            top -= lines_height([line], size)
+        for at, line in enumerate(feet):
+            self.write(MARGIN, MARGIN + lines_height(feet[at:], TINY), line, TINY, gid="footnote")
+
+    def write(self, x: float, y: float, text: str, size: float = TEXT, **look: Any) -> None:
+        """Text with its upper left corner at x, y; never read as mathematics."""
+        place = x / PAGE_WIDTH, y / self._height
+        self.figure.text(*place, text, size=size, va="top", parse_math=False, **look)
+
+    def panel(self, x: float, y: float, width: float, height: float, **kwargs: Any) -> Axes:
+        """Axes with their lower left corner at x, y."""
+        box = (x / PAGE_WIDTH, y / self._height, width / PAGE_WIDTH, height / self._height)
+        return self.figure.add_axes(box, **kwargs)
+
+
+def warning_notes(summary: dict[str, Any]) -> list[str]:
+    """Footnotes of a run over many models: a line a warning, then the notes."""
+    notes = [
+        f"[{w['code']}] in {len(w['pairs'])} of the pairs, such as {w['text']}" for w in summary["warnings"]
+    ]
+    return notes + list(summary["notes"])

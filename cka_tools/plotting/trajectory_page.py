@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from cka_tools.comparison.trajectory_result import Trajectory
+from cka_tools.formatting import settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh
-from cka_tools.plotting.layer_ticks import thin
-from cka_tools.plotting.page import Page, warning_notes
+from cka_tools.plotting.layer_curves import thin
 from cka_tools.plotting.style import (
     BAND,
     DARK,
@@ -23,10 +23,11 @@ from cka_tools.plotting.style import (
     SMALL,
     TEXT,
     Look,
+    Page,
     figure_style,
     undefined_key,
+    warning_notes,
 )
-from cka_tools.wording import settings_in_words, shorten
 
 # Inches.
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.feature_set import FeatureSet
+from cka_tools.statistics.features import FeatureSet
 from cka_tools.statistics.gram import upper_tiles
 
 INFLUENCE_TILE = 1024

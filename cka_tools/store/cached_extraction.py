@@ -25,20 +25,18 @@ from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.extraction.tokens import TextDocument, TokenTable
 from cka_tools.models.model import LoadedModel
 from cka_tools.processes import at_first, crew, from_first
-from cka_tools.store.directory import cache_directory, entry_folder, lock_file
-from cka_tools.store.entry import DamagedEntry, read_entry, remove_folder
-from cka_tools.store.foreign_code import NotKeyed
-from cka_tools.store.gathered_rows import (
+from cka_tools.store.directory import cache_directory, entry_folder, lock_file, locked
+from cka_tools.store.entry import DamagedEntry, Layout, read_entry, remove_folder
+from cka_tools.store.key import EntryKey, NotKeyed, entry_key
+from cka_tools.store.partial import (
+    PartialEntry,
     RowShape,
     Work,
     own_and_gathered,
+    reason_of,
     scaled,
     sending_stores,
 )
-from cka_tools.store.key import EntryKey, entry_key
-from cka_tools.store.layout import Layout
-from cka_tools.store.lock import locked
-from cka_tools.store.partial import PartialEntry, reason_of
 
 
 def extract_cached(

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.store.directory import entry_folder, lock_file, partial_folder, run_folder
+from cka_tools.store.directory import entry_folder, lock_file, locked, partial_folder, run_folder
 from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder
-from cka_tools.store.lock import locked
 from cka_tools.store.partial import reason_of
 
 # What a removal that was interrupted leaves.

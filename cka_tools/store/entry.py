@@ -1,21 +1,138 @@
-"""A finished entry: features and a manifest, verified byte for byte before they are used."""
+"""Checksum of a file of any size, several processors at once."""
 
+import hashlib
 import json
+import mmap
 import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cka_tools.extraction.features import ModelFeatures
-from cka_tools.store.checksum import checksum
 from cka_tools.store.directory import entry_folder
 from cka_tools.store.key import EntryKey, canonical, make_key
-from cka_tools.store.layout import Layout
+
+_CHUNK = 8 * 1024**2
+# Hashing leaves the interpreter free; beyond a few threads the disk is what one waits for.
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+def checksum(mapped: np.memmap) -> str:
+    """sha256, hex, over the sha256 of each 8 MiB of a mapped file of bytes. It does not stay in memory."""
+    root = hashlib.sha256()
+    for digest in _chunk_digests(mapped):
+        root.update(digest)
+    return root.hexdigest()
+
+
+def _chunk_digests(mapped: np.memmap) -> Iterator[bytes]:
+    starts = range(0, len(mapped), _CHUNK)
+    if len(starts) < 2:
+        yield from (_digest(mapped, start) for start in starts)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(lambda start: _digest(mapped, start), starts)
+
+
+def _digest(mapped: np.memmap, start: int) -> bytes:
+    chunk = mapped[start : start + _CHUNK]
+    digest = hashlib.sha256(chunk.data).digest()
+    if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.base.madvise(mmap.MADV_DONTNEED, start, len(chunk))
+    return digest
+
+
+_NAMES = {"float32": "F32", "float64": "F64"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensors `layer.{ℓ}` of shape (n, p), or (K, n, p) where `draws` is K."""
+
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    documents: int
+    draws: int | None
+    dtype: str
+
+    @property
+    def item(self) -> np.dtype[Any]:
+        """Little-endian, as the format demands."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    def shape(self, at: int) -> tuple[int, ...]:
+        """Shape of the tensor of the layer at a position."""
+        inner = (self.documents, self.widths[at])
+        return inner if self.draws is None else (self.draws, *inner)
+
+    def layer_bytes(self, at: int) -> int:
+        """Bytes of the tensor of the layer at a position."""
+        return int(np.prod(self.shape(at))) * self.item.itemsize
+
+    @cached_property
+    def header(self) -> bytes:
+        """Length and JSON, filled with spaces so that the data start at a multiple of 64 bytes."""
+        tensors: dict[str, Any] = {}
+        start = 0
+        for at, layer in enumerate(self.layers):
+            stop = start + self.layer_bytes(at)
+            tensors[f"layer.{layer}"] = {
+                "dtype": _NAMES[self.dtype],
+                "shape": list(self.shape(at)),
+                "data_offsets": [start, stop],
+            }
+            start = stop
+        text = json.dumps(tensors, separators=(",", ":")).encode()
+        text += b" " * (-(8 + len(text)) % 64)
+        return len(text).to_bytes(8, "little") + text
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Byte in the file at which each layer starts."""
+        sizes = [self.layer_bytes(at) for at in range(len(self.layers))]
+        return [len(self.header) + sum(sizes[:at]) for at in range(len(sizes))]
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.header) + sum(self.layer_bytes(at) for at in range(len(self.layers)))
+
+    def views(self, file: np.ndarray) -> list[np.ndarray]:
+        """The tensors of the file's bytes; nothing is copied."""
+        return [
+            file[start : start + self.layer_bytes(at)].view(self.item).reshape(self.shape(at))
+            for at, start in enumerate(self.starts)
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready; `Layout.of` is the way back."""
+        return {
+            "layers": list(self.layers),
+            "widths": list(self.widths),
+            "documents": self.documents,
+            "draws": self.draws,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Layout":
+        """The layout of a manifest."""
+        return cls(
+            tuple(record["layers"]),
+            tuple(record["widths"]),
+            record["documents"],
+            record["draws"],
+            record["dtype"],
+        )
+
 
 FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"

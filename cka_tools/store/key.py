@@ -1,21 +1,185 @@
-"""What an entry is found by: a hash of everything that can change a bit of its features."""
+"""The machine and the libraries, as far as they can change a bit of a feature."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
+from torch import nn
 
-from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.activations import PooledForward, forward_options
 from cka_tools.extraction.extract import Prepared, feature_dtype
 from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.extraction.tokens import TextDocument, TokenTable
-from cka_tools.models.hash import hash_json, hash_state_dict
+from cka_tools.models.folder import hash_file, hash_json, hash_state_dict
 from cka_tools.models.model import LoadedModel
-from cka_tools.store.foreign_code import hash_foreign_code
-from cka_tools.store.numerics import numerics
+
+# Both pick kernels; libraries read them when they start.
+_KERNEL_VARIABLES = (
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+)
+
+
+def numerics(device: torch.device) -> dict[str, Any]:
+    """JSON-ready state of everything below the model's own code.
+
+    The number of threads belongs to it on a CPU: a float32 product of (7, 768) and (768, 768) was seen to
+    differ between one thread and two. A CPU is named by its instruction set, not by its model.
+    """
+    common = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": device.type,
+        "float32_precision": _float32_precision(),
+        "autocast": str(torch.get_autocast_dtype(device.type))
+        if torch.is_autocast_enabled(device.type)
+        else None,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "default_dtype": str(torch.get_default_dtype()),
+    }
+    if device.type == "cuda":
+        return common | _cuda(device)
+    # On Apple's GPU some operations fall back to the CPU.
+    return common | {
+        "architecture": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "flush_denormal": bool(torch.tensor([1e-40]).mul(1.0).item() == 0.0),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "environment": {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ},
+    }
+
+
+def _cuda(device: torch.device) -> dict[str, Any]:
+    cuda = torch.backends.cuda
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),
+        "reduced_precision": [
+            str(cuda.matmul.allow_fp16_reduced_precision_reduction),
+            str(cuda.matmul.allow_bf16_reduced_precision_reduction),
+        ],
+        "attention_kernels": [
+            cuda.flash_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.math_sdp_enabled(),
+            cuda.cudnn_sdp_enabled(),
+        ],
+    }
+
+
+def _float32_precision() -> list[str]:
+    """What float32 products may be rounded to, as the older and the newer settings of torch say it."""
+    backends = torch.backends
+    settings: list[Callable[[], object]] = [
+        torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+    ]
+    places = [backends, backends.cuda.matmul, backends.cudnn, getattr(backends.mkldnn, "matmul", None)]
+    settings += [partial(getattr, place, "fp32_precision", None) for place in places]
+    return [_read(setting) for setting in settings]
+
+
+def _read(setting: Callable[[], object]) -> str:
+    try:
+        return str(setting())
+    except RuntimeError:  # torch does not answer by the older names once the newer were used
+        return "mixed"
+
+
+_KNOWN = {"torch", "transformers", "tokenizers", "builtins"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_PROBE_TOKENS = 8
+
+
+class NotKeyed(Exception):  # noqa: N818 - a condition for the caller to name, not a fault
+    """A model whose output cannot be told from its content; the message says why."""
+
+
+def hash_foreign_code(loaded: LoadedModel) -> dict[str, str]:
+    """sha256 of the source files of classes that came with the model or are the caller's own, by file name.
+
+    Of remote code every file beside them counts, as they import each other.
+
+    Raises:
+        NotKeyed: a class without a source file, a replaced `forward`, or hooks that change the output.
+    """
+    objects = [loaded.model.config, loaded.tokenizer, *loaded.model.modules()]
+    for module in loaded.model.modules():
+        if "forward" in vars(module):
+            raise NotKeyed("a module's forward was replaced")
+    if _foreign_hooks(loaded.model) and _hooks_change_output(loaded):
+        raise NotKeyed("its modules have hooks that change the output")
+    hashes: dict[str, str] = {}
+    for path in sorted(_source_files(objects)):
+        # Two folders may hold files of one name: the contents then count together.
+        earlier = hashes.get(path.name, "")
+        hashes[path.name] = hashlib.sha256((earlier + hash_file(path)).encode()).hexdigest()
+    return hashes
+
+
+def _source_files(objects: Iterable[Any]) -> set[Path]:
+    files: set[Path] = set()
+    for name in {cls.__module__ for thing in objects for cls in type(thing).__mro__}:
+        top = name.split(".")[0]
+        if top in _KNOWN or top in sys.stdlib_module_names - {"__main__"}:
+            continue
+        source = getattr(sys.modules.get(name), "__file__", None)
+        if source is None or not Path(source).is_file():
+            raise NotKeyed(f"its class is defined in {name}, which has no source file")
+        files.add(Path(source))
+        if top == "transformers_modules":
+            files.update(Path(source).parent.glob("*.py"))
+    return files
+
+
+def _foreign_hooks(model: nn.Module) -> list[tuple[dict[int, Any], int]]:
+    """Forward hooks that neither torch nor transformers set: the module's dictionary, the key in it."""
+    return [
+        (hooks, key)
+        for module in model.modules()
+        for hooks in (getattr(module, kind) for kind in _HOOKS)
+        for key, hook in hooks.items()
+        if str(getattr(hook, "__module__", "")).split(".")[0] not in _KNOWN
+    ]
+
+
+def _hooks_change_output(loaded: LoadedModel) -> bool:
+    """Whether a short forward pass gives other bits without the caller's hooks. They are put back."""
+    ids = (torch.arange(_PROBE_TOKENS) % loaded.vocabulary).unsqueeze(0).to(loaded.device)
+    options = forward_options(loaded)
+
+    def output() -> torch.Tensor:
+        with loaded.evaluating():
+            result = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+        return result[0] if isinstance(result, tuple) else result.last_hidden_state
+
+    hooked = output()
+    held = [(hooks, hooks.copy()) for hooks, _ in _foreign_hooks(loaded.model)]
+    try:
+        for hooks, key in _foreign_hooks(loaded.model):
+            del hooks[key]
+        bare = output()
+    finally:
+        for hooks, before in held:
+            hooks.clear()
+            hooks.update(before)
+    return not torch.equal(hooked, bare)
+
 
 #: Raised whenever the same key would give other features or another layout of the files.
 FORMAT = 1

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cka_tools.processes import Crew
-from cka_tools.store.directory import cache_directory, lock_file, run_folder
+from cka_tools.store.directory import cache_directory, lock_file, locked, run_folder
 from cka_tools.store.key import EntryKey, canonical
-from cka_tools.store.lock import locked
 from cka_tools.store.partial import reason_of
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64"}

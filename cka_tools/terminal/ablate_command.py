@@ -24,7 +24,7 @@ from cka_tools.terminal.train_commands import (
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
-    from cka_tools.ablation.speed import Speeds
+    from cka_tools.ablation.train import Speeds
     from cka_tools.ablation.tree import Segment
     from cka_tools.training.loop import StepReport
 
@@ -130,7 +130,7 @@ def ablate_command(
     """
     from cka_tools.ablation.axes import DECAYS, FRACTIONS, check_axis
     from cka_tools.ablation.plan import AblationSettings, make_plan
-    from cka_tools.ablation.run import check_out
+    from cka_tools.ablation.train import check_out
 
     check_axis(axis)
     out = out or Path(f"cka-ablate-{axis}")
@@ -197,8 +197,7 @@ def show_plan(
     plan: Plan, out: Path, given: list[float] | None, device: str, quiet: bool, as_json: bool
 ) -> None:
     """Print what would be trained, and what it costs."""
-    from cka_tools.ablation.run import finished_tokens
-    from cka_tools.ablation.speed import given_speeds, probe_speeds
+    from cka_tools.ablation.train import finished_tokens, given_speeds, probe_speeds
     from cka_tools.terminal.ablation_report import plan_data, print_plan
 
     speeds: Speeds = given_speeds(plan, given) if given else probe_speeds(plan, cpu=device == "cpu")
@@ -233,8 +232,8 @@ def compare_checkpoints(
     as_json: bool,
 ) -> None:
     """Compare checkpoints that are there."""
-    from cka_tools.ablation.ablate import run_checkpoints
     from cka_tools.ablation.checkpoints import find_trios
+    from cka_tools.ablation.measure import run_checkpoints
     from cka_tools.comparison.run_directory import check_free
 
     check_free(out)
@@ -247,9 +246,9 @@ def train_and_compare(
     plan: Plan, compare_on: str, options: dict[str, Any], device: Any, out: Path, quiet: bool, as_json: bool
 ) -> None:
     """Train the tree and compare its leaves."""
-    from cka_tools.ablation.ablate import compare_plan
-    from cka_tools.ablation.run import train_tree
-    from cka_tools.store.lock import locked
+    from cka_tools.ablation.measure import compare_plan
+    from cka_tools.ablation.train import train_tree
+    from cka_tools.store.directory import locked
     from cka_tools.training.processes import leave_processes
 
     comparer = make_comparer(compare_on, options, device, quiet)
@@ -295,7 +294,7 @@ class TreeLine:
     """Where an ablation stands: one line that changes in a terminal, one now and then elsewhere."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
-        from cka_tools.ablation.run import is_finished, segment_folder
+        from cka_tools.ablation.train import is_finished, segment_folder
 
         segments = plan.tree.segments.values()
         waiting = [s for s in segments if not is_finished(segment_folder(out, s.key), s.key)]

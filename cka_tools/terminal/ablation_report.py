@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.wording import NOTHING, counted, percent, percent_interval, printable
+from cka_tools.formatting import NOTHING, counted, percent, percent_interval, printable
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
-    from cka_tools.ablation.speed import Speeds
+    from cka_tools.ablation.train import Speeds
     from cka_tools.ablation.tree import Segment
 
 
@@ -32,7 +32,7 @@ def in_millions(tokens: int) -> str:
 
 def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     """The plan as JSON data: segments, costs in tokens, seconds expected."""
-    from cka_tools.ablation.speed import seconds
+    from cka_tools.ablation.train import seconds
 
     tree = plan.tree
     shared, unshared = tree.shared_tokens(), tree.unshared_tokens()

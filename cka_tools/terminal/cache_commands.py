@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cka_tools.byte_size import size_in_words
 from cka_tools.errors import UserError
+from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
 from cka_tools.terminal.options import Json, OutFile, Quiet
 from cka_tools.terminal.run_commands import emit
-from cka_tools.wording import NOTHING, counted, shorten
 
 MODEL_LETTERS = 32
 KEY_LETTERS = 10

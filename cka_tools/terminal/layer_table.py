@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.caveats import MASSIVE_SHARE, layer_list
-from cka_tools.wording import NOTHING, percent, percent_interval, times, times_interval
+from cka_tools.formatting import NOTHING, percent, percent_interval, times, times_interval
 
 Row = list[Text]
 

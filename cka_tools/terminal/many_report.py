@@ -13,7 +13,7 @@ from cka_tools.comparison.caveats import layer_list
 from cka_tools.comparison.many_result import ManyResult
 from cka_tools.comparison.matrix_result import ModelMatrix
 from cka_tools.comparison.trajectory_result import Trajectory
-from cka_tools.wording import (
+from cka_tools.formatting import (
     NOTHING,
     counted,
     percent,

@@ -12,8 +12,7 @@ from rich.text import Text
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.caveats import layer_list
 from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
-from cka_tools.terminal.layer_table import layer_table
-from cka_tools.wording import (
+from cka_tools.formatting import (
     NOTHING,
     counted,
     percent,
@@ -22,6 +21,7 @@ from cka_tools.wording import (
     settings_in_words,
     times,
 )
+from cka_tools.terminal.layer_table import layer_table
 
 __all__ = ["layer_table", "print_comparison", "summary_sentence"]
 

@@ -29,9 +29,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import weight_files
-from cka_tools.models.hash import hash_weight_files
-from cka_tools.store.lock import locked
+from cka_tools.models.folder import hash_weight_files, weight_files
+from cka_tools.store.directory import locked
 from cka_tools.training.loop import LossRow, PhaseState, TrainingRun
 from cka_tools.training.start_model import quiet_transformers
 

@@ -11,8 +11,8 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
+from cka_tools.training.objectives import prediction_head
 from cka_tools.training.recipe import FrozenModule, Phase, Recipe
-from cka_tools.training.target_loss import prediction_head
 
 THIRDS = ("low", "middle", "high")
 #: The paper's three, as `freeze` takes them: layers 0–7 and 8–14 of 22 in the CLM phase, 0–7 in the decay.

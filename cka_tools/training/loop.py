@@ -1,7 +1,9 @@
-"""The steps of one phase, to be read from top to bottom; and a whole run in memory."""
+"""AdamW with the weight decay of the paper's form."""
+
+from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,16 +11,47 @@ from itertools import pairwise
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import frozen_list, frozen_parameters
-from cka_tools.training.objectives import Objective
-from cka_tools.training.optimizer import adamw
-from cka_tools.training.packing import PackedTokens
+from cka_tools.training.objectives import Objective, ObjectiveName, TargetLoss
+from cka_tools.training.packing import PackedTokens, pack_texts
 from cka_tools.training.processes import make_accelerator
-from cka_tools.training.recipe import OptimizerSettings, Phase, Recipe
-from cka_tools.training.target_loss import TargetLoss
+from cka_tools.training.recipe import DECAY_MASKING, OptimizerSettings, Phase, Recipe
+
+
+def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
+    """Convert a decay that is scaled by lr / peak lr (Composer's decoupled form) into torch's, scaled by lr.
+
+    The paper: θ ← θ − (lr / peak)·λ·θ. torch: θ ← θ − lr·w·θ. Equal where w = λ / peak: 0.05 for 1e-5, 2e-4.
+    """
+    return decoupled / peak_lr
+
+
+DECAYED = "matrices"
+"""Which parameters the weight decay acts on, as a segment's key names it."""
+
+
+def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """Return the optimizer of a whole run; its state is kept between phases.
+
+    Weight decay acts on matrices (embeddings among them), not on biases and norm weights, which have one
+    dimension. The learning rate is set before each step; it starts at the peak.
+    """
+    parameters = list(model.parameters())
+    decay = torch_weight_decay(settings.weight_decay, settings.peak_lr)
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.peak_lr,
+        betas=settings.betas,
+        eps=settings.eps,
+    )
+
 
 LOSS_ROWS = 200
 
@@ -317,3 +350,34 @@ def _sum(accelerator: Accelerator, value: float) -> float:
 def _number(*parts: int) -> int:
     """Return one number that depends on all of these."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+SEED = 0
+"""Of the order of held-out documents and of their masks: the same for every model."""
+
+
+def pack_held_out(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, tokens: int | None = None
+) -> PackedTokens:
+    """Return held-out texts as they are packed for training."""
+    return pack_texts(texts, tokenizer, length=length, seed=SEED, tokens=tokens)
+
+
+def held_out_loss(
+    model: PreTrainedModel, packed: PackedTokens, tokenizer: PreTrainedTokenizerBase, name: ObjectiveName
+) -> float:
+    """Return the mean loss in nats a target: of next tokens, or of those masked at the decay's rate."""
+    masking = DECAY_MASKING if name == "mlm" else None
+    objective = Objective(name, masking, tokenizer.mask_token_id, model.config.vocab_size, SEED, phase=0)
+    return evaluate(model, packed, objective)
+
+
+def unigram_loss(trained_on: PackedTokens, packed: PackedTokens) -> float:
+    """Return the mean loss in nats of guessing ordinary tokens by their frequency in the training data.
+
+    Every token counts once more than it was seen, so that none has no probability.
+    """
+    highest = int(max(trained_on.input_ids.max(), packed.input_ids.max()))
+    frequency = np.bincount(trained_on.input_ids.ravel(), minlength=highest + 1) + 1.0
+    ordinary = packed.input_ids[~np.isin(packed.input_ids, packed.special_ids)]
+    return float(-np.log(frequency / frequency.sum())[ordinary].mean())

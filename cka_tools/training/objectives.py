@@ -1,16 +1,91 @@
-"""What is asked of each token: inputs and labels of causal (CLM) and masked (MLM) language modelling.
+"""Logits and their cross-entropy in one, a few rows at a time: the matrix of all logits is never made."""
 
-Labels sit where the prediction is made, for both objectives; the loss shifts nothing.
-"""
+from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
+from cka_tools.training.attention import attention_masks
 from cka_tools.training.packing import PackedTokens
+
+ROWS = 512
+"""Rows of logits at once: as many as stay in a processor's cache at a small vocabulary."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass, while the logits are there: probabilities − labels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad
+        low = weight.to(dtype)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if wanted[0] else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+        for first in range(0, len(labels), ROWS):
+            rows, label = hidden[first : first + ROWS].to(dtype), labels[first : first + ROWS, None]
+            logits = torch.matmul(rows, low.T).float()
+            if bias is not None:
+                logits += bias.float()
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(-1, label)
+            sums = logits.exp_().sum(-1, keepdim=True)
+            total += (sums.log() - chosen).sum()
+            if not any(wanted[:3]):
+                continue
+            d_logits = logits.div_(sums)
+            d_logits.scatter_add_(-1, label, torch.full_like(sums, -1))
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(dtype)
+            if d_hidden is not None:
+                d_hidden[first : first + ROWS] = torch.matmul(d_logits, low)
+            if d_weight is not None:
+                d_weight += torch.matmul(d_logits.T, rows)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = gradients
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        # Out of place: a second backward pass over a kept graph finds them as they were.
+        return (
+            None if d_hidden is None else d_hidden * scale,
+            None if d_weight is None else d_weight * scale,
+            None if d_bias is None else d_bias * scale,
+            None,
+            None,
+        )
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    """Return the sum over rows of the cross-entropy of hidden @ weightᵀ + bias, in nats, float32.
+
+    Under autocast the products are made in its dtype; logits and sums are float32 either way.
+
+    Args:
+        hidden: (rows, width).
+        weight: (vocabulary, width).
+        bias: (vocabulary,) or None.
+        labels: (rows,) int64, each an index into the vocabulary.
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    with torch.autocast(kind, enabled=False):
+        total: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, dtype)
+    return total
+
 
 ObjectiveName = Literal["clm", "mlm"]
 IGNORED = -100
@@ -162,3 +237,49 @@ class Objective:
             data.part(sequences).position_ids.astype(np.int64),
             causal=self.name == "clm",
         )
+
+
+class TargetLoss(nn.Module):
+    """A ModernBERT with an LM head that computes logits at target positions only, for CLM and MLM alike.
+
+    The one head serves both: in CLM it predicts the next token, in MLM the hidden one. As labels sit where
+    the prediction is made, the decoder's own shift of labels is never used.
+
+    Raises:
+        UserError: the model has no LM head of ModernBERT's form.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        parts = (getattr(model, "model", None), prediction_head(model), getattr(model, "decoder", None))
+        for name, part in zip(("model", "prediction head", "decoder"), parts, strict=True):
+            if not isinstance(part, nn.Module):
+                raise UserError(
+                    f"a {type(model).__name__} has no {name!r}, so it cannot be trained here: "
+                    f"give a ModernBertForMaskedLM or ModernBertDecoderForCausalLM checkpoint"
+                )
+        self.language_model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the sum of the cross-entropies in nats over the batch's targets, float32."""
+        model = self.language_model
+        device = model.device
+        document_ids = torch.from_numpy(batch.document_ids).to(device)
+        labels = torch.from_numpy(batch.labels).to(device)
+        hidden = cast(nn.Module, model.model)(
+            input_ids=torch.from_numpy(batch.input_ids).to(device),
+            attention_mask=attention_masks(model, document_ids, causal=batch.causal),
+            position_ids=torch.from_numpy(batch.position_ids).to(device),
+        ).last_hidden_state
+        at = labels != IGNORED
+        decoder = cast(nn.Linear, model.decoder)
+        predicted = cast(nn.Module, prediction_head(model))(hidden[at])
+        return linear_cross_entropy(predicted, decoder.weight, decoder.bias, labels[at])
+
+
+def prediction_head(model: nn.Module) -> object:
+    """Return what lies between the last norm and the vocabulary, or None where nothing does.
+
+    It is `head` in the encoder and `lm_head` in the decoder.
+    """
+    return getattr(model, "lm_head", None) or getattr(model, "head", None)

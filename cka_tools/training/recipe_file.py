@@ -37,8 +37,7 @@ from typing import Any, cast
 from cka_tools.errors import UserError
 from cka_tools.models.folder import one_line
 from cka_tools.training.objectives import Masking
-from cka_tools.training.presets import PRESETS, ScaleName, preset
-from cka_tools.training.recipe import Phase, Recipe
+from cka_tools.training.recipe import PRESETS, Phase, Recipe, ScaleName, preset
 
 OWN_SCALE = "own"
 WHOLE, NUMBER, TEXT, TABLE = "a whole number", "a number", "a string", "a table"

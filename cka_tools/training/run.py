@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import weight_files
-from cka_tools.models.hash import hash_weight_files
+from cka_tools.models.folder import hash_weight_files, weight_files
 from cka_tools.training.checkpoint import LOSSES, read_manifest, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits
+from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import Recipe
 from cka_tools.training.segment import sequences_read, train_phase, why_not_to_the_bit
 from cka_tools.training.start_model import AUTO, check_start, load_start
-from cka_tools.training.target_loss import TargetLoss
 
 RUN = "run.json"
 FINAL = "final"

@@ -15,9 +15,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import one_line, weight_files
-from cka_tools.models.hash import hash_file, hash_weight_files
-from cka_tools.store.lock import locked
+from cka_tools.models.folder import hash_file, hash_weight_files, one_line, weight_files
+from cka_tools.store.directory import locked
 from cka_tools.training.checkpoint import (
     OPTIMIZER,
     STATE,
@@ -28,14 +27,15 @@ from cka_tools.training.checkpoint import (
     write_checkpoint,
 )
 from cka_tools.training.loop import (
+    DECAYED,
     LossNotFiniteError,
     PhaseState,
     StepReport,
+    adamw,
     check_fits,
     run_steps,
 )
 from cka_tools.training.objectives import Objective
-from cka_tools.training.optimizer import DECAYED, adamw
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase

@@ -15,11 +15,9 @@ from transformers import (
 from transformers.utils import logging
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import check_folder, one_line
-from cka_tools.models.hub import fetch_snapshot
+from cka_tools.models.folder import check_folder, fetch_snapshot, one_line
 from cka_tools.models.spec import parse_spec
-from cka_tools.training.attention_masks import IMPLEMENTATIONS
-from cka_tools.training.blocked_attention import BLOCKED
+from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
 
 AUTO = "auto"
 

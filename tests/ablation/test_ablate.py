@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cka_tools.ablation import run as ablation_run
-from cka_tools.ablation.causal import load_seen
-from cka_tools.ablation.table import COLUMNS
+from cka_tools.ablation import train as ablation_run
+from cka_tools.ablation.measure import load_seen
+from cka_tools.ablation.result import COLUMNS
 from cka_tools.terminal.app import main
 
 SMALL = ("--sequence-length", 16, "--sequences-per-step", 2, "--precision", "float32", "--device", "cpu")

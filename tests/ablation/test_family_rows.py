@@ -6,7 +6,7 @@ import pandas as pd
 
 from cka_tools.ablation.checkpoints import find_trios
 from cka_tools.bundled import bundled_data
-from cka_tools.models.hash import hash_weight_files
+from cka_tools.models.folder import hash_weight_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 
 from cka_tools.ablation.axes import AXES, Branch, Cell, control_seed, make_cells
-from cka_tools.ablation.budget import Budget
-from cka_tools.ablation.tree import StartNode, Tree, grow_tree
+from cka_tools.ablation.tree import Budget, StartNode, Tree, grow_tree
 from cka_tools.errors import UserError
 from cka_tools.training.recipe import OptimizerSettings
 

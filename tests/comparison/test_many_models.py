@@ -17,8 +17,8 @@ from cka_tools.comparison.linkage import average_linkage
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract
 from cka_tools.models import load_model
-from cka_tools.statistics.feature_comparison import compare_features, compare_statistics
-from cka_tools.statistics.model_statistics import ModelStatistics, pair_hsic
+from cka_tools.statistics.features import ModelStatistics, pair_hsic
+from cka_tools.statistics.pair import compare_features, compare_statistics
 
 EXACT = 1e-12
 SEEDS = range(7)

@@ -6,7 +6,7 @@ import pytest
 from cka_tools import compare
 from cka_tools.comparison import streamed_reading
 from cka_tools.errors import UserError
-from cka_tools.statistics import feature_comparison
+from cka_tools.statistics import pair as feature_comparison
 
 
 def flat(value):

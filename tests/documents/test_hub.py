@@ -16,10 +16,10 @@ from hub_stand_in import COMMIT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.documents import Document, hub_pubmed
-from cka_tools.documents.corpus import Corpus
-from cka_tools.documents.hub import guarded
-from cka_tools.documents.hub_pubmed import line_behind
+from cka_tools.documents import Document
+from cka_tools.documents import hub as hub_pubmed
+from cka_tools.documents.document import Corpus
+from cka_tools.documents.hub import guarded, line_behind
 from cka_tools.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]

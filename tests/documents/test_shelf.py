@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from cka_tools.documents import Document, draw_documents, shelf
-from cka_tools.documents.shelf import Shelf
+from cka_tools.documents import Document, draw_documents
+from cka_tools.documents import draw as shelf
+from cka_tools.documents.draw import Shelf
 from cka_tools.errors import UserError
 
 TEXTS = [f"document number {number} é" for number in range(300)]

@@ -13,8 +13,8 @@ import torch
 
 from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings, bare_forward, extract_features, iterate_batches, prepare
+from cka_tools.extraction.extract import is_out_of_memory
 from cka_tools.extraction.features import FeatureStore
-from cka_tools.extraction.memory import is_out_of_memory
 from cka_tools.models import LoadedModel, load_model
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cka_tools.extraction.pooling import MaskedSum, draw_positions, make_pooler
+from cka_tools.extraction.activations import MaskedSum, draw_positions, make_pooler
 from cka_tools.extraction.tokens import TokenTable
 
 SPANS = {"right": [(0, 7), (0, 3), (0, 1)], "left": [(0, 7), (4, 7), (6, 7)]}

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cka_tools.errors import UserError
-from cka_tools.extraction import growing_array, tokens
-from cka_tools.extraction.growing_array import GrowingArray
+from cka_tools.extraction import tokens
+from cka_tools.extraction import tokens as growing_array
+from cka_tools.extraction.tokens import GrowingArray
 from cka_tools.models import load_model
 from cka_tools.processes import Crew
 

@@ -3,8 +3,7 @@ import torch
 from transformers import BertConfig, MPNetConfig
 
 from cka_tools.models import attention, load_model
-from cka_tools.models.attention import FLASH, attention_for
-from cka_tools.models.document_attention import BY_DOCUMENT
+from cka_tools.models.attention import BY_DOCUMENT, FLASH, attention_for
 
 GPU = torch.device("cuda")
 

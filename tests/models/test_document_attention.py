@@ -6,9 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from cka_tools.extraction import ExtractionSettings, extract_features
-from cka_tools.models import document_attention, load_model
-from cka_tools.models.attention import BY_DOCUMENT_MODELS
-from cka_tools.models.document_attention import BY_DOCUMENT
+from cka_tools.models import attention as document_attention
+from cka_tools.models import load_model
+from cka_tools.models.attention import BY_DOCUMENT, BY_DOCUMENT_MODELS
 
 LENGTHS = (61, 60, 33, 2)
 CASES = [(kind, False) for kind in sorted(BY_DOCUMENT_MODELS)]

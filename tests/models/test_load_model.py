@@ -17,7 +17,7 @@ from cka_tools import bundled
 from cka_tools.errors import UserError
 from cka_tools.models import demo_models, load_model, resolve_device
 from cka_tools.models import spec as spec_module
-from cka_tools.models.hash import hash_tokenizer
+from cka_tools.models.folder import hash_tokenizer
 
 
 @pytest.fixture

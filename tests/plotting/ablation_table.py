@@ -3,7 +3,7 @@
 import pandas as pd
 
 from cka_tools.ablation.axes import make_cells
-from cka_tools.ablation.table import COLUMNS
+from cka_tools.ablation.result import COLUMNS
 
 DEPTHS = {"8x128": 8, "4x64": 4}
 

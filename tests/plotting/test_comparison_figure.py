@@ -18,8 +18,8 @@ from synthetic_comparison import PAPER_CKA, make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
 from cka_tools.plotting import comparison_figure
-from cka_tools.plotting.layer_ticks import thin
-from cka_tools.plotting.line_breaks import break_lines, text_width
+from cka_tools.plotting.layer_curves import thin
+from cka_tools.plotting.style import break_lines, text_width
 
 LONG = tuple(
     f"/data/experiments/2026-05/{run}/runs/base-english-10B/seed-1/checkpoints/step-3000"

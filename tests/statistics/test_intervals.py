@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.statistics import cka, feature_comparison, influence
-from cka_tools.statistics.feature_comparison import compare_features
-from cka_tools.statistics.feature_set import FeatureSet
+from cka_tools.statistics import cka, influence
+from cka_tools.statistics import pair as feature_comparison
+from cka_tools.statistics.features import FeatureSet
 from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS, Interval, union
 from cka_tools.statistics.linear_cka import LinearCKA
+from cka_tools.statistics.pair import compare_features
 
 DEBIASED, BIASED = "debiased", "biased"
 

@@ -5,9 +5,8 @@ import pytest
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import cka
-from cka_tools.statistics.feature_comparison import compare_features
-from cka_tools.statistics.ratio import divergence_ratio
-from cka_tools.statistics.ratio_influence import ratio_second_order
+from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.ratio import divergence_ratio, ratio_second_order
 
 
 def models(rng, n=200, layers=3, noise_a=1.0, noise_control=0.5, p=12):
@@ -111,7 +110,7 @@ def linearised(X, Y):
 
 
 def test_second_order_is_that_of_the_whole_kernel(monkeypatch):
-    monkeypatch.setattr("cka_tools.statistics.ratio_influence.INFLUENCE_TILE", 16)
+    monkeypatch.setattr("cka_tools.statistics.ratio.INFLUENCE_TILE", 16)
     A, B, control = models(np.random.default_rng(7), n=40)
     found = ratio_second_order(A, control, B, *both(A, B, control))
     assert set(found) == {(0,), (1,), (2,), (0, 1, 2)}

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.statistics.product_dtype import product_dtype_on
-from cka_tools.statistics.row_buffer import SUM_ROWS, RowBuffer, column_means
+from cka_tools.statistics.hsic import product_dtype_on
+from cka_tools.statistics.moments import SUM_ROWS, RowBuffer, column_means
 
 CPU = torch.device("cpu")
 

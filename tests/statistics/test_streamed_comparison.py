@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.statistics import feature_comparison
-from cka_tools.statistics.feature_comparison import compare_features
+from cka_tools.statistics import pair as feature_comparison
 from cka_tools.statistics.linear_cka import FOLD_ROWS
-from cka_tools.statistics.streamed_comparison import Pilot, StreamedComparison
+from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison
 
 DIMS = ([7, 5, 9], [6, 8, 4])
 PAIRS, EARLY = [(0, 0), (1, 1), (2, 2)], [0]

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from cka_tools import compare
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.extraction import extract as extract_module
-from cka_tools.extraction.memory import run_splitting
+from cka_tools.extraction.extract import run_splitting
 from cka_tools.models import load_model
 from cka_tools.store import cache_directory, extract_cached, partial
 from cka_tools.store.directory import entry_folder

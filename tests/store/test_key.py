@@ -12,9 +12,8 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.extraction.extract import plan_forwards, prepare
 from cka_tools.models import load_model
-from cka_tools.store import numerics as numerics_module
-from cka_tools.store.foreign_code import NotKeyed
-from cka_tools.store.key import entry_key
+from cka_tools.store import key as numerics_module
+from cka_tools.store.key import NotKeyed, entry_key
 
 SETTINGS = ExtractionSettings(max_length=64, batch_tokens=256)
 

@@ -14,8 +14,7 @@ import store_process
 from cka_tools.documents import Document
 from cka_tools.extraction import prepare
 from cka_tools.store import extract_cached
-from cka_tools.store.directory import lock_file
-from cka_tools.store.lock import locked
+from cka_tools.store.directory import lock_file, locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a POSIX signal")
 

@@ -8,8 +8,7 @@ import pytest
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import load_model
 from cka_tools.store import extract_cached
-from cka_tools.store.directory import lock_file
-from cka_tools.store.lock import locked
+from cka_tools.store.directory import lock_file, locked
 from cka_tools.terminal.app import main
 from cka_tools.terminal.cache_commands import age_in_words, size_in_words
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from synthetic_comparison import PAPER_CKA, make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
+from cka_tools.formatting import percent
 from cka_tools.terminal.report import layer_table, print_comparison, protocol_table, summary_sentence
-from cka_tools.wording import percent
 
 
 def printed(comparison: Comparison, width: int = 120, **console: object) -> str:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ModernBertForMaskedLM
 
-from cka_tools.training import blocked_attention as blocked
-from cka_tools.training.attention_masks import boolean_masks
+from cka_tools.training import attention as blocked
+from cka_tools.training.attention import boolean_masks
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_scores_out_of_reach_are_not_computed() -> None:
 def test_a_sequence_of_several_blocks_is_as_under_sdpa(
     tiny_model: Callable[..., ModernBertForMaskedLM],
 ) -> None:
-    from cka_tools.training.attention_masks import attention_masks
+    from cka_tools.training.attention import attention_masks
 
     ids = torch.randint(5, 32, (2, 24), generator=torch.Generator().manual_seed(1))
     owner = torch.arange(24)[None].repeat(2, 1) // 10

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cka_tools.bundled import bundled_data
-from cka_tools.models.hash import hash_weight_files
+from cka_tools.models.folder import hash_weight_files
 
 PAIR = ("clm-detour", "mlm-baseline")
 MATCHED = ("clm-detour-matched", "mlm-baseline-matched", "mlm-baseline-2-matched")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cka_tools.training.linear_cross_entropy import ROWS, linear_cross_entropy
+from cka_tools.training.objectives import ROWS, linear_cross_entropy
 
 
 @pytest.mark.parametrize("rows", [0, 1, ROWS, ROWS + 7])

@@ -9,13 +9,12 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
 
 from cka_tools.errors import UserError
-from cka_tools.training.attention_masks import IMPLEMENTATIONS
+from cka_tools.training.attention import IMPLEMENTATIONS
 from cka_tools.training.checkpoint import save_run
 from cka_tools.training.loop import evaluate, train
-from cka_tools.training.objectives import Masking, Objective, ObjectiveName
+from cka_tools.training.objectives import Masking, Objective, ObjectiveName, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
 from cka_tools.training.recipe import Phase, Recipe
-from cka_tools.training.target_loss import TargetLoss
 from cka_tools.training.tokenizer import train_tokenizer
 
 MASK, SEPARATOR, SPECIAL, VOCABULARY = 4, 3, (0, 1, 2, 3, 4), 32

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import PAPER_INTERVENTIONS, freeze, parse_layers, third
 from cka_tools.training.objectives import Masking
-from cka_tools.training.presets import PRESETS, preset
-from cka_tools.training.recipe import Phase, Recipe
+from cka_tools.training.recipe import PRESETS, Phase, Recipe, preset
 from cka_tools.training.recipe_file import find_recipe, parse_recipe, read_recipe, to_toml
 
 shares = st.floats(0.01, 0.99)

@@ -3,10 +3,8 @@ import math
 import pytest
 import torch
 
-from cka_tools.training.optimizer import adamw, torch_weight_decay
-from cka_tools.training.presets import PAPER, preset
-from cka_tools.training.recipe import OptimizerSettings
-from cka_tools.training.schedule import learning_rate
+from cka_tools.training.loop import adamw, torch_weight_decay
+from cka_tools.training.recipe import PAPER, OptimizerSettings, learning_rate, preset
 
 
 def test_the_warm_up_starts_one_step_above_zero_reaches_the_peak_and_stays() -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertModel
 
 from cka_tools.errors import UserError
 from cka_tools.training import checkpoint, segment
-from cka_tools.training.attention_masks import IMPLEMENTATIONS
+from cka_tools.training.attention import IMPLEMENTATIONS
 from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import OptimizerSettings, Phase

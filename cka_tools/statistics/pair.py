@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.divergence import mean_cka
-from cka_tools.statistics.feature_set import FeatureSet, Spectrum
+from cka_tools.statistics.features import FeatureSet, ModelStatistics, Spectrum, pair_hsic
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
@@ -30,7 +30,31 @@ from cka_tools.statistics.intervals import (
     union,
 )
 from cka_tools.statistics.linear_cka import LinearCKA
-from cka_tools.statistics.model_statistics import ModelStatistics, pair_hsic
+
+
+def mean_cka(cka: ArrayLike) -> float:
+    """Mean over layers of CKA, (layers,)."""
+    return float(np.mean(np.asarray(cka, dtype=np.float64)))
+
+
+def mean_divergence(cka: ArrayLike) -> float:
+    """Mean over layers of the divergence 1 − CKA, from CKA, (layers,)."""
+    return 1 - mean_cka(cka)
+
+
+def ratio_of_means(cka: ArrayLike, control_cka: ArrayLike) -> float:
+    """A pair's mean divergence over a control's, from the CKA of both over the same layers, (layers,).
+
+    A ratio of means, never a mean of ratios: layers in which the control hardly diverges would rule that.
+    """
+    return mean_divergence(cka) / mean_divergence(control_cka)
+
+
+def layer_ratios(cka: ArrayLike, control_cka: ArrayLike) -> np.ndarray:
+    """The same by layer, (layers,) float64."""
+    pairs = zip(np.atleast_1d(cka), np.atleast_1d(control_cka), strict=True)
+    return np.array([ratio_of_means([one], [other]) for one, other in pairs])
+
 
 INFLUENCE_DOCUMENTS = 4096
 """Above this many documents the influence is taken on a seeded subset: its cost grows with their square."""

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.feature_comparison import (
+from cka_tools.statistics.features import FeatureSet, is_constant, spectrum_of
+from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES
+from cka_tools.statistics.linear_cka import LinearCKA, Pairs, restore, state_of
+from cka_tools.statistics.moments import offsets
+from cka_tools.statistics.pair import (
     FeatureComparison,
     Whole,
     assemble,
     average,
     influence_documents,
 )
-from cka_tools.statistics.feature_set import FeatureSet, is_constant, spectrum_of
-from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES
-from cka_tools.statistics.linear_cka import LinearCKA, Pairs
-from cka_tools.statistics.linear_cka_state import restore, state_of
-from cka_tools.statistics.moments import offsets
 
 Rows = Sequence[np.ndarray[Any, Any]]
 """Features of some documents: one array (K, b, p) a layer."""
