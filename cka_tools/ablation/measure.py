@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import ModernBertModel
 
 from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.result import build_record
-from cka_tools.ablation.starts import load_tokenizer
 from cka_tools.ablation.train import segment_folder
 from cka_tools.ablation.tree import Use
 from cka_tools.comparison.caveats import find_caveats
@@ -22,25 +19,12 @@ from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.comparison.record import interval_entry, number
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import ExtractionSettings
-from cka_tools.models import LoadedModel, load_model
-from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
+from cka_tools.models import CausalSource, LoadedModel, LoadOptions, as_source
+from cka_tools.models.folder import hash_json
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
-from cka_tools.training.attention import attention_masks
 from cka_tools.training.checkpoint import read_manifest
-from cka_tools.training.start_model import check_start, quiet_transformers
-
-
-class CausalModernBertModel(ModernBertModel):
-    """ModernBERT under the masks of `attention_masks`, causal; pad tokens see and are seen by pads alone."""
-
-    def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
-    ) -> Any:
-        assert input_ids is not None
-        tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        masks = attention_masks(self, tokens, causal=True)
-        return super().forward(input_ids=input_ids, attention_mask=masks, **options)
+from cka_tools.training.start_model import check_start
 
 
 def load_seen(folder: Path, *, causal: bool, device: str | torch.device = "auto") -> LoadedModel:
@@ -51,21 +35,10 @@ def load_seen(folder: Path, *, causal: bool, device: str | torch.device = "auto"
     Raises:
         UserError: as `load_model`.
     """
-    if not causal or check_start(folder) != "ModernBertForMaskedLM":
-        return load_model(folder, device=device)
-    plain = load_model(folder, device=device)
-    with quiet_transformers():
-        model = CausalModernBertModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    loaded = load_model((model.to(plain.device).eval(), load_tokenizer(folder)), device=plain.device)
-    loaded.name = str(folder)
-    loaded.in_memory = False
-    loaded.provenance |= {
-        "spec": str(folder),
-        "kind": "local",
-        "mask": "causal",
-        "weights_sha256": hash_weight_files(weight_files(folder)),
-    }
-    return loaded
+    source = as_source(folder)
+    if causal and check_start(folder) == "ModernBertForMaskedLM":
+        source = CausalSource(source)
+    return source.load(LoadOptions(device))
 
 
 LOADED_AT_ONCE = 3

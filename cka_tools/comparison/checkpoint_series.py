@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.models import ModelGiven, parse_spec
+from cka_tools.models import ModelGiven, SpecSource, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.training.checkpoint import read_manifest
 
@@ -95,7 +96,7 @@ def expand(given: ModelGiven) -> list[ModelGiven]:
     Raises:
         UserError: a directory with neither a model nor checkpoints.
     """
-    if isinstance(given, tuple):
+    if not isinstance(given, str | PathLike):
         return [given]
     folder = Path(given).expanduser()
     if str(given).startswith("demo:") or not folder.is_dir() or (folder / "config.json").is_file():
@@ -122,7 +123,8 @@ def _place_in_run(path: Path) -> tuple[float, list[tuple[int, str]]]:
 
 
 def _manifest(given: ModelGiven) -> dict[str, Any] | None:
-    folder = None if isinstance(given, tuple) else parse_spec(given).folder
+    source = as_source(given)
+    folder = source.spec.folder if isinstance(source, SpecSource) else None
     return None if folder is None else read_manifest(folder)
 
 
@@ -138,7 +140,7 @@ def _check_apart(checkpoints: Sequence[ModelGiven], places: Sequence[float], kin
     seen: dict[float, ModelGiven] = {}
     for one, place in zip(checkpoints, places, strict=True):
         if place in seen:
-            pair = f"{_name(seen[place])!r} and {_name(one)!r}"
+            pair = f"{as_source(seen[place]).name!r} and {as_source(one).name!r}"
             if kind == "given":
                 raise UserError(f"x {place:g} is given to both {pair}: give different numbers")
             raise UserError(
@@ -146,7 +148,3 @@ def _check_apart(checkpoints: Sequence[ModelGiven], places: Sequence[float], kin
                 "place them with --x"
             )
         seen[place] = one
-
-
-def _name(given: ModelGiven) -> str:
-    return type(given[0]).__name__ if isinstance(given, tuple) else str(given)

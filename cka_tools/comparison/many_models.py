@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -14,7 +14,7 @@ from cka_tools.comparison.reading import DrawProgress, Progress
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.extraction import Extraction, ExtractionSettings, Prepared, prepare
 from cka_tools.extraction.features import ModelFeatures
-from cka_tools.models import LoadedModel, ModelGiven, load_model, outline_model, parse_spec, resolve_device
+from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelSource, as_source, resolve_device
 from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.pair import FeatureComparison, compare_statistics
 from cka_tools.store import extract_cached
@@ -123,9 +123,7 @@ def read_models(
         UserError: as `compare`.
     """
     chosen = options or {}
-    for one in given:
-        if not isinstance(one, tuple):
-            parse_spec(one)
+    order = [as_source(one) for one in given]
     place = resolve_device(chosen.get("device", "auto"))
     settings = ExtractionSettings(
         max_length=chosen.get("max_length"),
@@ -136,28 +134,19 @@ def read_models(
         seed=chosen.get("seed", 42),
     )
     draw = draw_documents(corpus, chosen.get("documents"), settings.seed)
-    load = {
-        "device": place,
-        "dtype": chosen.get("dtype") or "float32",
-        "trust_remote_code": chosen.get("trust_remote_code", False),
-    }
-    outlines: dict[Hashable, LoadedModel] = {}
-    for one in given:
-        if identity(one) not in outlines:
-            outlines[identity(one)] = _outline(one, load)
-    order = [identity(one) for one in given]
+    load = LoadOptions(place, chosen.get("dtype") or "float32", chosen.get("trust_remote_code", False))
+    outlines = {source: source.outline(load) for source in dict.fromkeys(order)}
     depths = [len(outlines[key].blocks) for key in order]
     plans = plan_pairs(depths, pairs, chosen.get("layers"), chosen.get("early"))
     distinct = list(outlines)
     prepared = prepare(list(outlines.values()), draw.documents, settings)
     progress = DrawProgress(chosen.get("progress"), len(draw.documents) * len(distinct))
-    read: dict[Hashable, ReadModel] = {}
+    read: dict[ModelSource, ReadModel] = {}
     notes = [*draw.notes, *prepared.notes]
     for at, key in enumerate(distinct):
-        spec = given[order.index(key)]
         held = sum(_in_memory(one) for one in read.values())
         read[key] = _read_one(
-            outlines[key] if isinstance(spec, tuple) else load_model(spec, **load),  # type: ignore[arg-type]
+            key.load(load),
             draw,
             replace(settings, memory_limit=max(0, settings.memory_limit - held)),
             replace(prepared, tables=[prepared.tables[at]]),
@@ -172,11 +161,6 @@ def read_models(
     notes += _same_weights(list(read.values()))
     models = [read[key] for key in order]
     return ManyModels(draw, settings, prepared, models, plans, place, list(dict.fromkeys(notes)))
-
-
-def identity(given: ModelGiven) -> Hashable:
-    """What tells one given model from another before anything is loaded."""
-    return tuple(map(id, given)) if isinstance(given, tuple) else str(given)
 
 
 def plan_pairs(
@@ -200,14 +184,8 @@ def plan_pairs(
     return plans
 
 
-def _outline(given: ModelGiven, load: dict[str, Any]) -> LoadedModel:
-    if isinstance(given, tuple):
-        return load_model(given, **load)
-    return outline_model(given, **load)
-
-
 def _layers_needed(
-    first: int, order: Sequence[Hashable], plans: Sequence[PairPlan], layers: Sequence[int] | None
+    first: int, order: Sequence[ModelSource], plans: Sequence[PairPlan], layers: Sequence[int] | None
 ) -> tuple[int, ...] | None:
     """Layers of one model that some pair asks for; None is all."""
     if layers is None:

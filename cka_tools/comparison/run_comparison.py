@@ -19,7 +19,7 @@ from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.formatting import parse_bytes
-from cka_tools.models import LoadedModel, ModelGiven, load_model, parse_spec, resolve_device
+from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, as_source, resolve_device
 
 if TYPE_CHECKING:
     import datasets
@@ -87,9 +87,7 @@ def compare(
     Raises:
         UserError: input that does not fit, in one line.
     """
-    for given in (model_a, model_b, control):
-        if given is not None and not isinstance(given, tuple):
-            parse_spec(given)
+    sources = [as_source(given) for given in (model_a, model_b, control) if given is not None]
     if pairs not in PAIRS:
         raise UserError(f"pairs {pairs!r} is not known: choose one of {', '.join(PAIRS)}")
     place = resolve_device(device)
@@ -108,13 +106,11 @@ def compare(
         settings, seeds = _paper_settings(protocol, settings, documents, dtype)
         documents, dtype = documents or paper.DOCUMENTS, paper.MODEL_DTYPE
     draws = [draw_documents(corpus, documents, s) for s in seeds]
-    load = {"device": place, "dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
-    a = load_model(model_a, **load)  # type: ignore[arg-type]
-    b = a if _same(model_a, model_b) else load_model(model_b, **load)  # type: ignore[arg-type]
-    noise = None
-    if control is not None:
-        loaded = [model for given, model in ((model_b, b), (model_a, a)) if _same(control, given)]
-        noise = loaded[0] if loaded else load_model(control, **load)  # type: ignore[arg-type]
+    load = LoadOptions(place, dtype or "float32", trust_remote_code)
+    loaded = {source: source.load(load) for source in dict.fromkeys(sources)}
+    a, b, *others = (loaded[source] for source in sources)
+    noise = others[0] if others else None
+    if noise is not None:
         _check_control(noise, b)
     paired, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
     early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
@@ -166,10 +162,3 @@ def _paper_settings(
             )
     exact = replace(settings, max_length=paper.MAX_LENGTH, plan="corpus-order", batch_size=paper.BATCH_SIZE)
     return exact, paper.DRAW_SEEDS
-
-
-def _same(a: ModelGiven, b: ModelGiven) -> bool:
-    """Whether both are the same model, which then runs once."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return a[0] is b[0] and a[1] is b[1]
-    return not isinstance(a, tuple) and not isinstance(b, tuple) and str(a) == str(b)

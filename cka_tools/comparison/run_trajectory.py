@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from cka_tools.comparison.checkpoint_series import LABELS, CheckpointSeries, find_series
-from cka_tools.comparison.many_models import ManyModels, PairReading, ReadingOptions, identity, read_models
+from cka_tools.comparison.many_models import ManyModels, PairReading, ReadingOptions, read_models
 from cka_tools.comparison.many_record import many_provenance, model_provenance, pair_entry, shared_summary
 from cka_tools.comparison.many_result import known
 from cka_tools.comparison.trajectory_result import Trajectory
 from cka_tools.errors import UserError
-from cka_tools.models import ModelGiven
+from cka_tools.models import ModelGiven, as_source
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +47,7 @@ def trajectory(
     """
     single = isinstance(checkpoints, str | PathLike | tuple)
     series = find_series([checkpoints] if single else list(checkpoints), x)  # type: ignore[list-item,arg-type]
-    if control is not None and identity(control) == identity(reference):
+    if control is not None and as_source(control) == as_source(reference):
         raise UserError(f"the control {str(control)!r} is the reference itself: name a model of another seed")
     models = [reference, *series.checkpoints, *([] if control is None else [control])]
     many = read_models(models, [(at, 0) for at in range(1, len(models))], corpus, options)
