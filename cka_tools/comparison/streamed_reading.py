@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cka_tools.extraction import BatchPlan, Extraction, ExtractionSettings, Prepared
 from cka_tools.extraction.activations import PooledForward
-from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_sorted
+from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.extract import (
     Progress,
     describe,
@@ -235,8 +235,12 @@ def _pilot_plan(prepared: Prepared, settings: ExtractionSettings) -> Sequence[tu
         return plan.batches
     # Not the documents that are left out in turn: a stream of its own.
     rows = np.sort(np.random.default_rng([settings.seed, 1]).choice(n, PILOT_DOCUMENTS, replace=False))
-    lengths = np.max([table.lengths[rows] for table in prepared.tables], axis=0)
-    own: BatchPlan = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths, plan.limit)
+    lengths = np.stack([table.lengths[rows] for table in prepared.tables])
+    own: BatchPlan
+    if plan.kind == "equal-length":
+        own = plan_equal_lengths(lengths, plan.limit)
+    else:
+        own = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths.max(axis=0), plan.limit)
     return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
 
 

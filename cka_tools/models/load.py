@@ -16,7 +16,7 @@ from transformers.utils import logging
 from cka_tools.errors import UserError
 from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import find_blocks, text_config
-from cka_tools.models.check import check_blocks
+from cka_tools.models.check import check_blocks, check_padding
 from cka_tools.models.folder import (
     ModelSpec,
     check_folder,
@@ -158,10 +158,11 @@ def finish(loaded: LoadedModel) -> LoadedModel:
     """Find the blocks of a model, check that hooks on them see the residual stream, and describe it.
 
     Raises:
-        UserError: as `find_blocks` and `check_blocks`.
+        UserError: as `find_blocks`, `check_blocks` and `check_padding`.
     """
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
+    check_padding(loaded)
     config = text_config(loaded.model.config)
     loaded.provenance |= {
         "architecture": type(loaded.model).__name__,

@@ -19,6 +19,7 @@ from cka_tools.extraction.extract import (
     plan_forwards,
     prepare,
     run_batches,
+    without_padding,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.settings import ExtractionSettings
@@ -70,7 +71,7 @@ def extract_cached(
         return extract_features(models, documents, settings, progress, layers=layers, prepared=prepared)
     settings = settings or ExtractionSettings()
     forwards = plan_forwards(models, settings, layers)
-    prepared = prepared or prepare(models, documents, settings)
+    prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
     shapes = [RowShape.of(forward, settings.draws) for forward in forwards]
     if not team.first:
         return _run_share(models, forwards, shapes, prepared, documents)
