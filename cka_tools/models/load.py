@@ -58,7 +58,7 @@ class Checkpoint:
 
     def fingerprint(self) -> dict[str, Any]:
         """Hashes of weights, config and tokenizer, and the hub's commit; JSON-ready."""
-        files = weight_files(self.folder)
+        files = weight_files(self.folder, self.spec.given)
         # Gigabytes are read again only where a file was written since.
         state = [(file, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
         if self._hashed is None or self._hashed[0] != state:

@@ -128,11 +128,12 @@ class SpecSource:
         """The base model, without a head."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
+        content = opened.fingerprint()
         model = load_weights(opened, place, number)
-        origin: dict[str, Any] = {"spec": self.name, "kind": self.spec.kind}
-        if self.spec.repo is not None:
-            origin["repo"] = self.spec.repo
-        origin |= opened.fingerprint()
+        if opened.fingerprint() != content:
+            raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
+        repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
+        origin = {"spec": self.name, "kind": self.spec.kind} | repo | content
         return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
 
 
