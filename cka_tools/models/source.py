@@ -32,11 +32,18 @@ from cka_tools.models.model import LoadedModel, ModelOutline, resolve_device, re
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded: where it runs, in which number format, and whether its own code may run."""
+    """How a model is loaded.
+
+    Attributes:
+        device: where it runs. dtype: its number format.
+        trust_remote_code: whether code that came with it may run.
+        allow_unused_weights: leave out weights inside its layers that its class does not use.
+    """
 
     device: str | torch.device = "auto"
     dtype: str | torch.dtype = "float32"
     trust_remote_code: bool = False
+    allow_unused_weights: bool = False
 
     def resolve(self) -> tuple[torch.device, torch.dtype]:
         """The device and the number format.
@@ -129,7 +136,7 @@ class SpecSource:
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
         content = opened.fingerprint()
-        model = load_weights(opened, place, number)
+        model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights)
         if opened.fingerprint() != content:
             raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
         repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
@@ -285,13 +292,14 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
+    allow_unused_weights: bool = False,
 ) -> LoadedModel:
     """Load a model without its head, find its blocks and check that hooks on them see the residual stream.
 
     Raises:
         UserError: anything about the model that does not fit, in one line.
     """
-    return as_source(given).load(LoadOptions(device, dtype, trust_remote_code))
+    return as_source(given).load(LoadOptions(device, dtype, trust_remote_code, allow_unused_weights))
 
 
 def outline_model(

@@ -140,3 +140,48 @@ def test_weights_under_another_name_are_named(folder: Path) -> None:
 def test_an_adapter_beside_the_weights_is_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     assert "adapter_config.json" in refusal(folder)
+
+
+def add_weights(folder: Path, **extra: tuple[int, ...]) -> None:
+    file = folder / "model.safetensors"
+    more = {name: torch.ones(shape) for name, shape in extra.items()}
+    save_file(load_file(file) | more, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_weights_inside_a_layer_that_are_not_used_are_an_error_that_names_them(
+    tiny_model: Callable[..., Path], tmp_path: Path, prefix: str
+) -> None:
+    """A BERT with relative positions whose config does not say so."""
+    folder = Path(shutil.copytree(tiny_model("bert", head=bool(prefix)), tmp_path / "model"))
+    key = f"{prefix}encoder.layer.3.attention.self.distance_embedding.weight"
+    add_weights(folder, **{key: (127, 8)})
+    with pytest.raises(UserError, match="1 weights inside its layers") as caught:
+        load_model(folder, device="cpu")
+    assert "encoder.layer.3.attention.self.distance_embedding.weight" in str(caught.value)
+    assert "--allow-unused-weights" in str(caught.value)
+    allowed = load_model(folder, device="cpu", allow_unused_weights=True)
+    assert any("distance_embedding" in note for note in allowed.notes)
+
+
+def test_biases_that_the_config_turns_off_are_an_error(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
+    biases = {f"layers.{i}.self_attn.{name}_proj.bias": (32,) for i in range(6) for name in "qo"}
+    add_weights(folder, **biases)
+    with pytest.raises(UserError, match=r"12 weights inside its layers .*layers\.0\.self_attn\.o_proj\.bias"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "modernbert"])
+def test_heads_and_old_buffers_stay_quiet(
+    architecture: str, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model(architecture, head=True), tmp_path / "model"))
+    add_weights(folder, **{"classifier.weight": (2, 32), "pooler.dense.bias": (32,)})
+    if architecture == "gpt2":
+        add_weights(folder, **{"transformer.h.0.attn.bias": (1, 1, 64, 64)})
+    if architecture == "llama":
+        add_weights(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": (4,)})
+    assert load_model(folder, device="cpu").notes == []
