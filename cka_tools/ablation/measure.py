@@ -21,9 +21,9 @@ from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.comparison.record import interval_entry, number
 from cka_tools.documents import DocumentDraw
-from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
+from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.training.attention import attention_masks
@@ -112,7 +112,7 @@ class Comparer:
     """
 
     draw: DocumentDraw
-    settings: ExtractionSettings = field(default_factory=ExtractionSettings)
+    settings: Settings = field(default_factory=Settings)
     device: str = "auto"
     cache: bool = True
     progress: Callable[[Path, Path], None] | None = None

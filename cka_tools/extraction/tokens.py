@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH
 from cka_tools.models.model import LoadedModel
 from cka_tools.nameless_file import nameless_file, write_at
 from cka_tools.processes import at_all, crew
+from cka_tools.settings import DEFAULT_MAX_LENGTH
 
 IN_MEMORY = 2**29
 """Bytes of an array that are kept in memory."""
