@@ -15,8 +15,9 @@ from cka_tools.ablation.axes import StartName
 from cka_tools.ablation.tree import START_SEED
 from cka_tools.errors import UserError
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
+from cka_tools.models.load import quiet_transformers
 from cka_tools.training.checkpoint import TOKENIZER_FILES, read_manifest, whole_folder
-from cka_tools.training.start_model import find_start, quiet_transformers
+from cka_tools.training.start_model import find_start
 
 DEFAULT_START: Final = "demo:theta0"
 SECOND_SHAPE: Final = "4x64"

@@ -1,19 +1,33 @@
-"""Model specs → loaded models and their blocks."""
+"""Model sources → loaded models and their blocks."""
 
 from cka_tools.models.blocks import Block
-from cka_tools.models.load import LayerDescription, ModelGiven, describe_model, load_model, outline_model
+from cka_tools.models.folder import demo_models, parse_spec
 from cka_tools.models.model import DTYPES, LoadedModel, ModelOutline, resolve_device, resolve_dtype
-from cka_tools.models.spec import demo_models, parse_spec
+from cka_tools.models.source import (
+    CausalSource,
+    LoadOptions,
+    MemorySource,
+    ModelGiven,
+    ModelSource,
+    SpecSource,
+    as_source,
+    load_model,
+    outline_model,
+)
 
 __all__ = [
     "DTYPES",
     "Block",
-    "LayerDescription",
+    "CausalSource",
+    "LoadOptions",
     "LoadedModel",
+    "MemorySource",
     "ModelGiven",
     "ModelOutline",
+    "ModelSource",
+    "SpecSource",
+    "as_source",
     "demo_models",
-    "describe_model",
     "load_model",
     "outline_model",
     "parse_spec",

@@ -1,8 +1,8 @@
-"""Attention of a padded batch, one document after the other, over the keys that its mask lets it see.
+"""Who sees whom: masks within documents, a causal view of an encoder, and attention by document.
 
 In bfloat16 on a CPU, PyTorch's fused attention is no faster than in float32, while plain matrix products are
-twice as fast. Here scores are plain products of one document at a time, which stay in a cache, and neither
-padding nor keys beyond a window are multiplied.
+twice as fast. In attention by document scores are plain products of one document at a time, which stay in a
+cache, and neither padding nor keys beyond a window are multiplied.
 """
 
 from __future__ import annotations
@@ -12,9 +12,110 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface
+from transformers import (
+    MODEL_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    ModernBertModel,
+    PreTrainedModel,
+)
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available
+
+from cka_tools.errors import UserError
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+
+def boolean_masks(document_ids: Tensor, *, causal: bool, sliding_window: int) -> dict[str, Tensor]:
+    """Return the masks of the global and of the local layers; True where a query may see a key.
+
+    A token sees the tokens of its own document; in CLM none that come after it; in local layers none further
+    away than `sliding_window`, both ends included. The causal local mask is thus the bidirectional one cut at
+    the diagonal.
+
+    Args:
+        document_ids: (batch, length) integers, equal for the tokens of one document and for no others.
+        causal: True for CLM, False for MLM.
+        sliding_window: how far a local layer sees to each side, in tokens; see `reach`.
+
+    Returns:
+        Boolean tensors (batch, 1, query, key) under "full_attention" and "sliding_attention", never None:
+        left without a mask ModernBERT attends in both directions and across documents, without an error.
+    """
+    position = torch.arange(document_ids.shape[1], device=document_ids.device)
+    offset = position[:, None] - position[None, :]
+    seen = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    if causal:
+        seen = seen & (offset >= 0)
+    return {FULL: seen, SLIDING: seen & (offset.abs() <= sliding_window)}
+
+
+def reach(model: PreTrainedModel) -> int:
+    """Return how far a local layer sees to each side, in tokens.
+
+    `ModernBertDecoder` counts the token itself into its window and so sees one token less far back; it keeps
+    its own window, in both directions when it is trained by MLM.
+    """
+    return int(model.config.sliding_window) - (model.config.model_type == "modernbert-decoder")
+
+
+def dense_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: bool) -> dict[str, Tensor]:
+    """Return `boolean_masks` in the form that SDPA or eager attention takes.
+
+    Both ModernBERT classes take such a dict as it is: the encoder in place of its bidirectional masks, the
+    decoder in place of its causal ones. SDPA takes booleans. Eager attention *adds* its mask to the scores,
+    so a boolean one would hide nothing: it gets 0 and the dtype's lowest value. No row is empty, as every
+    token sees itself.
+
+    Raises:
+        UserError: another attention implementation, whose masks these are not.
+    """
+    implementation = model.config._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        raise UserError(
+            f"attention implementation {implementation!r} does not take a mask made here: load the model "
+            "with attn_implementation='sdpa'"
+        )
+    masks = boolean_masks(document_ids, causal=causal, sliding_window=reach(model))
+    if implementation == "sdpa":
+        return masks
+    lowest = torch.finfo(model.dtype).min
+    return {
+        kind: torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
+        for kind, mask in masks.items()
+    }
+
+
+class CausalModernBertModel(ModernBertModel):
+    """ModernBERT under the causal `dense_masks`; pad tokens see and are seen by pads alone."""
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
+        """As `ModernBertModel`, of token ids (batch, length) and a mask of the same shape."""
+        assert input_ids is not None
+        tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        masks = dense_masks(self, tokens, causal=True)
+        return super().forward(input_ids=input_ids, attention_mask=masks, **options)
+
+
+def causal_view(name: str, model: nn.Module) -> CausalModernBertModel:
+    """A model that shares the modules of a ModernBERT encoder and sees causally; the encoder stays as it is.
+
+    Raises:
+        UserError: another class; a `ModernBertDecoder` is causal by itself.
+    """
+    if type(model) is not ModernBertModel:
+        raise UserError(
+            f"model {name!r} is a {type(model).__name__}: only a ModernBERT encoder can be seen causally"
+        )
+    with torch.device("meta"):  # transformers has to know the class to report its hidden states
+        view = CausalModernBertModel(model.config)
+    view.__dict__.update(vars(model))
+    return view
+
 
 BY_DOCUMENT = "by_document"
 

@@ -40,6 +40,7 @@ class Block:
     Paths are relative to the base model. `attention` and `mlp` name the module whose output is the branch's
     contribution as it is added to the residual, or are None where no such module is known.
     `norms` are the two norms of a post-norm block. `width` is filled in by the check at load.
+    `scope` is "global" or "local" where the config says which (`window` then in tokens), else None.
     """
 
     index: int
@@ -56,6 +57,11 @@ class Block:
     def kind(self) -> str:
         """Class name of the block."""
         return type(self.module).__name__
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: what can be hooked here, without the module."""
+        names = ("index", "path", "width", "attention", "mlp", "scope", "window")
+        return {"block": self.kind} | {name: getattr(self, name) for name in names}
 
 
 def text_config(config: Any) -> Any:

@@ -1,177 +1,165 @@
-"""Model spec → LoadedModel, checked."""
+"""A checkpoint's directory → its config, its tokenizer, and a base model with its weights, each checked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from os import PathLike
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from cka_tools.errors import UserError
 from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import find_blocks, text_config
 from cka_tools.models.check import check_blocks
 from cka_tools.models.folder import (
+    ModelSpec,
     check_folder,
     fetch_snapshot,
     hash_json,
-    hash_state_dict,
     hash_tokenizer,
     hash_weight_files,
     one_line,
     weight_files,
 )
-from cka_tools.models.model import LoadedModel, ModelOutline, resolve_device, resolve_dtype
-from cka_tools.models.spec import ModelSpec, parse_spec
-
-#: What a model may be given as: a spec, or a loaded model with its tokenizer.
-ModelGiven = str | PathLike[str] | tuple[Any, Any]
-
-
-def load_model(
-    spec: ModelGiven,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "float32",
-    trust_remote_code: bool = False,
-) -> LoadedModel:
-    """Load a model without its head, find its blocks and check that hooks on them see the residual stream.
-
-    A `(model, tokenizer)` pair is used as it is: where it has a head, its base model; it is never moved,
-    cast or switched to evaluation for longer than a forward pass.
-
-    Raises:
-        UserError: anything about the model that does not fit, in one line.
-    """
-    if isinstance(spec, tuple):
-        return _load_in_memory(spec, device, dtype)
-    place = resolve_device(device)
-    number = resolve_dtype(dtype, place)
-    opened = open_checkpoint(spec, trust_remote_code=trust_remote_code)
-    given, folder = opened.spec.given, opened.folder
-    with _quiet():
-        model = _load_weights(given, folder, opened.config, place, number, trust_remote_code)
-    model = model.to(place).eval()
-    provenance: dict[str, Any] = {"spec": given, "kind": opened.spec.kind}
-    if opened.revision is not None:
-        provenance |= {"repo": opened.spec.repo, "revision": opened.revision}
-    # Of a hub's commit too: two commits, or a commit and a directory, may hold the same weights.
-    provenance["weights_sha256"] = hash_weight_files(weight_files(folder))
-    provenance["config_sha256"] = hash_json(opened.written)
-    return _finish(LoadedModel(given, model, opened.tokenizer, [], provenance, notes=opened.notes))
-
-
-def outline_model(
-    spec: str | PathLike[str],
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "float32",
-    trust_remote_code: bool = False,
-) -> ModelOutline:
-    """A model without its weights: tokenizer, blocks and limits, as tokenization and a batch plan need them.
-
-    Raises:
-        UserError: as `load_model`, of what does not need the weights.
-    """
-    place = resolve_device(device)
-    number = resolve_dtype(dtype, place)
-    opened = open_checkpoint(spec, trust_remote_code=trust_remote_code)
-    given = opened.spec.given
-    try:
-        with _quiet(), torch.device("meta"):
-            model = AutoModel.from_config(opened.config, dtype=number, trust_remote_code=trust_remote_code)
-    except Exception:
-        # Code that comes with a model may not run without data: its weights are loaded, then let go.
-        with _quiet():
-            model = _load_weights(given, opened.folder, opened.config, place, number, trust_remote_code).to(
-                "meta"
-            )
-    provenance = {"tokenizer_sha256": hash_tokenizer(opened.tokenizer)}
-    blocks = find_blocks(given, model)
-    return ModelOutline(given, model, opened.tokenizer, blocks, provenance, notes=opened.notes, place=place)
+from cka_tools.models.model import LoadedModel
 
 
 @dataclass
-class OpenedCheckpoint:
-    """A checkpoint on this machine before its weights are read; `written` is its config.json."""
+class Checkpoint:
+    """A checkpoint on this machine before its weights are read.
+
+    Attributes:
+        revision: the hub's commit, None for a directory.
+        trusted: whether code that came with it may run.
+        written: its config.json.
+        notes: plain sentences for the user.
+    """
 
     spec: ModelSpec
     folder: Path
     revision: str | None
+    trusted: bool
     written: dict[str, Any]
     config: Any
     tokenizer: Any
     notes: list[str]
+    _hashed: tuple[Any, str] | None = field(default=None, repr=False)
+
+    @property
+    def has_own_code(self) -> bool:
+        """Whether classes that came with the checkpoint run, which its hashes do not cover."""
+        return self.trusted and "auto_map" in self.written
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Hashes of weights, config and tokenizer, and the hub's commit; JSON-ready."""
+        files = weight_files(self.folder)
+        # Gigabytes are read again only where a file was written since.
+        state = [(file, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = state, hash_weight_files(files)
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {
+            **revision,
+            "weights_sha256": self._hashed[1],
+            "config_sha256": hash_json(self.written),
+            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
+        }
 
 
-def open_checkpoint(spec: str | PathLike[str], *, trust_remote_code: bool = False) -> OpenedCheckpoint:
+def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False) -> Checkpoint:
     """Find a model (fetch it, if it is on the hub) and read its config and tokenizer.
 
     Raises:
-        UserError: as `load_model`.
+        UserError: no such model, a file that is missing or damaged, code that is not trusted.
     """
-    parsed = parse_spec(spec)
     notes: list[str] = []
     revision = None
-    if parsed.kind == "hub":
-        snapshot = fetch_snapshot(parsed, trust_remote_code=trust_remote_code)
+    if spec.kind == "hub":
+        snapshot = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
         folder, revision, notes = snapshot.folder, snapshot.commit, snapshot.notes
     else:
-        assert parsed.folder is not None
-        folder = parsed.folder
-    written = check_folder(parsed.given, folder)
-    with _quiet():
-        config = _load_config(parsed.given, folder, written, trust_remote_code)
-        tokenizer = _load_tokenizer(parsed.given, folder, trust_remote_code)
-    return OpenedCheckpoint(parsed, folder, revision, written, config, tokenizer, notes)
+        assert spec.folder is not None
+        folder = spec.folder
+    written = check_folder(spec.given, folder)
+    with quiet_transformers():
+        config = _load_config(spec.given, folder, written, trust_remote_code)
+        tokenizer = _load_tokenizer(spec.given, folder, trust_remote_code)
+    return Checkpoint(spec, folder, revision, trust_remote_code, written, config, tokenizer, notes)
 
 
-def _load_in_memory(
-    pair: tuple[Any, Any], device: str | torch.device, dtype: str | torch.dtype
-) -> LoadedModel:
-    if (
-        len(pair) != 2
-        or not isinstance(pair[0], nn.Module)
-        or not isinstance(pair[1], PreTrainedTokenizerBase)
-    ):
-        given = ", ".join(type(part).__name__ for part in pair)
+def empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The base model on torch's meta device, without its weights.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            return AutoModel.from_config(checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trusted)
+    except Exception:
+        # Code that comes with a model may not run without data: its weights are loaded, then let go.
+        return load_weights(checkpoint, torch.device("cpu"), dtype).to("meta")
+
+
+def load_weights(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """The base model of a checkpoint with its weights, on `device`, in evaluation mode.
+
+    Raises:
+        UserError: weights that are damaged, missing, or of more layers than the config has.
+    """
+    given = checkpoint.spec.given
+    try:
+        with quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                checkpoint.folder,
+                config=checkpoint.config,
+                dtype=dtype,
+                attn_implementation=attention_for(checkpoint.config, device, dtype),
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trusted,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise UserError(f"model {given!r} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split("."))
+    if missing:
         raise UserError(
-            f"a model in memory is given as (model, tokenizer) of transformers; this is ({given})"
+            f"model {given!r} lacks {len(missing)} weights of {type(model).__name__} (such as "
+            f"{missing[0]}): they would be random, and so would the result; give a complete checkpoint"
         )
-    whole, tokenizer = pair
-    name = type(whole).__name__
-    if not hasattr(whole, "config") or not hasattr(whole, "base_model"):
-        raise UserError(f"model {name} is not a transformers PreTrainedModel: give one, with its tokenizer")
-    _refuse_encoder_decoder(name, whole.config)
-    model = whole.base_model
-    parameters = [p for p in model.parameters() if p.is_floating_point()]
-    here = parameters[0].device
-    if str(device) != "auto" and resolve_device(device).type != here.type:
-        raise UserError(f"model {name} lies on {here}, asked for {device}: move it, or pass device='auto'")
-    asked = resolve_dtype(dtype, here)
-    others = sorted({str(p.dtype).removeprefix("torch.") for p in parameters if p.dtype != asked})
-    if others:
-        short = str(asked).removeprefix("torch.")
+    depth = getattr(text_config(checkpoint.config), "num_hidden_layers", None)
+    extra = [key for key in report.get("unexpected_keys", ()) if _beyond(key, model, depth)]
+    if extra:
         raise UserError(
-            f"model {name} is in {', '.join(others)}, asked for {short}: cast it, or pass dtype={others[0]!r}"
+            f"model {given!r} holds weights of layers beyond the {depth} of its config (such as {extra[0]}): "
+            "correct num_hidden_layers"
         )
-    provenance = {
-        "spec": name,
-        "kind": "memory",
-        "weights_sha256": hash_state_dict(model.state_dict()),
-        "config_sha256": hash_json(model.config.to_dict()),
-    }
-    return _finish(LoadedModel(name, model, tokenizer, [], provenance, in_memory=True))
+    return model.to(device).eval()
 
 
-def _finish(loaded: LoadedModel) -> LoadedModel:
+def _beyond(key: str, model: nn.Module, depth: int | None) -> bool:
+    """Whether an unexpected weight belongs to a block the config leaves out."""
+    prefix = getattr(model, "base_model_prefix", "")
+    parts = key.removeprefix(f"{prefix}.").split(".")
+    lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    return any(
+        part.isdigit() and depth is not None and int(part) >= depth and ".".join(parts[:at]) in lists
+        for at, part in enumerate(parts)
+    )
+
+
+def finish(loaded: LoadedModel) -> LoadedModel:
+    """Find the blocks of a model, check that hooks on them see the residual stream, and describe it.
+
+    Raises:
+        UserError: as `find_blocks` and `check_blocks`.
+    """
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
     config = text_config(loaded.model.config)
@@ -182,7 +170,6 @@ def _finish(loaded: LoadedModel) -> LoadedModel:
         "hidden_size": loaded.blocks[-1].width,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "max_length": loaded.max_length,
-        "tokenizer_sha256": hash_tokenizer(loaded.tokenizer),
         "attention": getattr(config, "_attn_implementation", None),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
@@ -190,22 +177,25 @@ def _finish(loaded: LoadedModel) -> LoadedModel:
     return loaded
 
 
+class UntrustedCode(UserError):  # noqa: N818 - a kind of UserError that a fingerprint has to know
+    """A model that needs code that comes with it, which is not allowed to run."""
+
+
 def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool) -> Any:
     model_type = written.get("model_type")
     if "auto_map" in written and model_type not in CONFIG_MAPPING and not trust:
-        raise UserError(
+        raise UntrustedCode(
             f"model {given!r} needs code that comes with it: read that code, then allow it with "
             "--trust-remote-code"
         )
     if model_type is None:
         raise UserError(
-            f"model {given!r}: config.json names no model_type: write it anew with save_pretrained"
+            f"model {given!r}: config.json names no model_type: write it again with save_pretrained"
         )
     if model_type not in CONFIG_MAPPING and not trust:
         raise UserError(
             f"model {given!r}: transformers {transformers.__version__} does not know model_type "
-            f"{model_type!r}: "
-            "update transformers, or correct config.json"
+            f"{model_type!r}: update transformers, or correct config.json"
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
@@ -213,11 +203,12 @@ def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool)
         raise UserError(
             f"model {given!r}: config.json does not fit its model_type: {one_line(error)}"
         ) from error
-    _refuse_encoder_decoder(given, config)
+    refuse_encoder_decoder(given, config)
     return config
 
 
-def _refuse_encoder_decoder(given: str, config: Any) -> None:
+def refuse_encoder_decoder(given: str, config: Any) -> None:
+    """Raise a UserError for a model with two stacks of layers."""
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"model {given!r} is an encoder-decoder ({config.model_type}), which has two stacks of layers: "
@@ -238,105 +229,15 @@ def _load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
     return tokenizer
 
 
-def _load_weights(
-    given: str, folder: Path, config: Any, device: torch.device, dtype: torch.dtype, trust: bool
-) -> Any:
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_for(config, device, dtype),
-            use_safetensors=True,
-            trust_remote_code=trust,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        raise UserError(f"model {given!r} cannot be loaded: {one_line(error)}") from error
-    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split("."))
-    if missing:
-        raise UserError(
-            f"model {given!r} lacks {len(missing)} weights of {type(model).__name__} (such as "
-            f"{missing[0]}): they "
-            "would be random, and so would the result; give a complete checkpoint"
-        )
-    depth = getattr(text_config(config), "num_hidden_layers", None)
-    extra = [key for key in report.get("unexpected_keys", ()) if _beyond(key, model, depth)]
-    if extra:
-        raise UserError(
-            f"model {given!r} holds weights of layers beyond the {depth} of its config (such as {extra[0]}): "
-            "correct num_hidden_layers"
-        )
-    return model
-
-
-def _beyond(key: str, model: nn.Module, depth: int | None) -> bool:
-    """Whether an unexpected weight belongs to a block the config leaves out."""
-    prefix = getattr(model, "base_model_prefix", "")
-    parts = key.removeprefix(f"{prefix}.").split(".")
-    lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    return any(
-        part.isdigit() and depth is not None and int(part) >= depth and ".".join(parts[:at]) in lists
-        for at, part in enumerate(parts)
-    )
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without transformers' own bars and loading report; its settings are put back."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
-
-
-@dataclass(frozen=True)
-class LayerDescription:
-    """One layer: its block and branches (module paths below the base model), width and attention.
-
-    `scope` is "global" or "local" where the config says which (`window` then in tokens), else None;
-    `attention` and `mlp` are None where those sites cannot be hooked.
-    """
-
-    index: int
-    block: str
-    path: str
-    width: int
-    attention: str | None
-    mlp: str | None
-    scope: str | None
-    window: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-
-def describe_model(
-    spec: ModelGiven,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype = "float32",
-    trust_remote_code: bool = False,
-) -> list[LayerDescription]:
-    """Load a model with the checks of `load_model` and describe each layer, bottom to top."""
-    loaded = load_model(spec, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    return [
-        LayerDescription(
-            block.index,
-            block.kind,
-            block.path,
-            int(block.width or 0),
-            block.attention,
-            block.mlp,
-            block.scope,
-            block.window,
-        )
-        for block in loaded.blocks
-    ]
+            logging.enable_progress_bar()

@@ -74,12 +74,12 @@ def layers_command(
 
     Example: cka layers demo:clm-detour
     """
-    from cka_tools.models import describe_model
+    from cka_tools.models import load_model
 
-    described = describe_model(model, device=device, trust_remote_code=trust_remote_code)
+    described = load_model(model, device=device, trust_remote_code=trust_remote_code).blocks
 
     def show(console: Console) -> None:
-        kinds = sorted({f"{layer.block}, width {layer.width}" for layer in described})
+        kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
         console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
         table = Table(box=box.SIMPLE_HEAD)
         for heading in ("layer", "residual", "attention", "mlp", "reach"):

@@ -30,9 +30,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import hash_weight_files, weight_files
+from cka_tools.models.load import quiet_transformers
 from cka_tools.store.directory import locked
 from cka_tools.training.loop import LossRow, PhaseState, TrainingRun
-from cka_tools.training.start_model import quiet_transformers
 
 MANIFEST = "training.json"
 WEIGHTS = "model.safetensors"

@@ -1,7 +1,5 @@
 """The model that training starts from: a directory with a ModernBERT and its LM head."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,11 +10,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import check_folder, fetch_snapshot, one_line
-from cka_tools.models.spec import parse_spec
+from cka_tools.models.folder import check_folder, fetch_snapshot, one_line, parse_spec
+from cka_tools.models.load import quiet_transformers
 from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
 
 AUTO = "auto"
@@ -25,20 +22,6 @@ CLASSES = {
     "ModernBertForMaskedLM": ModernBertForMaskedLM,
     "ModernBertDecoderForCausalLM": ModernBertDecoderForCausalLM,
 }
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' own bars and loading report; its settings are put back."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def find_start(given: str) -> Path:

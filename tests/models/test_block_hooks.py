@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.models import describe_model, load_model
+from cka_tools.models import load_model
 from cka_tools.models.blocks import block_output
 from cka_tools.models.check import check_blocks
 
@@ -178,7 +178,7 @@ def test_a_block_that_does_not_run_is_refused(tiny_model: Callable[..., Path]) -
 def test_layers_are_described_with_their_attention(
     architecture: str, local: set[int], window: int, tiny_model: Callable[..., Path]
 ) -> None:
-    layers = describe_model(tiny_model(architecture))
+    layers = load_model(tiny_model(architecture), device="cpu").blocks
     assert [layer.index for layer in layers] == list(range(6))
     assert {layer.index for layer in layers if layer.scope == "local"} == local
     assert {layer.window for layer in layers if layer.scope == "local"} == {window}
@@ -187,4 +187,4 @@ def test_layers_are_described_with_their_attention(
 
 
 def test_no_scope_is_claimed_where_the_config_has_none(tiny_model: Callable[..., Path]) -> None:
-    assert {layer.scope for layer in describe_model(tiny_model("bert"))} == {None}
+    assert {layer.scope for layer in load_model(tiny_model("bert"), device="cpu").blocks} == {None}

@@ -6,7 +6,8 @@ import torch
 from transformers import ModernBertDecoderForCausalLM, ModernBertForMaskedLM, PreTrainedModel
 
 from cka_tools.errors import UserError
-from cka_tools.training.attention import IMPLEMENTATIONS, attention_masks, boolean_masks
+from cka_tools.models.attention import boolean_masks
+from cka_tools.training.attention import IMPLEMENTATIONS, attention_masks
 
 WINDOW = 4
 SHORT, LONG = 4, 24

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ModernBertForMaskedLM
 
+from cka_tools.models.attention import boolean_masks
 from cka_tools.training import attention as blocked
-from cka_tools.training.attention import boolean_masks
 
 
 @pytest.fixture(autouse=True)
