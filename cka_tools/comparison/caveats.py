@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS
+from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS
 from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
@@ -53,10 +53,10 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
     def warn(code: str, text: str, layers: list[int]) -> None:
         caveats.append({"code": code, "text": text, "layers": layers})
 
-    if found.n < MINIMUM_DOCUMENTS:
+    if found.n < INTERVAL_DOCUMENTS:
         warn(
             "few-documents",
-            f"{found.n} documents are fewer than the {MINIMUM_DOCUMENTS} an interval needs: none is given.",
+            f"{found.n} documents are fewer than the {INTERVAL_DOCUMENTS} an interval needs: none is given.",
             [],
         )
     constant = [p for p in found.layers if p.debiased.value is None]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache as cache_calls
 
 from cka_tools.comparison.streamed_reading import StreamedFeatures, Sums, features_size, stream_features
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import Extraction, ExtractionSettings
 from cka_tools.models import LoadedModel
 from cka_tools.processes import from_first
-from cka_tools.statistics.pair import FeatureComparison, compare_features
+from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.pair import FeatureComparison, compare_statistics
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.store import extract_cached
 
@@ -99,7 +101,7 @@ def read_draw(
         diagonal: whether CKA of `pairs` alone is wanted, not of all layers with all.
 
     Raises:
-        UserError: as `extract_features` and `compare_features` do.
+        UserError: as `extract_features` and `compare_statistics` do.
     """
     # The same model in two roles runs once; it then has the same layers in both.
     wanted = {id(a): (a, layers[0])} | ({} if a is b else {id(b): (b, layers[1])})
@@ -138,18 +140,23 @@ def read_draw(
     features = dict(zip(wanted, extraction.features, strict=True))
     first, second = features[id(a)], features[id(b)]
 
+    @cache_calls
+    def statistics(model: int, rescaled: bool = False) -> ModelStatistics:
+        """Made once, whatever the model is compared with."""
+        if rescaled:
+            return statistics(model).rescaled()
+        return ModelStatistics(features[model].features, device=device)
+
     def read(rescaled: bool) -> FeatureComparison:
         if streamed is not None:
             return streamed.pair.compare(within, early_positions, rescale=rescaled)
-        return compare_features(
-            first.features,
-            second.features,
+        return compare_statistics(
+            statistics(id(a), rescaled),
+            statistics(id(b), rescaled),
             within,
             early_positions,
-            rescale=rescaled,
-            device=device,
             seed=settings.seed,
-            diagonal=diagonal,
+            matrices=not diagonal,
         )
 
     def read_control() -> ControlReading:
@@ -160,17 +167,17 @@ def read_draw(
             apart = streamed.control.compare(in_control, early_positions, sides=called)
             together = streamed.second_order(plain, apart)
         else:
-            third = features[id(control)].features
-            apart = compare_features(
-                third,
-                second.features,
+            sides = [statistics(id(model)) for model in (a, control, b)]
+            apart = compare_statistics(
+                sides[1],
+                sides[2],
                 in_control,
                 early_positions,
-                device=device,
                 seed=settings.seed,
                 sides=called,
+                matrices=True,
             )
-            together = ratio_second_order(first.features, third, second.features, plain, apart, device=device)
+            together = ratio_second_order(sides[0], sides[1], sides[2], plain, apart)
         return ControlReading(apart, divergence_ratio(plain, apart, together))
 
     plain = from_first(lambda: read(False))

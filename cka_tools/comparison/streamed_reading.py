@@ -29,7 +29,7 @@ from cka_tools.models import LoadedModel
 from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
 from cka_tools.statistics.linear_cka import FOLD_ROWS
 from cka_tools.statistics.pair import FeatureComparison
-from cka_tools.statistics.ratio import SecondOrder, second_order_of_ratio
+from cka_tools.statistics.ratio import SecondOrder, ratio_second_order
 from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison, part_of
 from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
 from cka_tools.store.partial import scaled
@@ -74,7 +74,7 @@ class StreamedFeatures:
         """What `ratio_second_order` gives of the comparisons of A and of the control with B."""
         assert self.control is not None
         (a, b), (c, _) = self.pair.left_out(), self.control.left_out()
-        return second_order_of_ratio(a, c, b, plain, apart)
+        return ratio_second_order(a, c, b, plain, apart)
 
 
 @dataclass(frozen=True)

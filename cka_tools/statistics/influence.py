@@ -30,18 +30,12 @@ class Influence:
     """Per-document influence on the CKA of D layer pairs, and on means over groups of pairs.
 
     Attributes:
-        n: documents. theta, theta_biased: CKA of each pair, (D,).
-        first: g_i of the debiased CKA, (D, n), mean 0 over documents.
         second: ζ₂ = mean over i ≠ j of (W_ij − g_i − g_j)², (D,).
         groups: positions of the pairs of each group. group_second: ζ₂ of W averaged over each group.
         first_biased: influence on the biased CKA, (D, n).
         without: debiased CKA with one document left out, (D, n).
     """
 
-    n: int
-    theta: Tensor
-    theta_biased: Tensor
-    first: Tensor
     second: Tensor
     groups: list[list[int]]
     group_second: list[float]
@@ -75,10 +69,10 @@ class LinearisedCKA:
         self.a, self.b, self.pairs = a, b, pairs
         off_diagonal = (a.n - 3) / (a.n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
         xy, xx, yy = (h * off_diagonal for h in debiased)
-        self.theta = xy / (xx * yy).sqrt()
-        self.weights = 1 / (xx * yy).sqrt(), self.theta / (2 * xx), self.theta / (2 * yy)
-        self.norms_a = _norms(a, [i for i, _ in pairs])
-        self.norms_b = _norms(b, [j for _, j in pairs])
+        theta = xy / (xx * yy).sqrt()
+        self.weights = 1 / (xx * yy).sqrt(), theta / (2 * xx), theta / (2 * yy)
+        self.norms_a = [a.norms(i) for i, _ in pairs]
+        self.norms_b = [b.norms(j) for _, j in pairs]
 
     def tile(
         self, d: int, rows_i: slice, rows_j: slice, seen: Callable[[int, Tensor, Tensor], None] | None = None
@@ -150,11 +144,12 @@ def influence(
         for s, members in zip(group_squares, groups, strict=True)
     ]
     return Influence(
-        n, kernel.theta, biased[0] / (biased[1] * biased[2]).sqrt(), first, second,
-        [list(members) for members in groups], grouped,
+        second,
+        [list(members) for members in groups],
+        grouped,
         _biased_influence(raw, norms_a, norms_b, biased, n),
         _leave_one_out(a, b, pairs, raw, norms_a, norms_b),
-    )  # fmt: skip
+    )
 
 
 def _add_products(
@@ -164,17 +159,6 @@ def _add_products(
     raw["xy"][draw].add(d, K * L, i, j)
     raw["xx"][draw].add(d, K.square_(), i, j)
     raw["yy"][draw].add(d, L.square_(), i, j)
-
-
-def _norms(features: FeatureSet, layers: Sequence[int]) -> list[Tensor]:
-    """‖x_i‖² for each pair's layer and draw: D tensors (K, n)."""
-    return [
-        torch.stack([
-            torch.cat([features.rows(draw, layer, rows).square().sum(1) for rows in features.blocks()])
-            for draw in range(features.draws)
-        ])
-        for layer in layers
-    ]  # fmt: skip
 
 
 def _gram_tile(

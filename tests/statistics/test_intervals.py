@@ -8,7 +8,7 @@ from cka_tools.errors import UserError
 from cka_tools.statistics import cka, influence
 from cka_tools.statistics import pair as feature_comparison
 from cka_tools.statistics.features import FeatureSet
-from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS, Interval, union
+from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, Interval, union
 from cka_tools.statistics.linear_cka import LinearCKA
 from cka_tools.statistics.pair import compare_features
 
@@ -130,7 +130,7 @@ def test_interval_covers_a_known_population():
 
 def test_few_documents_have_values_but_no_interval():
     rng = np.random.default_rng(4)
-    n = MINIMUM_DOCUMENTS - 1
+    n = INTERVAL_DOCUMENTS - 1
     found = compare_features([rng.normal(size=(n, 4))], [rng.normal(size=(n, 4))], [(0, 0)], [0])
     interval = found.layers[0].debiased
     assert interval.value is not None
