@@ -24,7 +24,7 @@ from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
-from cka_tools.statistics.features import FeatureSet
+from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.training.attention import attention_masks
@@ -200,7 +200,7 @@ def _ratio_to(reading: Reading, noise: Reading) -> DivergenceRatio:
     """The ratio of two divergences from one baseline, with the second order that they share."""
     (detour, *_, baseline), control = reading.extraction.features, noise.extraction.features[0]
     left_out = reading.plain.left_out
-    sides = [FeatureSet(one.features, documents=left_out) for one in (detour, control, baseline)]
+    sides = [ModelStatistics(one.features, documents=left_out) for one in (detour, control, baseline)]
     together = ratio_second_order(sides[0], sides[1], sides[2], reading.plain, noise.plain)
     return divergence_ratio(reading.plain, noise.plain, together)
 

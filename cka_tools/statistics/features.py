@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,16 +19,22 @@ Layers = Sequence[np.ndarray[Any, Any] | Tensor]
 Documents = np.ndarray[Any, np.dtype[np.int64]]
 """Sorted indices of documents."""
 
+T = TypeVar("T")
+
 READ_ROWS = 512
 """Documents read at a time."""
 
 
-class FeatureSet:
-    """Features of L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn).
+class ModelStatistics:
+    """Features of one model with all that depends on them alone, made once for any number of comparisons.
+
+    L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn). Moments are made
+    at once, the rest when it is first asked for.
 
     Args:
         layers: L arrays (n, p_ℓ) or (K, n, p_ℓ), finite.
         device: where blocks are computed on.
+        rescale: divide each feature by its standard deviation (features without variance become 0).
         documents: the documents to use; all by default.
 
     Attributes:
@@ -42,7 +48,12 @@ class FeatureSet:
     """
 
     def __init__(
-        self, layers: Layers, *, device: torch.device | str = "cpu", documents: Documents | None = None
+        self,
+        layers: Layers,
+        *,
+        device: torch.device | str = "cpu",
+        rescale: bool = False,
+        documents: Documents | None = None,
     ) -> None:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
         shapes = {layer.shape[:2] for layer in self._layers}
@@ -60,28 +71,35 @@ class FeatureSet:
         moments = [self._first_two_moments(layer) for layer in range(len(self.dims))]
         self.means: list[Tensor] = [means for means, _ in moments]
         self.variances: list[Tensor] = [variance for _, variance in moments]
-        self._scales: list[Tensor] | None = None
-        self._forget()
+        self._scales = self.scales() if rescale else None
+        self._made: dict[Hashable, Any] = {}
 
-    def _forget(self) -> None:
-        self._own: dict[int, dict[Estimator, Tensor]] = {}
-        self._norms: dict[int, Tensor] = {}
-
-    def rescaled(self, scales: Sequence[Tensor] | None = None) -> FeatureSet:
-        """The same features, each multiplied by a scale of its own.
+    def rescaled(self, scales: Sequence[Tensor] | None = None) -> ModelStatistics:
+        """The same features, each multiplied by a scale of its own; the moments are shared.
 
         Args:
             scales: L tensors (p_ℓ,), such as those of a pilot; 1/σ of these documents by default.
         """
         other = copy(self)
         other._scales = [s.to(self.device, torch.float64) for s in scales or self.scales()]
-        other._forget()
+        other._made = {}
         return other
 
-    def part(self, documents: Documents) -> FeatureSet:
-        """Some of the documents, centred and rescaled by themselves."""
-        part = FeatureSet(self._layers, device=self.device, documents=documents)
-        return part if self._scales is None else part.rescaled()
+    def on(self, documents: Documents) -> ModelStatistics:
+        """Some of the documents, centred and rescaled by themselves; itself where it has no more than those."""
+        if len(documents) == self.n:
+            return self
+        rescale = self._scales is not None
+        return self._once(
+            documents.tobytes(),
+            lambda: ModelStatistics(self._layers, device=self.device, rescale=rescale, documents=documents),
+        )
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def _first_two_moments(self, layer: int) -> tuple[Tensor, Tensor]:
         means, variances = [], []
@@ -127,24 +145,43 @@ class FeatureSet:
         return block if self._scales is None else block * self._scales[layer]
 
     def norms(self, layer: int) -> Tensor:
-        """‖x_i‖² of every draw and document, (K, n); made once."""
-        if layer not in self._norms:
-            self._norms[layer] = torch.stack([
-                torch.cat([self.rows(draw, layer, rows).square().sum(1) for rows in self.blocks()])
-                for draw in range(self.draws)
-            ])  # fmt: skip
-        return self._norms[layer]
+        """‖x_i‖² of every draw and document, (K, n)."""
+
+        def make() -> Tensor:
+            draws, blocks = range(self.draws), self.blocks()
+            return torch.stack(
+                [torch.cat([self.rows(k, layer, r).square().sum(1) for r in blocks]) for k in draws]
+            )
+
+        return self._once(("norms", layer), make)
 
     def own_hsic(self, layer: int) -> dict[Estimator, Tensor]:
-        """HSIC of a layer with itself by estimator, averaged over the draws; made once."""
-        if layer not in self._own:
-            self._own[layer] = {e: h[0] for e, h in pair_hsic(self, self, [(layer, layer)]).items()}
-        return self._own[layer]
+        """HSIC of a layer with itself by estimator, averaged over the draws.
 
+        Raises:
+            UserError: fewer than four documents.
+        """
+        if self.n < MINIMUM_SAMPLES:
+            raise UserError(f"{self.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
+        return self._once(
+            ("own", layer), lambda: {e: h[0] for e, h in pair_hsic(self, self, [(layer, layer)]).items()}
+        )
+
+    @property
+    def own(self) -> dict[Estimator, Tensor]:
+        """`own_hsic` of all layers, (L,) float64."""
+        each = [self.own_hsic(layer) for layer in range(len(self.dims))]
+        return {e: torch.stack([own[e] for own in each]) for e in ESTIMATORS}
+
+    @property
     def summary(self) -> LayerSummary:
         """Which layers are constant, and how the variance of each is spread."""
-        own = [float(self.own_hsic(layer)["debiased"]) for layer in range(len(self.dims))]
-        return LayerSummary.of(self.means, self.variances, own, self.epsilon, self._scales)
+        return self._once(
+            "summary",
+            lambda: LayerSummary.of(
+                self.means, self.variances, self.own["debiased"].tolist(), self.epsilon, self._scales
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -214,52 +251,9 @@ def _release(array: Any) -> None:
         base = base.base
 
 
-class ModelStatistics:
-    """Features of one model with all that depends on them alone, made once for any number of comparisons.
-
-    Args:
-        layers, device: as `FeatureSet` takes them.
-        rescale: divide each feature by its standard deviation (features without variance become 0).
-
-    Attributes:
-        features: the features, centred when they are read.
-        own: HSIC of each layer with itself by estimator, (L,) float64.
-        summary: which layers are constant, effective dimension and top-feature share of each.
-
-    Raises:
-        UserError: fewer than four documents, or layers that do not belong together.
-    """
-
-    def __init__(self, layers: Layers, *, device: torch.device | str = "cpu", rescale: bool = False) -> None:
-        features = FeatureSet(layers, device=device)
-        if features.n < MINIMUM_SAMPLES:
-            raise UserError(f"{features.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-        self._describe(features.rescaled() if rescale else features)
-
-    def _describe(self, features: FeatureSet) -> None:
-        self.features = features
-        each = [features.own_hsic(layer) for layer in range(len(features.dims))]
-        self.own: dict[Estimator, Tensor] = {e: torch.stack([own[e] for own in each]) for e in ESTIMATORS}
-        self.summary = features.summary()
-        self._parts: dict[bytes, FeatureSet] = {}
-
-    def rescaled(self) -> ModelStatistics:
-        """The statistics of the rescaled features; their moments are not made again."""
-        other = copy(self)
-        other._describe(self.features.rescaled())
-        return other
-
-    def on(self, documents: Documents) -> FeatureSet:
-        """The features of some of the documents, made once."""
-        if len(documents) == self.features.n:
-            return self.features
-        key = documents.tobytes()
-        if key not in self._parts:
-            self._parts[key] = self.features.part(documents)
-        return self._parts[key]
-
-
-def pair_hsic(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> dict[Estimator, Tensor]:
+def pair_hsic(
+    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]]
+) -> dict[Estimator, Tensor]:
     """HSIC of D layer pairs by estimator, (D,) float64, averaged over the draws.
 
     Takes the features' or the Gram form, whichever costs less. Time O(n p q) a pair at most.
@@ -272,7 +266,7 @@ def pair_hsic(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) ->
     return {e: torch.stack(values) for e, values in by_estimator.items()}
 
 
-def _sums(a: FeatureSet, b: FeatureSet, draw: int, i: int, j: int) -> CentredSums:
+def _sums(a: ModelStatistics, b: ModelStatistics, draw: int, i: int, j: int) -> CentredSums:
     """The sums of HSIC for layer i of A and layer j of B."""
     same = a is b and i == j
     gram = a.n <= READ_ROWS and a.n < min(a.dims[i], b.dims[j])

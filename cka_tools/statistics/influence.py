@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.features import FeatureSet
+from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 
 INFLUENCE_TILE = 1024
@@ -64,7 +64,7 @@ class LinearisedCKA:
     """
 
     def __init__(
-        self, a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]], debiased: Hsic
+        self, a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], debiased: Hsic
     ) -> None:
         self.a, self.b, self.pairs = a, b, pairs
         off_diagonal = (a.n - 3) / (a.n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
@@ -100,8 +100,8 @@ class LinearisedCKA:
 
 
 def influence(
-    a: FeatureSet,
-    b: FeatureSet,
+    a: ModelStatistics,
+    b: ModelStatistics,
     pairs: Sequence[tuple[int, int]],
     debiased: Hsic,
     biased: Hsic,
@@ -162,7 +162,7 @@ def _add_products(
 
 
 def _gram_tile(
-    features: FeatureSet, draw: int, layer: int, rows_i: slice, rows_j: slice, norms: Tensor
+    features: ModelStatistics, draw: int, layer: int, rows_i: slice, rows_j: slice, norms: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A tile of K̃ (diagonal zero) and of its U-centred form K̄; centred features make its row sums −a."""
     X_i = features.rows(draw, layer, rows_i)
@@ -200,8 +200,8 @@ def _biased_influence(
 
 
 def _leave_one_out(
-    a: FeatureSet,
-    b: FeatureSet,
+    a: ModelStatistics,
+    b: ModelStatistics,
     pairs: Sequence[tuple[int, int]],
     raw: dict[str, list[_Rows]],
     norms_a: list[Tensor],
@@ -224,7 +224,7 @@ def _leave_one_out(
 
 
 def _off_diagonal_products(
-    features: FeatureSet, draw: int, layer: int, norms: Tensor, vectors: Sequence[Tensor]
+    features: ModelStatistics, draw: int, layer: int, norms: Tensor, vectors: Sequence[Tensor]
 ) -> list[Tensor]:
     """K̃ v for each vector v (n,), through the features: X (Xᵀ v) − a ∘ v."""
     V = torch.stack(list(vectors), dim=1)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet, LayerSummary, ModelStatistics, Spectrum, pair_hsic
+from cka_tools.statistics.features import LayerSummary, ModelStatistics, Spectrum, pair_hsic
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
@@ -183,7 +183,7 @@ def compare_statistics(
         UserError: features that do not belong together.
     """
     check_same_documents(a, b)
-    n = a.features.n
+    n = a.n
     hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
     documents = influence_documents(n, seed)
     whole = Whole(n, hsic, (a.summary, b.summary))
@@ -192,10 +192,9 @@ def compare_statistics(
 
 def check_same_documents(a: ModelStatistics, b: ModelStatistics) -> None:
     """Raise UserError for features of other numbers of documents or draws."""
-    if (a.features.n, a.features.draws) != (b.features.n, b.features.draws):
+    if (a.n, a.draws) != (b.n, b.draws):
         raise UserError(
-            f"features of {a.features.n} × {a.features.draws} and {b.features.n} × {b.features.draws} "
-            "documents × draws: give both the same ones"
+            f"features of {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
         )
 
 
@@ -223,7 +222,7 @@ class Whole:
 def assemble(
     whole: Whole,
     documents: np.ndarray,
-    left_out: Callable[[], tuple[FeatureSet, FeatureSet]],
+    left_out: Callable[[], tuple[ModelStatistics, ModelStatistics]],
     pairs: Sequence[tuple[int, int]],
     early: Sequence[int],
     *,
@@ -319,20 +318,17 @@ def _cross(
     a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], *, whole: bool = False
 ) -> dict[Estimator, Tensor]:
     """HSIC_xy (L_A, L_B) averaged over the draws, of the pairs (NaN elsewhere) or of the whole matrix."""
-    first, second = a.features, b.features
     if not whole:
-        found = pair_hsic(first, second, pairs)
-        empty = torch.full(
-            (len(first.dims), len(second.dims)), torch.nan, dtype=torch.float64, device=first.device
-        )
+        found = pair_hsic(a, b, pairs)
+        empty = torch.full((len(a.dims), len(b.dims)), torch.nan, dtype=torch.float64, device=a.device)
         return {e: empty.index_put(_index(pairs, empty), xy) for e, xy in found.items()}
     stats = []
-    for draw in range(first.draws):
-        stat = LinearCKA(first.dims, second.dims, device=first.device)
-        for rows in first.blocks():
+    for draw in range(a.draws):
+        stat = LinearCKA(a.dims, b.dims, device=a.device)
+        for rows in a.blocks():
             stat.update(
-                [first.rows(draw, i, rows) for i in range(len(first.dims))],
-                [second.rows(draw, j, rows) for j in range(len(second.dims))],
+                [a.rows(draw, i, rows) for i in range(len(a.dims))],
+                [b.rows(draw, j, rows) for j in range(len(b.dims))],
             )
         stats.append(stat)
     return {e: xy for e, (xy, _, _) in mean_hsic(stats).items()}
@@ -358,7 +354,9 @@ def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
     return xy[i, j], xx[i], yy[j]
 
 
-def hsic_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> dict[Estimator, Hsic]:
+def hsic_of_pairs(
+    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]]
+) -> dict[Estimator, Hsic]:
     """HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs by estimator, each (D,), averaged over the draws."""
     xy = pair_hsic(a, b, pairs)
     return {

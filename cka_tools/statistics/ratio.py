@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet, ModelStatistics
+from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, second_order
 from cka_tools.statistics.intervals import (
@@ -142,17 +142,17 @@ def _without(found: FeatureComparison, members: Sequence[int]) -> np.ndarray | N
 
 
 def ratio_second_order(
-    a: ModelStatistics | FeatureSet,
-    control: ModelStatistics | FeatureSet,
-    b: ModelStatistics | FeatureSet,
+    a: ModelStatistics,
+    control: ModelStatistics,
+    b: ModelStatistics,
     pair: FeatureComparison,
     control_pair: FeatureComparison,
 ) -> SecondOrder:
     """ζ₂ of the log ratio, for each layer pair and for the means over all and over the early ones.
 
     Args:
-        a, control, b: the three models, as the comparisons of A and of the control with B were made from;
-            a `FeatureSet` holds the documents that are left out in turn and no others.
+        a, control, b: the three models, as the comparisons of A and of the control with B were made from,
+            or the documents alone that those leave out in turn.
         pair, control_pair: those comparisons, position by position over the same layers of B.
 
     Returns:
@@ -163,9 +163,7 @@ def ratio_second_order(
     groups = _groups(pair, control_pair)
     if not groups:
         return {}
-    first, second, common = (
-        side.on(pair.left_out) if isinstance(side, ModelStatistics) else side for side in (a, control, b)
-    )
+    first, second, common = (side.on(pair.left_out) for side in (a, control, b))
     members = sorted({at for group in groups for at in group})
     kernels = []
     for features, found in ((first, pair), (second, control_pair)):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet, LayerSummary
+from cka_tools.statistics.features import LayerSummary, ModelStatistics
 from cka_tools.statistics.hsic import MINIMUM_SAMPLES
 from cka_tools.statistics.linear_cka import LinearCKA, Pairs, restore, state_of
 from cka_tools.statistics.moments import offsets
@@ -36,7 +36,7 @@ class Pilot:
     @classmethod
     def of(cls, a: Rows, b: Rows, *, rescale: bool) -> Pilot:
         """Means, and if asked for scales, over the documents given."""
-        first, second = (FeatureSet([np.asarray(layer) for layer in side]) for side in (a, b))
+        first, second = (ModelStatistics([np.asarray(layer) for layer in side]) for side in (a, b))
         scales = (first.scales(), second.scales()) if rescale else None
         return cls((first.means, second.means), scales)
 
@@ -201,7 +201,7 @@ class StreamedComparison:
         chosen = {e: (xy[rows, columns], xx[rows], yy[columns]) for e, (xy, xx, yy) in hsic.items()}
         whole = Whole(self.total, chosen, (summaries[0], summaries[1]))
 
-        def left_out() -> tuple[FeatureSet, FeatureSet]:
+        def left_out() -> tuple[ModelStatistics, ModelStatistics]:
             return self.left_out(rescale=rescale, layers=layers)
 
         return assemble(whole, self.documents, left_out, pairs, early, sides=sides)
@@ -211,11 +211,13 @@ class StreamedComparison:
 
     def left_out(
         self, *, rescale: bool = False, layers: tuple[slice, slice] = (slice(None), slice(None))
-    ) -> tuple[FeatureSet, FeatureSet]:
+    ) -> tuple[ModelStatistics, ModelStatistics]:
         """Features of A and of B of the documents that are left out in turn; arguments as in `compare`."""
         sets = []
         for side, (kept, dims, of) in enumerate(zip(self._kept, self.dims, layers, strict=True)):
-            features = FeatureSet([kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device)
+            features = ModelStatistics(
+                [kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device
+            )
             scales = self._scales(side, of, rescale)
             sets.append(features if scales is None else features.rescaled(scales))
         return sets[0], sets[1]
