@@ -16,6 +16,9 @@ from cka_tools.errors import UserError
 from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES, ROUNDING_STEPS, CentredSums, Estimator
 
 Layers = Sequence[np.ndarray[Any, Any] | Tensor]
+LayerPairs = Sequence[tuple[int, int]]
+"""Layers (ℓ, m) of two models, by position among those that are there."""
+
 Documents = np.ndarray[Any, np.dtype[np.int64]]
 """Sorted indices of documents."""
 
@@ -28,8 +31,8 @@ READ_ROWS = 512
 class ModelStatistics:
     """Features of one model with all that depends on them alone, made once for any number of comparisons.
 
-    L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn). Moments are made
-    at once, the rest when it is first asked for.
+    L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn). Moments are
+    made at once, the rest when it is first asked for.
 
     Args:
         layers: L arrays (n, p_ℓ) or (K, n, p_ℓ), finite.
@@ -86,7 +89,7 @@ class ModelStatistics:
         return other
 
     def on(self, documents: Documents) -> ModelStatistics:
-        """Some of the documents, centred and rescaled by themselves; itself where it has no more than those."""
+        """Some of the documents, centred and rescaled by themselves; itself where it has no others."""
         if len(documents) == self.n:
             return self
         rescale = self._scales is not None
@@ -251,9 +254,7 @@ def _release(array: Any) -> None:
         base = base.base
 
 
-def pair_hsic(
-    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]]
-) -> dict[Estimator, Tensor]:
+def pair_hsic(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> dict[Estimator, Tensor]:
     """HSIC of D layer pairs by estimator, (D,) float64, averaged over the draws.
 
     Takes the features' or the Gram form, whichever costs less. Time O(n p q) a pair at most.

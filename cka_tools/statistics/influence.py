@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.features import LayerPairs, ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 
 INFLUENCE_TILE = 1024
@@ -63,9 +63,7 @@ class LinearisedCKA:
         debiased: HSIC of these pairs on these documents.
     """
 
-    def __init__(
-        self, a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], debiased: Hsic
-    ) -> None:
+    def __init__(self, a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, debiased: Hsic) -> None:
         self.a, self.b, self.pairs = a, b, pairs
         off_diagonal = (a.n - 3) / (a.n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
         xy, xx, yy = (h * off_diagonal for h in debiased)
@@ -102,7 +100,7 @@ class LinearisedCKA:
 def influence(
     a: ModelStatistics,
     b: ModelStatistics,
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     debiased: Hsic,
     biased: Hsic,
     groups: Sequence[Sequence[int]] = (),
@@ -202,7 +200,7 @@ def _biased_influence(
 def _leave_one_out(
     a: ModelStatistics,
     b: ModelStatistics,
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     raw: dict[str, list[_Rows]],
     norms_a: list[Tensor],
     norms_b: list[Tensor],

@@ -310,35 +310,47 @@ class LinearCKA:
         xy, xx, yy = self.hsic(estimator)
         return normalise(xy, xx[:, None], yy[None]).cpu()
 
+    def state(self) -> dict[str, Tensor]:
+        """Every array and number of the state, rows not yet folded among them, uncopied; `load` takes it."""
+        state = {"epsilon": torch.tensor(self._epsilon, dtype=FLOAT64)}
+        if self._buffer.rows:
+            assert self._buffer.shift is not None
+            for side, rows, shift in zip("ab", self._buffer.gathered(), self._buffer.shift, strict=True):
+                state |= {f"rows_{side}": rows, f"rows_shift_{side}": shift}
+        if self._shift is not None:
+            state |= {"shift_a": self._shift[0], "shift_b": self._shift[1]}
+            state["n"] = torch.tensor(self._moments[0].n)
+            for at, moments in enumerate(self._moments):
+                state |= {f"{at}.{name}": tensor for name, tensor in _sums_of(moments).items()}
+        return state
 
-def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
-    """Linear CKA of two feature matrices, computed in float64.
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state of the same layers and pairs, bit for bit as if nothing had come between.
 
-    Args:
-        X: (n, p), one row a sample. Y: (n, q), the same samples.
-        estimator: "debiased" (U-statistic, Song et al. 2012) or "biased" (Kornblith et al. 2019).
+        Raises:
+            KeyError: a part of the state is missing.
+            ValueError: an array has another shape than these layers have.
+        """
 
-    Returns:
-        CKA, not clamped; NaN where one side has no variance.
+        def both(name: str) -> tuple[Tensor, Tensor]:
+            # Copies: an array out of a file need not lie in memory as one that was made here.
+            a, b = (state[f"{name}_{side}"].to(self.device, copy=True).contiguous() for side in "ab")
+            return a, b
 
-    Raises:
-        UserError: shapes that do not fit, fewer than four rows, a value that is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> X = np.random.default_rng(0).normal(size=(40, 5))
-        >>> round(cka(X, 3 * X + 1), 6)
-        1.0
-    """
-    check_estimator(estimator)
-    X, Y = as_matrix(X, "X"), as_matrix(Y, "Y")
-    if X.shape[0] != Y.shape[0]:
-        raise UserError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}: give the same samples to both")
-    if X.shape[1] == 0 or Y.shape[1] == 0:
-        raise UserError(f"X is {tuple(X.shape)} and Y is {tuple(Y.shape)}: give at least one feature")
-    stat = LinearCKA([X.shape[1]], [Y.shape[1]], device=X.device)
-    stat.update([X], [Y])
-    return float(stat.compute(estimator).item())
+        self.reset()
+        epsilon = state["epsilon"].tolist()
+        self._epsilon = (epsilon[0], epsilon[1])
+        if "n" in state:
+            self._begin(both("shift"))
+            for at, moments in enumerate(self._moments):
+                moments.n = int(state["n"])
+                for name, mine in _sums_of(moments).items():
+                    theirs = state[f"{at}.{name}"]
+                    if mine.shape != theirs.shape:
+                        raise ValueError(f"{name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
+                    mine.copy_(theirs)
+        if "rows_a" in state:
+            self._buffer.put(*both("rows"), both("rows_shift"))
 
 
 def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
@@ -379,53 +391,6 @@ def _placed(
 _SUM_FIELDS = ("cross", "norms_a", "norms_b", "norm_products")
 
 
-def state_of(stat: LinearCKA) -> dict[str, Tensor]:
-    """Every array and number of the state, rows not yet folded among them, uncopied.
-
-    Restored, the statistics go on bit for bit as if they had never stopped.
-    """
-    state = {"epsilon": torch.tensor(stat._epsilon, dtype=torch.float64)}
-    if stat._buffer.rows:
-        assert stat._buffer.shift is not None
-        for side, rows, shift in zip("ab", stat._buffer.gathered(), stat._buffer.shift, strict=True):
-            state |= {f"rows_{side}": rows, f"rows_shift_{side}": shift}
-    if stat._shift is not None:
-        state |= {"shift_a": stat._shift[0], "shift_b": stat._shift[1]}
-        state["n"] = torch.tensor(stat._moments[0].n)
-        for at, moments in enumerate(stat._moments):
-            # The shift of a part is a part of the shift.
-            state |= {f"{at}.{name}": tensor for name, tensor in _sums_of(moments).items()}
-    return state
-
-
-def restore(stat: LinearCKA, state: dict[str, Tensor]) -> None:
-    """Put statistics of the same layers and pairs into a state.
-
-    Raises:
-        KeyError: a part of the state is missing.
-        ValueError: an array has another shape than these layers have.
-    """
-    stat.reset()
-    epsilon = state["epsilon"].tolist()
-    stat._epsilon = (epsilon[0], epsilon[1])
-    if "n" in state:
-        # A copy: an array out of a file need not lie in memory as one that was made here.
-        stat._begin((_owned(stat, state["shift_a"]), _owned(stat, state["shift_b"])))
-        for at, moments in enumerate(stat._moments):
-            moments.n = int(state["n"])
-            for name, mine in _sums_of(moments).items():
-                theirs = state[f"{at}.{name}"]
-                if mine.shape != theirs.shape:
-                    raise ValueError(f"{name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
-                mine.copy_(theirs)
-    if "rows_a" in state:
-        shift = _owned(stat, state["rows_shift_a"]), _owned(stat, state["rows_shift_b"])
-        stat._buffer.put(_owned(stat, state["rows_a"]), _owned(stat, state["rows_b"]), shift)
-
-
 def _sums_of(moments: CrossMoments) -> dict[str, Tensor]:
+    # The shift of a part is a part of the shift.
     return {name: t for name, t in moments.tensors().items() if not name.startswith("shift")}
-
-
-def _owned(stat: LinearCKA, tensor: Tensor) -> Tensor:
-    return tensor.to(stat.device, copy=True).contiguous()

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import LayerSummary, ModelStatistics, Spectrum, pair_hsic
+from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatistics, Spectrum, pair_hsic
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
@@ -134,7 +134,7 @@ class FeatureComparison:
 def compare_features(
     features_a: Sequence[np.ndarray | Tensor],
     features_b: Sequence[np.ndarray | Tensor],
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     rescale: bool = False,
@@ -167,7 +167,7 @@ def compare_features(
 def compare_statistics(
     a: ModelStatistics,
     b: ModelStatistics,
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     seed: int = 42,
@@ -223,7 +223,7 @@ def assemble(
     whole: Whole,
     documents: np.ndarray,
     left_out: Callable[[], tuple[ModelStatistics, ModelStatistics]],
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     sides: tuple[str, str] = ("A", "B"),
@@ -315,7 +315,7 @@ def _interval(
 
 
 def _cross(
-    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], *, whole: bool = False
+    a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, *, whole: bool = False
 ) -> dict[Estimator, Tensor]:
     """HSIC_xy (L_A, L_B) averaged over the draws, of the pairs (NaN elsewhere) or of the whole matrix."""
     if not whole:
@@ -334,7 +334,7 @@ def _cross(
     return {e: xy for e, (xy, _, _) in mean_hsic(stats).items()}
 
 
-def _index(pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+def _index(pairs: LayerPairs, like: Tensor) -> tuple[Tensor, Tensor]:
     i, j = (torch.tensor(side, device=like.device) for side in zip(*pairs, strict=True))
     return i, j
 
@@ -348,15 +348,13 @@ def mean_hsic(stats: Sequence[LinearCKA]) -> dict[Estimator, Hsic]:
     return found
 
 
-def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
+def _of_pairs(hsic: Hsic, pairs: LayerPairs) -> Hsic:
     xy, xx, yy = hsic
     i, j = _index(pairs, xy)
     return xy[i, j], xx[i], yy[j]
 
 
-def hsic_of_pairs(
-    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]]
-) -> dict[Estimator, Hsic]:
+def hsic_of_pairs(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> dict[Estimator, Hsic]:
     """HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs by estimator, each (D,), averaged over the draws."""
     xy = pair_hsic(a, b, pairs)
     return {

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import LayerSummary, ModelStatistics
+from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatistics
 from cka_tools.statistics.hsic import MINIMUM_SAMPLES
-from cka_tools.statistics.linear_cka import LinearCKA, Pairs, restore, state_of
+from cka_tools.statistics.linear_cka import LinearCKA, Pairs
 from cka_tools.statistics.moments import offsets
 from cka_tools.statistics.pair import FeatureComparison, Whole, assemble, influence_documents, mean_hsic
 
@@ -67,7 +67,7 @@ class StreamedComparison:
         pilot: Pilot,
         *,
         draws: int = 1,
-        pairs: Sequence[tuple[int, int]] | None = None,
+        pairs: LayerPairs | None = None,
         dtype: np.dtype[Any] | type = np.float32,
         device: torch.device | str = "cpu",
         seed: int = 42,
@@ -138,7 +138,7 @@ class StreamedComparison:
         for name, kept in zip("ab", self._kept, strict=True):
             state[f"kept_{name}"] = torch.from_numpy(kept[:, self._filled])
         for name, stat in self._named():
-            state |= {name + key: value for key, value in state_of(stat).items()}
+            state |= {name + key: value for key, value in stat.state().items()}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -150,14 +150,14 @@ class StreamedComparison:
         self._filled[:] = False
         self._take_kept(state)
         for name, stat in self._named():
-            restore(stat, part_of(state, name))
+            stat.load(part_of(state, name))
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add what another process has seen."""
         self._take_kept(state)
         for name, stat in self._named():
             other = self._sums()
-            restore(other, part_of(state, name))
+            other.load(part_of(state, name))
             stat.merge(other)
 
     def _take_kept(self, state: dict[str, Tensor]) -> None:
@@ -168,7 +168,7 @@ class StreamedComparison:
 
     def compare(
         self,
-        pairs: Sequence[tuple[int, int]],
+        pairs: LayerPairs,
         early: Sequence[int],
         *,
         rescale: bool = False,
