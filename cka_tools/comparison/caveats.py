@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+from cka_tools.formatting import layers_in_words
+from cka_tools.statistics.features import MASSIVE_SHARE
 from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS
 from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
 """Biased and debiased CKA further apart than this: the sample is too small for the biased one."""
-
-MASSIVE_SHARE = 0.5
-"""One feature with more than this share of a layer's variance decides its CKA."""
 
 DRAW_OVERLAP = 0.25
 """Draws that share more than this part of their documents are not independent."""
@@ -24,21 +23,6 @@ class Caveat(TypedDict):
     code: str
     text: str
     layers: list[int]
-
-
-def layer_list(layers: Sequence[int]) -> str:
-    """Layers as a reader writes them: 0–3, 5, 7–9."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
-
-
-def _layers(layers: Sequence[int]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}"
 
 
 def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Sequence[int]) -> list[Caveat]:
@@ -64,7 +48,8 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
         layers = [layers_a[p.layer_a] for p in constant]
         warn(
             "no-variance",
-            f"{_layers(layers).capitalize()}: no variance over these documents, so CKA is not defined.",
+            f"{layers_in_words(layers).capitalize()}: no variance over these documents, "
+            "so CKA is not defined.",
             layers,
         )
     gaps = {
@@ -78,7 +63,8 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
         widest = max(gaps, key=lambda layer: abs(gaps[layer]))
         warn(
             "estimators-disagree",
-            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): "
+            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} "
+            f"({layers_in_words(list(gaps))}): "
             f"{found.n} documents are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
@@ -93,7 +79,7 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
             warn(
                 "massive-feature",
                 f"One feature carries more than half of the variance of model {side} in "
-                f"{_layers([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
+                f"{layers_in_words([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
                 f"{100 * top[2].top_feature_share:.0f} % in layer {top[0]}): CKA there is nearly the squared "
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],

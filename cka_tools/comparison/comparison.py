@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cka_tools.comparison.run_directory import read_run, write_run
 from cka_tools.statistics.hsic import Estimator, check_estimator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 JsonObject = dict[str, Any]
 
@@ -98,6 +101,12 @@ class Comparison:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def figure(self) -> Figure:
+        """The figure that is saved."""
+        from cka_tools.plotting import comparison_figure
+
+        return comparison_figure(self.record, self.arrays)
+
     def save(self, run_dir: str | Path) -> Path:
         """Write the run directory: result.json, arrays.safetensors, layers.csv, the figure as PDF and PNG.
 
@@ -106,11 +115,7 @@ class Comparison:
         Raises:
             UserError: the directory holds something already, or there is no room.
         """
-        from cka_tools.plotting import comparison_figure
-
-        return write_run(
-            Path(run_dir), self.record, self.arrays, self.to_frame(), lambda: comparison_figure(self)
-        )
+        return write_run(Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure)
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Comparison:

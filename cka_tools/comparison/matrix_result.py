@@ -67,6 +67,6 @@ class ModelMatrix(ManyResult):
 
     def figure(self) -> Figure:
         """The heatmap of mean divergences with its dendrogram."""
-        from cka_tools.plotting.matrix_page import matrix_figure
+        from cka_tools.plotting import matrix_figure
 
-        return matrix_figure(self)
+        return matrix_figure(self.record, self.arrays)

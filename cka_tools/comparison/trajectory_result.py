@@ -79,6 +79,6 @@ class Trajectory(ManyResult):
 
     def figure(self) -> Figure:
         """Mean and early divergence along training with the noise floor, and every layer's."""
-        from cka_tools.plotting.trajectory_page import trajectory_figure
+        from cka_tools.plotting import trajectory_figure
 
-        return trajectory_figure(self)
+        return trajectory_figure(self.record, self.arrays)

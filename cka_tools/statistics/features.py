@@ -19,6 +19,9 @@ Rows = slice | np.ndarray[Any, np.dtype[np.int64]]
 READ_ROWS = 512
 """Documents read at a time."""
 
+MASSIVE_SHARE = 0.5
+"""One feature with more than this share of a layer's variance decides its CKA."""
+
 
 class FeatureSet:
     """Features of L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn).
