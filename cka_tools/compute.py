@@ -155,16 +155,15 @@ class FeatureRun:
         """
         rows = sum(len(prepared.kept) for prepared in self.prepared) * (self.settings.draws or 1)
         return sum(
-            feature_bytes(outline, rows, chosen) for outline, chosen in zip(self.outlines, layers, strict=True)
+            feature_bytes(outline, rows, chosen)
+            for outline, chosen in zip(self.outlines, layers, strict=True)
         )
 
     def load(self, at: int) -> LoadedModel:
         """A distinct model with its weights."""
         return self.sources[at].load(self.options)
 
-    def features(
-        self, layers: Sequence[Layers], progress: Progress | None = None
-    ) -> list[list[Features]]:
+    def features(self, layers: Sequence[Layers], progress: Progress | None = None) -> list[list[Features]]:
         """Features of each distinct model in each draw; a copy of an earlier model by content does not run.
 
         Args:

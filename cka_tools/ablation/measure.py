@@ -102,7 +102,9 @@ class _Pairs:
         control = None
         if trio.control is not None:
             control = self._pair(
-                Pair(self._source(trio.control, trio.causal), baseline, called=("the control", "the baseline"))
+                Pair(
+                    self._source(trio.control, trio.causal), baseline, called=("the control", "the baseline")
+                )
             )
         return self._pair(Pair(detour, baseline, control=control)), control
 

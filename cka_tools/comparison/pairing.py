@@ -19,9 +19,7 @@ def pair_layers(depth_a: int, depth_b: int) -> list[tuple[int, int]]:
     return mapped if depth_a < depth_b else [(j, i) for i, j in mapped]
 
 
-def choose_layers(
-    depth_a: int, depth_b: int, layers: Sequence[int] | None
-) -> list[tuple[int, int]]:
+def choose_layers(depth_a: int, depth_b: int, layers: Sequence[int] | None) -> list[tuple[int, int]]:
     """The layer pairs to compare, by the models' own indices.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cka_tools.comparison.pairing import choose_layers, early_layers
 from cka_tools.comparison.streaming import StreamedDraw, Wanted, stream_draw
-from cka_tools.compute import Features, FeatureRun, Layers, Progress, Told
+from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
 from cka_tools.documents import DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction

@@ -293,7 +293,9 @@ class Ablation(RunResult):
             last = {
                 name: value
                 for name, value in cell.items()
-                if name not in shared and not isinstance(value, dict | list) and name not in ("a", "b", "role")
+                if name not in shared
+                and not isinstance(value, dict | list)
+                and name not in ("a", "b", "role")
             }
             last |= {f"weights_{role}": weights for role, weights in cell["weights"].items()}
             rows += [row | last for row in pair_rows(cell, shared)]

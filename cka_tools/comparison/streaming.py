@@ -28,8 +28,7 @@ from cka_tools.statistics.linear_cka import FOLD_ROWS
 from cka_tools.statistics.pair import FeatureComparison
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, second_order_of_ratio
 from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison
-from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key
-from cka_tools.store.key import numerics
+from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
 from cka_tools.store.partial import scaled
 from cka_tools.store.snapshot import Snapshot
 
@@ -107,9 +106,7 @@ class _Sides:
     def __init__(self, wanted: Sequence[Wanted], widths: Sequence[Sequence[int]]) -> None:
         self.first = self._places(dict.fromkeys(one.first for one in wanted), widths)
         self.second = self._places(dict.fromkeys(one.second for one in wanted), widths)
-        self.dims = tuple(
-            [p for model in side for p in widths[model]] for side in (self.first, self.second)
-        )
+        self.dims = tuple([p for model in side for p in widths[model]] for side in (self.first, self.second))
 
     @staticmethod
     def _places(models: dict[int, None], widths: Sequence[Sequence[int]]) -> dict[int, range]:
@@ -190,9 +187,7 @@ def stream_draw(
     left = share.batches[done:]
     passed = [row for batch in share.batches[:done] for row in batch]
     tokens = int(prepared.tables[0].lengths[passed].sum())
-    progress = scaled(
-        lambda more, of: told(len(passed) + more, tokens + of), team, len(prepared.kept)
-    )
+    progress = scaled(lambda more, of: told(len(passed) + more, tokens + of), team, len(prepared.kept))
     own = run_of(left, take, progress)
     splits = [split for part in at_first(own) for split in part]
     if team.first:
@@ -277,9 +272,7 @@ def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, .
     return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
 
 
-def _key(
-    run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: list[str]
-) -> EntryKey | None:
+def _key(run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: list[str]) -> EntryKey | None:
     """What snapshots are found by: everything that can change a bit of the sums."""
     prepared = run_of.prepared
     try:

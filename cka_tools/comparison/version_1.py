@@ -129,9 +129,7 @@ def _ablation(record: JsonObject) -> JsonObject:
             if name not in ("layers", "ratio_range") and not name.endswith(("_divergence", "_ratio"))
         }
         known |= {"noise": "unknown" if cell["weights"]["control"] else None, "data_seed": cell["seed"]}
-        both = {
-            f"{n}_divergence": {"debiased": cell[f"{n}_divergence"], "biased": _missing()} for n in MEANS
-        }
+        both = {f"{n}_divergence": {"debiased": cell[f"{n}_divergence"], "biased": _missing()} for n in MEANS}
         control = {
             f"{n}_divergence": {"debiased": cell[f"control_{n}_divergence"], "biased": _missing()}
             for n in MEANS
@@ -161,5 +159,3 @@ def _ablation(record: JsonObject) -> JsonObject:
     draw = {name: value for name, value in corpus.items() if name not in ("spec", "source")}
     origin["corpus"] = {"spec": corpus["spec"], "source": corpus["source"], "draws": [draw]}
     return record | {"pairs": cells}
-
-
