@@ -20,8 +20,9 @@ import torch
 from end_to_end import CORPUS, pretrained_encoder
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
+from cka_tools.extraction import bare_forward, iterate_batches, prepare
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         plain = load_model(spec, dtype=options.dtype)
         compiled = load_model(spec, dtype=options.dtype)
         compiled.model.compile(dynamic=True)
-        prepared = prepare([plain], draw.documents, ExtractionSettings())
+        prepared = prepare([plain], draw.documents, Settings())
         batches = list(iterate_batches(prepared.tables[0], prepared.plan, plain.device))
         start = time.perf_counter()
         bare_forward(compiled, batches)

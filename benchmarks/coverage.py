@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.pair import compare_features, compare_statistics
 from cka_tools.statistics.ratio import divergence_ratio, ratio_second_order
 
 Draw = Callable[[np.random.Generator, int], tuple[list[np.ndarray], list[np.ndarray]]]
@@ -128,8 +129,9 @@ def measure_ratio(population: RatioPopulation, draws: int, documents: int, seed:
     found = []
     for _ in range(draws):
         b, a, control = population.draw(rng, documents)
-        pair, noise = (compare_features([x], [b], [(0, 0)], [0]) for x in (a, control))
-        second = ratio_second_order([a], [control], [b], pair, noise)
+        of_a, of_control, of_b = (ModelStatistics([x]) for x in (a, control, b))
+        pair, noise = (compare_statistics(x, of_b, [(0, 0)], [0]) for x in (of_a, of_control))
+        second = ratio_second_order(of_a, of_control, of_b, pair, noise)
         found.append(divergence_ratio(pair, noise, second).mean)
     return summarise(population.name, population.ratio, documents, found)
 

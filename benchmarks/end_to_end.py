@@ -34,8 +34,9 @@ from torch.utils.data import DataLoader
 from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
+from cka_tools.extraction import bare_forward, iterate_batches, prepare
 from cka_tools.models import LoadedModel, load_model
+from cka_tools.settings import Settings
 
 Way = Callable[[], object]
 
@@ -201,7 +202,7 @@ def main() -> None:
         exact = plain if options.dtype == "float32" else [load_model(path) for path in (source, noisy)]
     for loaded in plain:
         loaded.model.set_attn_implementation("sdpa")  # as a user has it
-    settings = ExtractionSettings(batch_tokens=options.batch_tokens)
+    settings = Settings(batch_tokens=options.batch_tokens)
     if options.streamed:
         settings = replace(settings, keep_features=0)
     prepared = prepare(models, draw.documents, settings)

@@ -19,9 +19,10 @@ import torch
 from transformers import ModernBertConfig, ModernBertModel
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
+from cka_tools.extraction import bare_forward, iterate_batches, prepare
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.models import LoadedModel, load_model
+from cka_tools.settings import Settings
 
 LAYERS = 22
 """Of ModernBERT Base."""
@@ -59,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = random_encoder(options.hidden)
     draw = draw_documents(options.corpus, options.documents)
-    prepared = prepare([model], draw.documents, ExtractionSettings())
+    prepared = prepare([model], draw.documents, Settings())
     batches = list(iterate_batches(prepared.tables[0], prepared.plan, model.device))
     some = PooledForward(model, "residual", range(options.first), "mean")
 

@@ -27,9 +27,9 @@ def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, 
     from cka_tools.comparison.reading import DrawProgress, read_draw
     from cka_tools.documents import draw as shelf
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import ExtractionSettings
     from cka_tools.extraction import tokens as growing_array
     from cka_tools.models import load_model
+    from cka_tools.settings import Settings
 
     if streamed:
         shelf.TEXT_IN_MEMORY = growing_array.IN_MEMORY = 0
@@ -44,7 +44,7 @@ def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, 
         draw = draw_documents(corpus, documents)
     models = [load_model(f"demo:{name}") for name in ("clm-detour", "mlm-baseline")]
     before = _peak_mib()
-    settings = ExtractionSettings(pooling=pooling, memory_limit=0)
+    settings = Settings(pooling=pooling, memory_limit=0)
     if streamed:
         settings = replace(settings, keep_features=0)
     depth = len(models[0].blocks)

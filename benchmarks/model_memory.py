@@ -58,12 +58,13 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
 
     from cka_tools.comparison.reading import DrawProgress, read_draw
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import ExtractionSettings, bare_forward, iterate_batches, prepare
+    from cka_tools.extraction import bare_forward, iterate_batches, prepare
     from cka_tools.models import load_model
+    from cka_tools.settings import Settings
     from cka_tools.statistics.pair import compare_features
 
     torch.set_num_threads(1)
-    settings = ExtractionSettings(memory_limit=0)
+    settings = Settings(memory_limit=0)
     draw = draw_documents(texts_of(documents, words), documents)
     depth = LARGE["num_hidden_layers"]
     pairs = [(i, i) for i in range(depth)]

@@ -21,8 +21,9 @@ from end_to_end import CORPUS, perturbed_copy, pretrained_encoder
 
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings, extract_features
+from cka_tools.extraction import extract_features
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.statistics.linear_cka import LinearCKA
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -43,7 +44,7 @@ def pairs() -> Iterator[dict[str, tuple[str, str]]]:
 def diagonal(pair: tuple[str, str], draw: DocumentDraw, dtype: str) -> np.ndarray:
     """Debiased CKA of each layer of A with that of B, (L,)."""
     models = [load_model(spec, dtype=dtype) for spec in pair]
-    sides = [f.features for f in extract_features(models, draw.documents, ExtractionSettings()).features]
+    sides = [f.features for f in extract_features(models, draw.documents, Settings()).features]
     stat = LinearCKA(*([x.shape[1] for x in side] for side in sides), pairs="diagonal")
     stat.update(*sides)
     return stat.compute("debiased").diagonal().numpy()

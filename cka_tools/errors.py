@@ -1,5 +1,7 @@
 """The errors a user is meant to see, in one line."""
 
+import errno
+
 
 class UserError(ValueError):
     """Input that does not fit.
@@ -11,3 +13,10 @@ class UserError(ValueError):
 
 class ProcessLost(Exception):  # noqa: N818 - a condition for the command line to name, not a fault
     """Another process of the run ended or does not answer, or the launcher stops all of them."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file could not be written or read, in a few words."""
+    if error.errno == errno.ENOSPC:
+        return "no space is left"
+    return (error.strerror or str(error)).lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -12,14 +13,14 @@ _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 102
 
 
 def parse_bytes(size: int | str, option: str) -> int:
-    """Bytes of a size with KiB, MiB, GiB or TiB behind it; a bare number is bytes.
+    """Bytes of a size that ends in KiB, MiB, GiB or TiB; a bare number is bytes.
 
     Raises:
-        UserError: not such a size; `option` names where it was given.
+        UserError: not a size; `option` names where it was given.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
     if match is None or match[2].lower() not in _UNITS:
-        raise UserError(f"{option} {size!r} is no size: write it like 8GiB, 512MiB or 0")
+        raise UserError(f"{option} {size!r} is not a valid size: write it like 8GiB, 512MiB or 0")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
@@ -39,7 +40,7 @@ ELLIPSIS = "…"
 
 
 def printable(text: str) -> str:
-    """Text on one line, without characters that would steer a terminal."""
+    """Text on one line, without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
@@ -131,3 +132,61 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
+
+
+def layer_list(layers: Sequence[int]) -> str:
+    """Layers as a reader writes them: "0–3, 5, 7–9"."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def layers_in_words(layers: Sequence[int]) -> str:
+    """ "layer 5", "layers 0–3, 7"."""
+    return f"layer{'' if len(layers) == 1 else 's'} {layer_list(layers)}"
+
+
+def ratio_sentence(summary: dict[str, Any]) -> str:
+    """How many times the seed noise a pair's divergence is; `summary` is of a comparison with a control."""
+    ratio, mean = summary["ratio"], summary["ratio"]["mean"]
+    if mean["value"] is None:
+        return f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}."
+    level = f"{100 * summary['interval']['level']:g} % interval "
+    text = f"The pair's mean divergence is {_ratio_in_words(mean, ' times the seed noise', level)}"
+    if summary["early_layers"]:
+        early = _ratio_in_words(ratio["early"])
+        text += f", in early {layers_in_words(summary['early_layers'])} {early}"
+    if ratio["smallest"] != ratio["largest"]:
+        text += f"; by layer {times(ratio['smallest'])} to {times(ratio['largest'])}"
+    return f"{text}."
+
+
+def _ratio_in_words(entry: dict[str, Any], unit: str = "", level: str = "") -> str:
+    if entry["value"] is None:
+        return f"not given ({printable(entry['reason'])})"
+    interval = times_interval(entry)
+    return f"{times(entry['value'])}{unit} ({f'{level}{interval}' if interval else 'no interval'})"
+
+
+def ratio_refusals(layers: Sequence[dict[str, Any]]) -> list[str]:
+    """Why layers have no ratio: for each kind of reason "in layers 0–3: …", with one layer's numbers.
+
+    Args:
+        layers: `layers` of the record of a comparison with a control.
+    """
+    by_kind: dict[str, list[tuple[int, str]]] = {}
+    for entry in layers:
+        ratio = entry.get("ratio")
+        if ratio is not None and ratio["value"] is None:
+            kind = ratio["reason"].split(":")[0]
+            by_kind.setdefault(kind, []).append((entry["layer_a"], ratio["reason"]))
+    lines = []
+    for found in by_kind.values():
+        first, reason = found[0]
+        example = f" (layer {first})" if len(found) > 1 and ":" in reason else ""
+        lines.append(f"in {layers_in_words([layer for layer, _ in found])}: {printable(reason)}{example}")
+    return lines

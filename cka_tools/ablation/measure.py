@@ -1,47 +1,31 @@
-"""A ModernBERT that was trained causally, seen causally: the mask of its training, for the comparison."""
+"""Checkpoints → divergences, seed noise and their ratio, cell by cell, over the same documents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cka_tools.ablation.plan import Plan
-from cka_tools.ablation.result import build_record
-from cka_tools.ablation.train import segment_folder
-from cka_tools.ablation.tree import Use
-from cka_tools.comparison.caveats import find_caveats
-from cka_tools.comparison.pairing import choose_layers, early_layers
-from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
-from cka_tools.comparison.record import interval_entry, number
-from cka_tools.documents import DocumentDraw
-from cka_tools.extraction import ExtractionSettings
-from cka_tools.models import CausalSource, LoadedModel, LoadOptions, as_source
-from cka_tools.models.folder import hash_json
-from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
-from cka_tools.training.checkpoint import read_manifest
+from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs
+from cka_tools.comparison.record import (
+    ABLATION,
+    PACKAGES,
+    circumstances,
+    early_of,
+    interval_entry,
+    pair_entry,
+    provenance,
+)
+from cka_tools.comparison.results import Ablation
+from cka_tools.comparison.warnings import find_warnings
+from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.manifest import noise_kind, read_manifest
+from cka_tools.models import CausalSource, ModelSource, as_source
+from cka_tools.settings import Settings
+from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import check_start
 
-
-def load_seen(folder: Path, *, causal: bool, device: str | torch.device = "auto") -> LoadedModel:
-    """Load a checkpoint as it is to be compared: under the causal mask, or as its class sees by itself.
-
-    A `ModernBertDecoder` is causal by itself.
-
-    Raises:
-        UserError: as `load_model`.
-    """
-    source = as_source(folder)
-    if causal and check_start(folder) == "ModernBertForMaskedLM":
-        source = CausalSource(source)
-    return source.load(LoadOptions(device))
-
-
-LOADED_AT_ONCE = 3
 NO_CONTROL = "no baseline of another seed"
 
 
@@ -74,212 +58,140 @@ class Trio:
     baseline: Trained
     control: Trained | None
 
+    def __str__(self) -> str:
+        return f"{self.axis}:{self.cell}@{self.size} seed {self.seed}"
 
-@dataclass
-class Comparer:
-    """Compares checkpoints on one draw of documents; what was compared is not compared again.
 
-    Attributes:
-        cache: take features from the activation store and keep them there.
-        progress: called with the pair that is compared now.
+def compare_trios(
+    axis: str,
+    trios: Sequence[Trio],
+    compare_on: Any,
+    settings: Settings,
+    *,
+    training: dict[str, Any],
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Ablation:
+    """Compare the checkpoints of all cells, each of which runs once.
+
+    Args:
+        compare_on: the corpus, as `compare` takes it.
+        training: where the checkpoints come from, for provenance.
+
+    Raises:
+        UserError: what a comparison refuses.
     """
+    asked = _Pairs()
+    places = [asked.of(trio) for trio in trios]
+    run = open_run(asked.sources, compare_on, settings)
+    draw = compare_pairs(run, asked.pairs, progress)[0]
+    cells = [_cell(trio, at, draw) for trio, at in zip(trios, places, strict=True)]
+    return Ablation(_record(axis, run, draw, trios, places, cells, training, notes), {})
 
-    draw: DocumentDraw
-    settings: ExtractionSettings = field(default_factory=ExtractionSettings)
-    device: str = "auto"
-    cache: bool = True
-    progress: Callable[[Path, Path], None] | None = None
-    _models: dict[tuple[Path, bool], LoadedModel] = field(default_factory=dict)
-    _readings: dict[tuple[Path, Path, bool], Reading] = field(default_factory=dict)
 
-    def model(self, folder: Path, causal: bool) -> LoadedModel:
-        key = folder, causal
-        found = self._models.pop(key, None) or load_seen(folder, causal=causal, device=self.device)
-        self._models[key] = found
-        while len(self._models) > LOADED_AT_ONCE:
-            del self._models[next(iter(self._models))]
-        return found
+class _Pairs:
+    """The distinct models and pairs of all trios."""
 
-    def read(self, a: Path, b: Path, causal: bool) -> Reading:
-        """Compare two checkpoints.
+    def __init__(self) -> None:
+        self.sources: list[ModelSource] = []
+        self.pairs: list[Pair] = []
 
-        Raises:
-            UserError: as `read_draw`.
-        """
-        key = a, b, causal
-        if key not in self._readings:
-            if self.progress is not None:
-                self.progress(a, b)
-            first, second = self.model(a, causal), self.model(b, causal)
-            depths = len(first.blocks), len(second.blocks)
-            pairs, layers_a, layers_b = choose_layers(*depths, None)
-            early = early_layers(min(depths), None)
-            progress = DrawProgress(None, len(self.draw.documents))
-            self._readings[key] = read_draw(
-                first,
-                second,
-                self.draw,
-                self.settings,
-                pairs,
-                (layers_a, layers_b),
-                early,
-                False,
-                progress,
-                cache=self.cache,
+    def of(self, trio: Trio) -> tuple[int, int | None]:
+        """The positions of a trio's pair and of its control pair."""
+        detour, baseline = (self._source(one, trio.causal) for one in (trio.detour, trio.baseline))
+        control = None
+        if trio.control is not None:
+            control = self._pair(
+                Pair(
+                    self._source(trio.control, trio.causal), baseline, called=("the control", "the baseline")
+                )
             )
-        return self._readings[key]
+        return self._pair(Pair(detour, baseline, control=control)), control
+
+    def _source(self, one: Trained, causal: bool) -> int:
+        source = as_source(one.folder)
+        # A decoder class is causal by itself.
+        if causal and check_start(one.folder) == "ModernBertForMaskedLM":
+            source = CausalSource(source)
+        if source not in self.sources:
+            self.sources.append(source)
+        return self.sources.index(source)
+
+    def _pair(self, pair: Pair) -> int:
+        if pair not in self.pairs:
+            self.pairs.append(pair)
+        return self.pairs.index(pair)
 
 
-def measure(trio: Trio, comparer: Comparer) -> dict[str, Any]:
-    """Return a cell's entry in the record: means, layers, ratios, warnings; fractions, null with a reason."""
-    reading = comparer.read(trio.detour.folder, trio.baseline.folder, trio.causal)
-    noise = ratio = None
-    if trio.control is not None:
-        noise = comparer.read(trio.control.folder, trio.baseline.folder, trio.causal)
-        ratio = _ratio_to(reading, noise)
-    entry: dict[str, Any] = {
+def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[str, Any]:
+    """A cell's entry: means, layers, ratios; fractions, null with a reason."""
+    at, control_at = places
+    pair, control = draw.pairs[at], None if control_at is None else draw.pairs[control_at]
+    roles = {"detour": trio.detour, "baseline": trio.baseline, "control": trio.control}
+    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": control and control.pair.a}
+    facts: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
         "position": trio.position,
         "size": trio.size,
         "seed": trio.seed,
         "mask": "causal" if trio.causal else "bidirectional",
-        "n_documents": reading.plain.n,
+        "n_documents": pair.plain.n,
         "tokens": trio.detour.tokens,
         "recipe_sha256": trio.detour.recipe_sha256,
         "baseline_recipe_sha256": trio.baseline.recipe_sha256,
         "control_seed": None if trio.control is None else trio.control.seed,
+        "noise": None if trio.control is None else _noise(trio.baseline, trio.control),
         "weights": {
-            role: None
-            if one is None
-            else comparer.model(one.folder, trio.causal).provenance["weights_sha256"]
-            for role, one in (("detour", trio.detour), ("baseline", trio.baseline), ("control", trio.control))
+            role: None if models[role] is None else draw.provenance[models[role]]["weights_sha256"]  # type: ignore[index]
+            for role in roles
         },
-        "mean_divergence": interval_entry(reading.plain.mean.debiased),
-        "early_divergence": interval_entry(reading.plain.early.debiased),
-        "control_mean_divergence": _of(noise, "mean"),
-        "control_early_divergence": _of(noise, "early"),
-        "mean_ratio": _ratio(None if ratio is None else ratio.mean),
-        "early_ratio": _ratio(None if ratio is None else ratio.early),
-        "ratio_range": None if ratio is None else [number(ratio.smallest), number(ratio.largest)],
-        "layers": _layers(reading, noise, ratio),
-        "warnings": list(find_caveats(reading.plain, reading.layers_a, reading.layers_b)),
     }
+    entry = pair_entry(pair, control, role="cell", **facts)
+    if control is None:
+        nothing = interval_entry(Interval(None, reason=NO_CONTROL))
+        both = {"debiased": nothing, "biased": nothing}
+        entry["control"] = {"mean_divergence": both, "early_divergence": both}
+        entry["ratio"] = {"mean": nothing, "early": nothing, "smallest": None, "largest": None}
+        for layer in entry["layers"]:
+            layer |= {"control": nothing, "ratio": nothing}
     return entry
 
 
-def _ratio_to(reading: Reading, noise: Reading) -> DivergenceRatio:
-    """The ratio of two divergences from one baseline, with the second order that they share."""
-    (detour, *_, baseline), control = reading.extraction.features, noise.extraction.features[0]
-    together = ratio_second_order(
-        detour.features, control.features, baseline.features, reading.plain, noise.plain
-    )
-    return divergence_ratio(reading.plain, noise.plain, together)
+def _noise(baseline: Trained, control: Trained) -> str:
+    return noise_kind(read_manifest(baseline.folder), read_manifest(control.folder))
 
 
-def _of(reading: Reading | None, which: str) -> dict[str, Any]:
-    if reading is None:
-        return interval_entry(Interval(None, reason=NO_CONTROL))
-    return interval_entry(getattr(reading.plain, which).debiased)
-
-
-def _ratio(interval: Interval | None) -> dict[str, Any]:
-    return interval_entry(interval or Interval(None, reason=NO_CONTROL))
-
-
-def _layers(reading: Reading, noise: Reading | None, ratio: DivergenceRatio | None) -> list[dict[str, Any]]:
-    entries = []
-    for at, pair in enumerate(reading.plain.layers):
-        entry: dict[str, Any] = {
-            "layer": reading.layers_a[pair.layer_a],
-            "early": at in reading.early,
-            "divergence": interval_entry(pair.debiased.complement()),
-            "control": interval_entry(
-                Interval(None, reason=NO_CONTROL)
-                if noise is None
-                else noise.plain.layers[at].debiased.complement()
-            ),
-            "ratio": _ratio(None if ratio is None else ratio.layers[at]),
-        }
-        for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
-            entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
-            entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
-        entries.append(entry)
-    return entries
-
-
-def compare_plan(plan: Plan, out: Path, comparer: Comparer) -> dict[str, Any]:
-    """Compare what `train_tree` has trained in `out`, and return the record.
-
-    Raises:
-        UserError: what a comparison refuses.
-    """
-    notes = list(plan.notes)
-    if comparer.draw.corpus == plan.corpus.spec:
-        notes.append(f"the models are compared on the corpus they were trained on, {plan.corpus.spec!r}")
-    notes += _other_data(plan, out)
-    training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
-    cells = [measure(trio, comparer) for trio in plan_trios(plan, out)]
-    return build_record(plan.settings.axis, cells, comparer.draw, training, notes)
-
-
-def run_checkpoints(
-    axis: str, trios: Sequence[Trio], comparer: Comparer, notes: Sequence[str]
+def _record(
+    axis: str,
+    run: FeatureRun,
+    draw: DrawResult,
+    trios: Sequence[Trio],
+    places: Sequence[tuple[int, int | None]],
+    cells: list[dict[str, Any]],
+    training: dict[str, Any],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Compare checkpoints that are there, and return the record."""
-    folders = dict.fromkeys(
-        str(one.folder) for t in trios for one in (t.detour, t.baseline, t.control) if one is not None
-    )
-    cells = [measure(trio, comparer) for trio in trios]
-    return build_record(axis, cells, comparer.draw, {"checkpoints": list(folders)}, notes)
-
-
-def plan_trios(plan: Plan, out: Path) -> list[Trio]:
-    """Return each cell's checkpoints, as seen with each seed."""
-
-    def trained(use: Use) -> Trained:
-        leaf = plan.tree.leaf(use)
-        recipe = hash_json(plan.budget.recipe(use.branch).to_dict())
-        return Trained(segment_folder(out, leaf.key), use.run_seed, plan.budget.tokens(use.branch), recipe)
-
-    trios = []
-    uses = plan.tree.uses
-    for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True):
-        cell = detour.cell
-        trios.append(
-            Trio(
-                cell.axis,
-                cell.name,
-                cell.position,
-                cell.size,
-                detour.seed,
-                cell.causal,
-                trained(detour),
-                trained(baseline),
-                trained(control),
+    warned: dict[str, dict[str, Any]] = {}
+    for trio, (at, _) in zip(trios, places, strict=True):
+        pair = draw.pairs[at]
+        for warning in find_warnings(pair.plain, pair.layers_a, pair.layers_b):
+            entry = warned.setdefault(
+                warning["code"], {"code": warning["code"], "text": f"{trio}: {warning['text']}", "pairs": []}
             )
-        )
-    return trios
-
-
-def _other_data(plan: Plan, out: Path) -> list[str]:
-    """Say where the start models of a direction's two sides were not trained on the same data."""
-    if not any(cell.axis == "direction" for cell in plan.cells):
-        return []
-    notes = []
-    for (name, size), start in plan.starts.items():
-        if name != "decoder" or ("encoder", size) not in plan.starts:
-            continue
-        data = []
-        for one in (start, plan.starts["encoder", size]):
-            folder = one.folder
-            if folder is None:
-                segment = plan.tree.children(None, (one.name, size))[0]
-                folder = segment_folder(out, segment.key)
-            data.append((read_manifest(folder) or {}).get("data_sha256"))
-        if None in data or data[0] != data[1]:
-            notes.append(
-                f"the start models of direction at {size} were not, or not by their manifests, trained "
-                f"on the same packed data; for both on one, give --start {size} and --start-corpus"
-            )
-    return notes
+            entry["pairs"].append(str(trio))
+    origin = provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
+    return {
+        "kind": ABLATION,
+        "axis": axis,
+        "summary": {
+            "axis": axis,
+            "n_documents": len(draw.ids),
+            "interval": {"level": LEVEL, "over": "documents"},
+            "early_layers": early_of(draw.pairs[places[0][0]]) if places else [],
+            "warnings": list(warned.values()),
+            "notes": list(dict.fromkeys([*notes, *draw.notes])),
+        },
+        "pairs": cells,
+        "provenance": origin | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
+    }

@@ -136,7 +136,7 @@ def write_ablation(out: Path, record: JsonObject) -> Path:
     Raises:
         UserError: the directory cannot be written.
     """
-    from cka_tools.plotting.ablation_page import ablation_figure
+    from cka_tools.plotting import ablation_figure
 
     figure = ablation_figure(record)
     text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)

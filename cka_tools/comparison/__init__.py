@@ -2,24 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cka_tools.comparison.comparison import Comparison
+from cka_tools.comparison.results import Comparison, ModelMatrix, RunResult, Trajectory
 
 if TYPE_CHECKING:
-    from cka_tools.comparison.matrix_result import ModelMatrix
     from cka_tools.comparison.run_comparison import compare
     from cka_tools.comparison.run_matrix import matrix
     from cka_tools.comparison.run_trajectory import trajectory
-    from cka_tools.comparison.trajectory_result import Trajectory
 
-__all__ = ["Comparison", "ModelMatrix", "Trajectory", "compare", "matrix", "trajectory"]
+__all__ = ["Comparison", "ModelMatrix", "RunResult", "Trajectory", "compare", "matrix", "trajectory"]
 
-_HOME = {
-    "ModelMatrix": "matrix_result",
-    "Trajectory": "trajectory_result",
-    "compare": "run_comparison",
-    "matrix": "run_matrix",
-    "trajectory": "run_trajectory",
-}
+_HOME = {"compare": "run_comparison", "matrix": "run_matrix", "trajectory": "run_trajectory"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,87 +1,50 @@
-"""Statistics → the record that is saved: plain numbers, null with a reason, warnings, one entry a layer."""
+"""The record of a run, one schema for all kinds: what `result.json` holds, and the tables made of it.
+
+    format, kind     2; comparison, trajectory, matrix or ablation
+    summary          documents, interval, early layers, warnings, notes, and what is particular to the kind
+    pairs            one entry a pair of models: its role, the two by their position among the models, both
+                     mean divergences, every layer pair, and what else the kind knows of it
+    provenance       models with their roles, corpus and draws, settings, versions, time, command
+
+A comparison repeats its first pair at the top (`layers`, `matrix`, `n_documents`, `warnings`): others read
+these. Fractions throughout; a value that cannot be given is null with its reason.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from cka_tools import paper
-from cka_tools.comparison.caveats import find_caveats, overlap_caveat
-from cka_tools.comparison.reading import ControlReading, Reading
-from cka_tools.models import LoadedModel
-from cka_tools.statistics.hsic import ESTIMATORS
-from cka_tools.statistics.intervals import LEVEL, Interval
-from cka_tools.statistics.pair import FeatureComparison, LayerPair, MeanDivergence, ratio_of_means
-from cka_tools.statistics.ratio import ROUNDING
+from cka_tools import __version__
 
-NOT_COMPUTED = "pairs 'diagonal': only the paired layers were compared; all other entries are null"
+if TYPE_CHECKING:
+    from cka_tools.comparison.pairs import DrawResult, PairResult
+    from cka_tools.compute import FeatureRun
+    from cka_tools.statistics.intervals import Interval
+    from cka_tools.statistics.pair import FeatureComparison, LayerPair
 
+FORMAT = 2
+COMPARISON, TRAJECTORY, MATRIX, ABLATION = "comparison", "trajectory", "matrix", "ablation"
+COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix", ABLATION: "ablate"}
+"""The command that writes a run of each kind."""
 
-def build_record(
-    readings: Sequence[Reading],
-    models: tuple[LoadedModel, LoadedModel],
-    provenance: dict[str, Any],
-    early: Sequence[int],
-    protocol: str | None,
-) -> dict[str, Any]:
-    """The content of `result.json`; numbers are of the first draw, the protocol's spread of all."""
-    reading = readings[0]
-    plain = reading.plain
-    caveats = find_caveats(plain, reading.layers_a, reading.layers_b)
-    if len(readings) > 1:
-        overlap = overlap_caveat([r.document_ids for r in readings])
-        caveats += [overlap] if overlap else []
-    summary: dict[str, Any] = {
-        **_means(plain),
-        "early_layers": [reading.layers_a[plain.layers[at].layer_a] for at in reading.early],
-        "n_documents": plain.n,
-        "interval": {"level": LEVEL, "over": "documents"},
-        "pairing": _pairing(models),
-        "warnings": caveats,
-        "notes": _notes(readings, models),
-    }
-    if reading.rescaled is not None:
-        summary["rescaled"] = _means(reading.rescaled)
-    if reading.control is not None:
-        name = provenance["models"]["control"]["name"]
-        summary["control"] = {"name": name, **_means(reading.control.plain)}
-        summary["ratio"] = _ratio(reading.control)
-    if protocol is not None:
-        summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(readings)}
-    return {
-        "summary": summary,
-        "n_documents": plain.n,
-        "warnings": caveats,
-        "layers": [_layer(reading, at, pair) for at, pair in enumerate(plain.layers)],
-        "best_match": _best_matches(reading),
-        "matrix": {
-            "layers_a": reading.layers_a,
-            "layers_b": reading.layers_b,
-            **_matrices(plain),
-            **({} if reading.rescaled is None else {"rescaled": _matrices(reading.rescaled)}),
-            **({"reason": NOT_COMPUTED} if reading.diagonal else {}),
-        },
-        "provenance": provenance,
-    }
+ESTIMATORS = ("biased", "debiased")
+MEANS = ("mean", "early")
+"""Over which layers a divergence is averaged: all that are paired, or the early ones."""
 
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
-def build_arrays(reading: Reading) -> dict[str, np.ndarray]:
-    """The arrays beside the record: matrices, and each pair's debiased CKA without each document in turn."""
-    arrays = _arrays(reading.plain)
-    if reading.rescaled is not None:
-        arrays |= {f"rescaled.matrix.{e}": reading.rescaled.matrices[e] for e in ESTIMATORS}
-    if reading.control is not None:
-        arrays |= {f"control.{name}": array for name, array in _arrays(reading.control.plain).items()}
-    return arrays
-
-
-def _arrays(found: FeatureComparison) -> dict[str, np.ndarray]:
-    nothing = np.full(len(found.left_out), np.nan)
-    without = np.stack([nothing if w is None else w for w in found.leave_one_out])
-    return {f"matrix.{e}": found.matrices[e] for e in ESTIMATORS} | {"leave_one_out": without}
+JsonObject = dict[str, Any]
 
 
 def number(value: float | None) -> float | None:
@@ -89,9 +52,9 @@ def number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def interval_entry(interval: Interval) -> dict[str, Any]:
+def interval_entry(interval: Interval) -> JsonObject:
     """An interval as JSON holds it: value, ends, and the reason where one is missing."""
-    entry: dict[str, Any] = {
+    entry: JsonObject = {
         "value": number(interval.value),
         "ci_low": number(interval.ci_low),
         "ci_high": number(interval.ci_high),
@@ -99,56 +62,72 @@ def interval_entry(interval: Interval) -> dict[str, Any]:
     return entry if interval.reason is None else entry | {"reason": interval.reason}
 
 
-def _mean(mean: MeanDivergence) -> dict[str, Any]:
-    return {e: interval_entry(getattr(mean, e)) for e in ESTIMATORS}
-
-
-def _means(found: FeatureComparison) -> dict[str, Any]:
-    return {"mean_divergence": _mean(found.mean), "early_divergence": _mean(found.early)}
-
-
-def _cka(pair: LayerPair) -> dict[str, Any]:
+def mean_entries(found: FeatureComparison) -> JsonObject:
+    """`mean_divergence` and `early_divergence`, each by estimator."""
     return {
-        "cka_biased": number(pair.biased.value),
-        "cka_debiased": number(pair.debiased.value),
-        "ci_low": number(pair.debiased.ci_low),
-        "ci_high": number(pair.debiased.ci_high),
+        f"{name}_divergence": {e: interval_entry(getattr(getattr(found, name), e)) for e in ESTIMATORS}
+        for name in MEANS
     }
 
 
-def _layer(reading: Reading, at: int, pair: LayerPair) -> dict[str, Any]:
-    row = np.empty(0) if reading.diagonal else reading.plain.matrices["debiased"][pair.layer_a]
-    best, best_cka = _best(row)
-    entry: dict[str, Any] = {
-        "layer_a": reading.layers_a[pair.layer_a],
-        "layer_b": reading.layers_b[pair.layer_b],
-        "early": at in reading.early,
+def pair_entry(result: PairResult, control: PairResult | None = None, **facts: Any) -> JsonObject:
+    """A pair of models as the record holds it.
+
+    Args:
+        control: the pair whose divergence is seed noise for this one.
+        facts: what the kind of run knows of the pair besides.
+    """
+    entry: JsonObject = {"a": result.pair.a, "b": result.pair.b, **facts, **mean_entries(result.plain)}
+    if control is not None and result.ratio is not None:
+        ratio = result.ratio
+        entry["control"] = mean_entries(control.plain)
+        entry["ratio"] = {
+            "mean": interval_entry(ratio.mean),
+            "early": interval_entry(ratio.early),
+            "smallest": number(ratio.smallest),
+            "largest": number(ratio.largest),
+        }
+    entry["layers"] = [_layer(result, at, control) for at in range(len(result.plain.layers))]
+    return entry
+
+
+def _layer(result: PairResult, at: int, control: PairResult | None) -> JsonObject:
+    pair = result.plain.layers[at]
+    entry: JsonObject = {
+        "layer_a": result.layers_a[pair.layer_a],
+        "layer_b": result.layers_b[pair.layer_b],
+        "early": at in result.early,
+        "divergence": interval_entry(pair.debiased.complement()),
+        "divergence_biased": number(pair.biased.complement().value),
         **_cka(pair),
-        "best_layer_b": None if best is None else reading.layers_b[best],
-        "best_cka_debiased": best_cka,
     }
+    if result.pair.whole:
+        best, value = _best(result.plain.matrices["debiased"][pair.layer_a])
+        entry["best_layer_b"] = None if best is None else result.layers_b[best]
+        entry["best_cka_debiased"] = value
     for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
         entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
         entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
         entry[f"top_feature_{side}"] = spectrum.top_feature
     if pair.reason is not None:
         entry["reason"] = pair.reason
-    if reading.rescaled is not None:
-        entry["rescaled"] = _cka(reading.rescaled.layers[at])
-    if reading.control is not None:
-        entry["control"] = interval_entry(reading.control.plain.layers[at].debiased.complement())
-        entry["ratio"] = interval_entry(reading.control.ratio.layers[at])
+    if result.rescaled is not None:
+        entry["rescaled"] = _cka(result.rescaled.layers[at])
+    if control is not None and result.ratio is not None:
+        entry["control"] = interval_entry(control.plain.layers[at].debiased.complement())
+        entry["ratio"] = interval_entry(result.ratio.layers[at])
+    entry["measures"] = {"cka": interval_entry(pair.debiased)} | {
+        name: interval_entry(values[at]) for name, values in result.measures.items()
+    }
     return entry
 
 
-def _ratio(control: ControlReading) -> dict[str, Any]:
-    """Ratios of the means, with the range over layers beside them."""
-    found = control.ratio
+def _cka(pair: LayerPair) -> JsonObject:
     return {
-        "mean": interval_entry(found.mean),
-        "early": interval_entry(found.early),
-        "smallest": number(found.smallest),
-        "largest": number(found.largest),
+        "cka_biased": number(pair.biased.value),
+        "cka_debiased": number(pair.debiased.value),
+        "ci_low": number(pair.debiased.ci_low),
+        "ci_high": number(pair.debiased.ci_high),
     }
 
 
@@ -159,85 +138,152 @@ def _best(row: np.ndarray) -> tuple[int | None, float | None]:
     return best, float(row[best])
 
 
-def _best_matches(reading: Reading) -> list[dict[str, Any]]:
-    """For each layer of A the layer of B with the highest debiased CKA."""
-    if reading.diagonal:
+def best_matches(result: PairResult) -> list[JsonObject]:
+    """For each layer of A the layer of B with the highest debiased CKA; none where only pairs were compared."""
+    if not result.pair.whole:
         return []
     matches = []
-    for layer, row in zip(reading.layers_a, reading.plain.matrices["debiased"], strict=True):
+    for layer, row in zip(result.layers_a, result.plain.matrices["debiased"], strict=True):
         best, value = _best(row)
-        matches.append(
-            {
-                "layer_a": layer,
-                "layer_b": None if best is None else reading.layers_b[best],
-                "cka_debiased": value,
-            }
-        )
+        at = None if best is None else result.layers_b[best]
+        matches.append({"layer_a": layer, "layer_b": at, "cka_debiased": value})
     return matches
 
 
-def _matrices(found: FeatureComparison) -> dict[str, Any]:
-    return {e: [[number(v) for v in row] for row in found.matrices[e]] for e in ESTIMATORS}
+def early_of(result: PairResult) -> list[int]:
+    """The early layers, by A's own indices."""
+    return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
 
 
-def _pairing(models: tuple[LoadedModel, LoadedModel]) -> str:
-    a, b = (len(m.blocks) for m in models)
-    if a == b:
-        return "index by index"
-    return f"by relative depth: {a} layers of A against {b} of B"
+def provenance(
+    run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject
+) -> JsonObject:
+    """Where the numbers come from; all but `created`, `command` and `cache` can change one.
 
-
-def _notes(readings: Sequence[Reading], models: tuple[LoadedModel, LoadedModel]) -> list[str]:
-    notes: list[str] = []
-    if len(models[0].blocks) != len(models[1].blocks):
-        notes.append(f"The models have different depths; layers are paired {_pairing(models)}.")
-    if readings[0].diagonal:
-        notes.append("Only paired layers were compared (pairs 'diagonal'): no other entry, no best match.")
-    for reading in readings:
-        notes += [note for note in (*reading.draw.notes, *reading.extraction.notes) if note not in notes]
-    return notes
-
-
-def _spread(readings: Sequence[Reading]) -> dict[str, Any]:
-    """Mean and standard deviation (divisor draws − 1) over the draws, of means and of each layer."""
-    spread: dict[str, Any] = {"seeds": [r.draw.seed for r in readings]}
-    spread |= _spread_of([r.plain for r in readings])
-    controls = [r.control for r in readings if r.control is not None]
-    if controls:
-        spread["control"] = _spread_of([c.plain for c in controls])
-        spread["ratio"] = {of: _ratio_spread(readings, of) for of in ("mean", "early")}
-    return spread
-
-
-def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
-    spread: dict[str, Any] = {}
-    for name, of in (("mean_divergence", "mean"), ("early_divergence", "early")):
-        spread[name] = {e: _over_draws([getattr(getattr(f, of), e).value for f in found]) for e in ESTIMATORS}
-    spread["layers"] = [
-        {e: _over_draws([getattr(f.layers[at], e).value for f in found]) for e in ESTIMATORS}
-        for at in range(len(found[0].layers))
-    ]
-    return spread
-
-
-def _ratio_spread(readings: Sequence[Reading], of: str) -> dict[str, Any]:
-    """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
-    controls = [(r, r.control) for r in readings if r.control is not None]
+    Args:
+        roles: of each model that was given. settings: what was asked for.
+    """
     return {
-        "biased": _over_draws([_biased_ratio(r.plain, c.plain, of) for r, c in controls]),
-        "debiased": _over_draws([getattr(c.ratio, of).value for _, c in controls]),
+        "models": [
+            {"role": role, "name": name, **origin}
+            for role, name, origin in zip(roles, run.names, draws[0].provenance, strict=True)
+        ],
+        "corpus": {
+            "spec": draws[0].draw.corpus,
+            "source": draws[0].draw.source,
+            "draws": [_draw(one) for one in draws],
+        },
+        "settings": settings
+        | {
+            "max_length": run.prepared[0].max_length,
+            "dtype": draws[0].provenance[0]["dtype"],
+            "device": str(run.options.device),
+        },
+        **circumstances(),
     }
 
 
-def _biased_ratio(pair: FeatureComparison, control: FeatureComparison, of: str) -> float | None:
-    d, e = (getattr(found, of).biased.value for found in (pair, control))
-    if d is None or e is None or e <= ROUNDING:
-        return None
-    return ratio_of_means([1 - d], [1 - e])
+def _draw(one: DrawResult) -> JsonObject:
+    first = one.extractions[0][0]
+    splits = list({id(e): e.splits for e, _ in one.extractions}.values())
+    entry = {
+        "seed": one.draw.seed,
+        "fingerprint": one.draw.fingerprint,
+        "counts": one.draw.counts,
+        "document_ids": one.ids,
+        "tokens": [extraction.tokens[at] for extraction, at in one.extractions],
+        "plan": first.plan.record() | {"splits": [split for some in splits for split in some]},
+        "cache": [extraction.cache[at] for extraction, at in one.extractions],
+    }
+    return entry if first.streamed is None else entry | {"streamed": first.streamed}
 
 
-def _over_draws(values: Sequence[float | None]) -> dict[str, Any]:
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return {"mean": None, "std": None, "draws": list(values), "reason": "undefined in one of the draws"}
-    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)), "draws": known}
+def circumstances(packages: Sequence[str] = PACKAGES) -> JsonObject:
+    """Versions, time and command of a run."""
+    return {
+        "versions": {
+            "cka-tools": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def models_of(record: Mapping[str, Any], role: str) -> list[JsonObject]:
+    """The models that have a role in a run, in the order in which they were given."""
+    return [model for model in record["provenance"]["models"] if model["role"] == role]
+
+
+def pairs_of(record: Mapping[str, Any], role: str) -> list[JsonObject]:
+    """The pairs that have a role in a run."""
+    return [pair for pair in record["pairs"] if pair["role"] == role]
+
+
+# Tables: one row a layer pair, then one for each mean.
+
+
+def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> list[JsonObject]:
+    """Tidy rows of a pair: every layer pair and, if asked, the early and the overall mean.
+
+    A name means one thing in every table: `divergence`, `divergence_low`, `divergence_high` are debiased
+    1 − CKA with its interval, `cka_…` the CKA itself, `control_…` that of the control, `ratio_…` the ratio.
+    """
+    rows = []
+    for layer in entry["layers"]:
+        same = layer["layer_a"] == layer["layer_b"]
+        row = shared | {
+            "layer": layer["layer_a"] if same else f"{layer['layer_a']}/{layer['layer_b']}",
+            **_columns("divergence", layer["divergence"]),
+            "divergence_biased": layer["divergence_biased"],
+            **_cka_columns("cka", layer),
+            "reason": layer["divergence"].get("reason"),
+            **{k: v for k, v in layer.items() if not isinstance(v, dict) and k not in _CKA_KEYS},
+        }
+        if "rescaled" in layer:
+            row |= _cka_columns("rescaled_cka", layer["rescaled"])
+        for part in ("control", "ratio"):
+            if part in layer:
+                row |= _columns("control_divergence" if part == "control" else part, layer[part])
+                row[f"{part}_reason"] = layer[part].get("reason")
+        for name, value in layer.get("measures", {}).items():
+            if name != "cka":
+                row |= _columns(name, value) | {f"{name}_reason": value.get("reason")}
+        rows.append(row)
+    for name in reversed(MEANS) if means else ():
+        both = entry[f"{name}_divergence"]
+        row = shared | {"layer": name, **_columns("divergence", both["debiased"])}
+        row |= {
+            "divergence_biased": both["biased"]["value"],
+            "reason": both["debiased"].get("reason"),
+        }
+        if "ratio" in entry:
+            noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
+            row |= _columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
+            row |= _columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
+        rows.append(row)
+    return rows
+
+
+_CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
+_WHOLE = ("layer_a", "layer_b", "tokens", "n_documents", "best_layer_b", "seed")
+
+
+def _columns(name: str, entry: JsonObject) -> JsonObject:
+    return {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
+
+
+def _cka_columns(name: str, entry: JsonObject) -> JsonObject:
+    return {
+        name: entry["cka_debiased"],
+        f"{name}_low": entry["ci_low"],
+        f"{name}_high": entry["ci_high"],
+        f"{name}_biased": entry["cka_biased"],
+    }
+
+
+def tidy(rows: Sequence[JsonObject]) -> pd.DataFrame:
+    """Rows as a table; whole numbers stay whole where some are missing."""
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: "Int64" for name in _WHOLE if name in frame})

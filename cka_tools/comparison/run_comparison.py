@@ -1,164 +1,226 @@
-"""Two models, one corpus: the main job, from specs to a comparison."""
+"""Two models, one corpus: the main job, from models to a `Comparison`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from os import PathLike
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from cka_tools import paper
-from cka_tools.comparison.comparison import Comparison
-from cka_tools.comparison.pairing import choose_layers, early_layers
-from cka_tools.comparison.provenance import provenance
-from cka_tools.comparison.reading import DrawProgress, Progress, read_draw
-from cka_tools.comparison.record import build_arrays, build_record
-from cka_tools.documents import draw_documents
+from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs
+from cka_tools.comparison.record import (
+    COMPARISON,
+    ESTIMATORS,
+    MEANS,
+    best_matches,
+    early_of,
+    mean_entries,
+    number,
+    pair_entry,
+    provenance,
+)
+from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.warnings import find_warnings, overlap_warning
+from cka_tools.compute import FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings
-from cka_tools.formatting import parse_bytes
-from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, as_source, resolve_device
+from cka_tools.models import ModelGiven
+from cka_tools.settings import Settings, takes_settings
+from cka_tools.statistics.intervals import LEVEL
+from cka_tools.statistics.pair import FeatureComparison, ratio_of_means
+from cka_tools.statistics.ratio import ROUNDING
 
 if TYPE_CHECKING:
-    import datasets
+    from cka_tools.compute import CorpusGiven
+
+NOT_COMPUTED = "pairs 'diagonal': only the paired layers were compared; all other entries are null"
 
 
-PAIRS = ("all", "diagonal")
-
-
+@takes_settings("compare")
 def compare(
     model_a: ModelGiven,
     model_b: ModelGiven,
-    corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset = "sample",
+    corpus: CorpusGiven = "sample",
     *,
     control: ModelGiven | None = None,
-    documents: int | None = None,
-    max_length: int | None = None,
-    pooling: Literal["mean", "cls", "last", "token"] = "mean",
-    sites: Literal["residual", "attention", "mlp"] = "residual",
-    layers: Sequence[int] | None = None,
-    early: Sequence[int] | None = None,
-    pairs: Literal["all", "diagonal"] = "all",
-    dtype: str | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 42,
-    rescale: bool = False,
-    protocol: Literal["paper"] | None = None,
-    batch_tokens: int | None = None,
-    tokens_per_document: int = ExtractionSettings.tokens_per_document,
-    keep_features: int | str = ExtractionSettings.keep_features,
-    snapshot_every: int = ExtractionSettings.snapshot_every,
-    trust_remote_code: bool = False,
-    cache: bool = True,
+    settings: Settings | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Comparison:
     """Compare two models layer by layer over documents of a corpus.
 
     Args:
-        model_a, model_b: `demo:NAME`, a local directory, `org/name[@revision]`, or `(model, tokenizer)`.
+        model_a, model_b: `demo:NAME`, a local directory, `org/name[@revision]`, `(model, tokenizer)`, or a
+            model source.
         corpus: a corpus spec, a path, a list of strings or a `datasets.Dataset`.
         control: a baseline of another seed, as deep as `model_b`: its divergence from `model_b` is the seed
             noise that the pair's divergence is divided by. Every model runs once.
-        documents: documents to draw; None takes 500, or what there is if less.
-        max_length: tokens a document is cut to; None takes 512, or what the models take if less.
-        pooling: how the hidden states of a document become one row.
-        sites: the residual stream after each block, or what a branch adds to it.
-        layers: layer indices (of the shallower model where depths differ); None is all.
-        early: layers that count as early; None is the first third, rounded up.
-        pairs: "all" layers of A against all of B, or "diagonal" for the paired layers alone: the matrices are
-            null elsewhere, and there is no best match.
-        dtype: float32 (default), bfloat16, float16 or float64, for the forward passes.
-        device: auto, cpu, cuda, cuda:N or mps.
-        seed: of the document draw, and of token draws.
-        rescale: also give CKA with every feature scaled to unit variance.
-        protocol: "paper" for the settings of arXiv 2605.12438: 500 documents in each of three draws (seeds
-            42, 43, 44), 512 tokens, batches of 16 in corpus order, float16, mean pooling.
-        batch_tokens: padded tokens a batch holds; None chooses by device.
-        tokens_per_document: draws of token pooling.
-        keep_features: bytes, or a size such as "8GiB": features of both models beyond it are not kept,
-            statistics are streamed. See docs/statistics.md for what is approximate then.
-        snapshot_every: documents from one snapshot of streamed statistics to the next.
-        trust_remote_code: run code that comes with a model.
-        cache: take features from the activation store (`CKA_TOOLS_CACHE`) and keep them there.
+        settings: or its fields as keywords: documents, max_length, pooling, sites, layers, early, pairs,
+            measures, dtype, device, seed, rescale, protocol, batch_tokens, tokens_per_document,
+            keep_features, snapshot_every, trust_remote_code, cache; see `Settings`.
         progress: called after each batch with documents done, tokens done, documents in all.
 
     Raises:
         UserError: input that does not fit, in one line.
     """
-    sources = [as_source(given) for given in (model_a, model_b, control) if given is not None]
-    if pairs not in PAIRS:
-        raise UserError(f"pairs {pairs!r} is not known: choose one of {', '.join(PAIRS)}")
-    place = resolve_device(device)
-    settings = ExtractionSettings(
-        max_length=max_length,
-        pooling=pooling,
-        sites=sites,
-        batch_tokens=batch_tokens,
-        tokens_per_document=tokens_per_document,
-        seed=seed,
-        keep_features=parse_bytes(keep_features, "keep-features"),
-        snapshot_every=snapshot_every,
-    )
-    seeds: Sequence[int] = (seed,)
-    if protocol is not None:
-        settings, seeds = _paper_settings(protocol, settings, documents, dtype)
-        documents, dtype = documents or paper.DOCUMENTS, paper.MODEL_DTYPE
-    draws = [draw_documents(corpus, documents, s) for s in seeds]
-    load = LoadOptions(place, dtype or "float32", trust_remote_code)
-    loaded = {source: source.load(load) for source in dict.fromkeys(sources)}
-    a, b, *others = (loaded[source] for source in sources)
-    noise = others[0] if others else None
-    if noise is not None:
-        _check_control(noise, b)
-    paired, layers_a, layers_b = choose_layers(len(a.blocks), len(b.blocks), layers)
-    early_given = early_layers(min(len(a.blocks), len(b.blocks)), early)
-    done = DrawProgress(progress, sum(len(d.documents) for d in draws))
-    chosen = (layers_a, layers_b)
-    options = {"cache": cache, "diagonal": pairs == "diagonal"}
-    readings = [
-        read_draw(a, b, draw, settings, paired, chosen, early_given, rescale, done, control=noise, **options)
-        for draw in draws
-    ]
-    origin = provenance(a, b, noise, readings, settings, protocol=protocol, device=place, rescale=rescale)
-    origin["settings"]["pairs"] = pairs
-    record = build_record(readings, (a, b), origin, early_given, protocol)
-    return Comparison(record, build_arrays(readings[0]))
+    asked = Settings.of(options, settings)
+    exact, seeds = asked.for_protocol()
+    models = [model_a, model_b, *([] if control is None else [control])]
+    run = open_run(models, corpus, exact, seeds)
+    whole = exact.pairs == "all"
+    pairs = [Pair(0, 1, control=None if control is None else 1, whole=whole)]
+    if control is not None:
+        _check_control(run)
+        pairs.append(Pair(2, 1, called=("the control", "B")))
+    draws = compare_pairs(run, pairs, progress)
+    roles = ["a", "b", "control"][: len(models)]
+    origin = provenance(run, draws, roles, asked.record())
+    return Comparison(_record(run, draws, origin, asked.protocol), _arrays(draws[0]))
 
 
-def _check_control(control: LoadedModel, b: LoadedModel) -> None:
+def _check_control(run: FeatureRun) -> None:
     """Raise a UserError where the control is not as deep as B."""
-    depths = len(control.blocks), len(b.blocks)
-    if depths[0] != depths[1]:
+    (_, b, control), (_, b_name, control_name) = run.depths, run.names
+    if control != b:
         raise UserError(
-            f"control {control.name!r} has {depths[0]} layers, {b.name!r} has {depths[1]}: give a model "
-            "trained like B with another seed, which is as deep"
+            f"control {control_name!r} has {control} layers, {b_name!r} has {b}: give a model trained like "
+            "B with another seed, which is as deep"
         )
 
 
-def _paper_settings(
-    protocol: str, settings: ExtractionSettings, documents: int | None, dtype: str | None
-) -> tuple[ExtractionSettings, Sequence[int]]:
-    """The paper's settings.
-
-    Raises:
-        UserError: an unknown protocol, or a setting that contradicts it.
-    """
-    if protocol != "paper":
-        raise UserError(f"protocol {protocol!r} is not known: the one there is is 'paper'")
-    fixed = {
-        "documents": (documents, None, paper.DOCUMENTS),
-        "max-length": (settings.max_length, None, paper.MAX_LENGTH),
-        "dtype": (dtype, None, paper.MODEL_DTYPE),
-        "pooling": (settings.pooling, "mean", "mean"),
-        "sites": (settings.sites, "residual", "residual"),
-        "seed": (settings.seed, paper.DRAW_SEEDS[0], paper.DRAW_SEEDS[0]),
+def _record(
+    run: FeatureRun, draws: Sequence[DrawResult], origin: dict[str, Any], protocol: str | None
+) -> dict[str, Any]:
+    """The content of `result.json`; numbers are of the first draw, the protocol's spread of all."""
+    first = draws[0]
+    pair, control = first.pairs[0], _control(first)
+    plain = pair.plain
+    warnings = find_warnings(plain, pair.layers_a, pair.layers_b)
+    if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
+        warnings.append(overlap)
+    entry = pair_entry(pair, control, role="pair")
+    pairs = [entry] + ([] if control is None else [pair_entry(control, role="control")])
+    summary: dict[str, Any] = {
+        **mean_entries(plain),
+        "early_layers": early_of(pair),
+        "n_documents": plain.n,
+        "interval": {"level": LEVEL, "over": "documents"},
+        "pairing": _pairing(run),
+        "warnings": warnings,
+        "notes": _notes(run, draws, pair),
     }
-    for name, (given, default, wanted) in fixed.items():
-        if given not in (default, wanted):
-            raise UserError(
-                f"{name} {given!r} contradicts protocol 'paper', which has {wanted!r}: leave one of them out"
-            )
-    exact = replace(settings, max_length=paper.MAX_LENGTH, plan="corpus-order", batch_size=paper.BATCH_SIZE)
-    return exact, paper.DRAW_SEEDS
+    if pair.rescaled is not None:
+        summary["rescaled"] = mean_entries(pair.rescaled)
+    if control is not None:
+        summary["control"] = {"name": run.names[2], **entry["control"]}
+        summary["ratio"] = entry["ratio"]
+    if protocol is not None:
+        summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(draws)}
+    return {
+        "kind": COMPARISON,
+        "summary": summary,
+        "n_documents": plain.n,
+        "warnings": warnings,
+        "layers": entry["layers"],
+        "best_match": best_matches(pair),
+        "matrix": {
+            "layers_a": pair.layers_a,
+            "layers_b": pair.layers_b,
+            **_matrices(plain),
+            **({} if pair.rescaled is None else {"rescaled": _matrices(pair.rescaled)}),
+            **({} if pair.pair.whole else {"reason": NOT_COMPUTED}),
+        },
+        "pairs": pairs,
+        "provenance": origin,
+    }
+
+
+def _control(draw: DrawResult) -> PairResult | None:
+    return draw.pairs[1] if len(draw.pairs) > 1 else None
+
+
+def _arrays(draw: DrawResult) -> dict[str, np.ndarray]:
+    """The arrays beside the record: matrices, and each pair's debiased CKA without each document in turn."""
+    pair, control = draw.pairs[0], _control(draw)
+    arrays = _arrays_of(pair.plain)
+    if pair.rescaled is not None:
+        arrays |= {f"rescaled.matrix.{e}": pair.rescaled.matrices[e] for e in ESTIMATORS}  # type: ignore[index]
+    if control is not None:
+        arrays |= {f"control.{name}": array for name, array in _arrays_of(control.plain).items()}
+    return arrays
+
+
+def _arrays_of(found: FeatureComparison) -> dict[str, np.ndarray]:
+    nothing = np.full(len(found.left_out), np.nan)
+    without = np.stack([nothing if w is None else w for w in found.leave_one_out])
+    return {f"matrix.{e}": matrix for e, matrix in found.matrices.items()} | {"leave_one_out": without}
+
+
+def _matrices(found: FeatureComparison) -> dict[str, Any]:
+    return {e: [[number(v) for v in row] for row in matrix] for e, matrix in found.matrices.items()}
+
+
+def _pairing(run: FeatureRun) -> str:
+    a, b = run.depths[:2]
+    return "index by index" if a == b else f"by relative depth: {a} layers of A against {b} of B"
+
+
+def _notes(run: FeatureRun, draws: Sequence[DrawResult], pair: PairResult) -> list[str]:
+    notes: list[str] = []
+    if run.depths[0] != run.depths[1]:
+        notes.append(f"The models have different depths; layers are paired {_pairing(run)}.")
+    if not pair.pair.whole:
+        notes.append("Only paired layers were compared (pairs 'diagonal'): no other entry, no best match.")
+    return list(dict.fromkeys([*notes, *(note for draw in draws for note in draw.notes)]))
+
+
+def _spread(draws: Sequence[DrawResult]) -> dict[str, Any]:
+    """Mean and standard deviation (divisor draws − 1) over the draws, of means and of each layer."""
+    spread: dict[str, Any] = {"seeds": [draw.draw.seed for draw in draws]}
+    spread |= _spread_of([draw.pairs[0].plain for draw in draws])
+    controls = [found.plain for draw in draws if (found := _control(draw)) is not None]
+    if controls:
+        spread["control"] = _spread_of(controls)
+        spread["ratio"] = {of: _ratio_spread(draws, controls, of) for of in MEANS}
+    return spread
+
+
+def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
+    spread: dict[str, Any] = {
+        f"{name}_divergence": {
+            e: _over_draws([getattr(getattr(f, name), e).value for f in found]) for e in ESTIMATORS
+        }
+        for name in MEANS
+    }
+    spread["layers"] = [
+        {e: _over_draws([getattr(f.layers[at], e).value for f in found]) for e in ESTIMATORS}
+        for at in range(len(found[0].layers))
+    ]
+    return spread
+
+
+def _ratio_spread(
+    draws: Sequence[DrawResult], controls: Sequence[FeatureComparison], of: str
+) -> dict[str, Any]:
+    """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
+    pairs = [draw.pairs[0] for draw in draws]
+    return {
+        "biased": _over_draws(
+            [_biased_ratio(pair.plain, control, of) for pair, control in zip(pairs, controls, strict=True)]
+        ),
+        "debiased": _over_draws([getattr(pair.ratio, of).value for pair in pairs]),
+    }
+
+
+def _biased_ratio(pair: FeatureComparison, control: FeatureComparison, of: str) -> float | None:
+    d, e = (getattr(found, of).biased.value for found in (pair, control))
+    if d is None or e is None or e <= ROUNDING:
+        return None
+    return ratio_of_means([1 - d], [1 - e])
+
+
+def _over_draws(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return {"mean": None, "std": None, "draws": list(values), "reason": "undefined in one of the draws"}
+    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)), "draws": known}

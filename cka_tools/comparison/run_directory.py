@@ -1,29 +1,31 @@
-"""A run on disk: written whole or not at all."""
+"""A run on disk: written whole or not at all, read whatever version wrote it."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from cka_tools.comparison.record import ABLATION, COMMANDS, COMPARISON, FORMAT, JsonObject
+from cka_tools.comparison.version_1 import upgrade
 from cka_tools.errors import UserError
 
-FORMAT = 1
-RESULT, ARRAYS, LAYERS, FIGURE = "result.json", "arrays.safetensors", "layers.csv", "figure"
-COMPARISON, TRAJECTORY, MATRIX = "comparison", "trajectory", "matrix"
-COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix"}
-"""The command that writes a run of each kind."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
+FIGURE_SUFFIXES = ("pdf", "png")
 
 
 def check_free(run_dir: Path) -> None:
@@ -44,36 +46,46 @@ def check_free(run_dir: Path) -> None:
 
 def write_run(
     run_dir: Path,
-    record: dict[str, Any],
+    record: JsonObject,
     arrays: dict[str, np.ndarray],
     table: pd.DataFrame,
     figure: Callable[[], Figure],
     *,
-    table_name: str = LAYERS,
+    table_name: str,
+    into: bool = False,
 ) -> Path:
-    """Write all files of a run under a temporary name, then rename.
+    """Write all files of a run under a temporary name, then rename; `result.json` last.
+
+    Args:
+        into: the directory may hold other files, which stay (checkpoints of an ablation).
 
     Raises:
         UserError: the directory is taken, or the disk is full or read-only.
     """
-    check_free(run_dir)
+    if not into:
+        check_free(run_dir)
     staging: Path | None = None
     try:
         run_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.absolute().parent))
         staging.chmod(0o755)
-        text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
-        (staging / RESULT).write_text(text + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, staging / ARRAYS)
         table.to_csv(staging / table_name, index=False)
         drawn = figure()
-        for suffix in ("pdf", "png"):
+        for suffix in FIGURE_SUFFIXES:
             drawn.savefig(staging / f"{FIGURE}.{suffix}")
+        text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
+        (staging / RESULT).write_text(text + "\n", encoding="utf-8")
         for written in staging.iterdir():
             written.chmod(0o644)
-        if run_dir.is_dir():
-            run_dir.rmdir()
-        staging.rename(run_dir)
+        if into:
+            run_dir.mkdir(exist_ok=True)
+            for written in sorted(staging.iterdir(), key=lambda path: path.name == RESULT):
+                written.replace(run_dir / written.name)
+        else:
+            if run_dir.is_dir():
+                run_dir.rmdir()
+            staging.rename(run_dir)
     except (OSError, SafetensorError) as error:
         raise UserError(_why_not_written(run_dir, error)) from error
     finally:
@@ -87,6 +99,34 @@ def _why_not_written(run_dir: Path, error: Exception) -> str:
         return f"no space left for {str(run_dir)!r}: nothing was kept; free some or name another --out"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"{str(run_dir)!r} could not be written ({reason}): nothing was kept; name another --out"
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure under a temporary name, then rename.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:])
+    write_whole(path, buffer.getvalue())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    staging = path.with_name(f".{path.name}.partial")
+    try:
+        staging.write_bytes(content)
+        staging.replace(path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise UserError(
+            f"--out {str(path)!r} could not be written ({error.strerror}): name another place"
+        ) from error
 
 
 def run_kind(run_dir: Path) -> str | None:
@@ -105,8 +145,8 @@ def _kind(record: Any) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The record and arrays of a run.
+def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[JsonObject, dict[str, np.ndarray]]:
+    """The record and arrays of a run; a record of version 0.1 is brought to today's form.
 
     Raises:
         UserError: no run of this kind there, or one that is damaged or of a later format.
@@ -123,9 +163,13 @@ def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[dict[str, Any], dic
         raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
     if _kind(record) != kind:
         raise UserError(f"{str(path)!r} is not a {kind}'s result: name a directory that {command} wrote")
-    if record.pop("format", 0) > FORMAT:
+    written = record.pop("format", 0)
+    if not isinstance(written, int) or written > FORMAT:
         raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
     try:
-        return record, load_file(run_dir / ARRAYS)
-    except (OSError, SafetensorError) as error:
+        if written < FORMAT:
+            record = upgrade(record, kind)
+        old_ablation = kind == ABLATION and not (run_dir / ARRAYS).is_file()
+        return record, {} if old_ablation else load_file(run_dir / ARRAYS)
+    except (OSError, SafetensorError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error

@@ -1,34 +1,39 @@
-"""Models, one corpus: from specs to the divergence of every pair, one pass a model."""
+"""Models, one corpus: from models to the divergence of every pair, one pass a model, and their tree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
 from os import PathLike
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 
-from cka_tools.comparison.linkage import average_linkage
-from cka_tools.comparison.many_models import PairReading, ReadingOptions, read_models
-from cka_tools.comparison.many_record import many_provenance, model_provenance, pair_entry, shared_summary
-from cka_tools.comparison.many_result import known
-from cka_tools.comparison.matrix_result import ModelMatrix
-from cka_tools.comparison.pair_table import MEANS
+from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs, known
+from cka_tools.comparison.record import ESTIMATORS, MATRIX, MEANS, early_of, pair_entry, provenance
+from cka_tools.comparison.results import ModelMatrix
+from cka_tools.comparison.warnings import many_summary
+from cka_tools.compute import Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.models import ModelGiven
-from cka_tools.statistics.hsic import ESTIMATORS
+from cka_tools.settings import Settings, takes_settings
 
 if TYPE_CHECKING:
-    import datasets
+    from cka_tools.compute import CorpusGiven
 
 DIAGONAL = "0 by definition: no model is compared with itself"
 
 
+@takes_settings("matrix")
 def matrix(
     models: Sequence[ModelGiven],
-    corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset = "sample",
-    **options: Unpack[ReadingOptions],
+    corpus: CorpusGiven = "sample",
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> ModelMatrix:
     """Compare every pair of models.
 
@@ -36,8 +41,7 @@ def matrix(
 
     Args:
         models: two or more; one that is given twice runs once, and its two rows are 0 apart up to rounding.
-        options: documents, max_length, pooling, sites, layers, early, dtype, device, seed, batch_tokens,
-            tokens_per_document, trust_remote_code, cache, progress, as `compare` takes them.
+        settings, options, progress: as `compare` takes them.
 
     Raises:
         UserError: input that does not fit, in one line.
@@ -45,27 +49,28 @@ def matrix(
     if isinstance(models, str | PathLike) or len(models) < 2:
         count = 1 if isinstance(models, str | PathLike) else len(models)
         raise UserError(f"{count} model makes no matrix: give two or more")
-    positions = list(combinations(range(len(models)), 2))
-    many = read_models(models, positions, corpus, options)
-    readings = [many.compare(plan) for plan in many.pairs]
-    names = [model.name for model in many.models]
-    arrays = _arrays(readings, len(models))
-    named = [(f"{names[p.plan.a]} (A) and {names[p.plan.b]} (B)", p) for p in readings]
-    summary = shared_summary(many, named)
-    repeated = [name for at, name in enumerate(names) if name in names[:at] and isinstance(models[at], str)]
+    run = open_run(models, corpus, Settings.of(options, settings))
+    pairs = [Pair(a, b) for a, b in combinations(range(len(models)), 2)]
+    draw = compare_pairs(run, pairs, progress)[0]
+    names = run.names
+    arrays = _arrays(draw.pairs, len(models))
+    called = [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs]
+    summary = many_summary(run, draw, called)
+    repeated = [name for at, name in enumerate(names) if run.order.index(run.order[at]) < at]
     summary["notes"] += [f"{name} is given more than once: it ran once." for name in dict.fromkeys(repeated)]
+    summary |= {"early_layers": early_of(draw.pairs[0]), "diagonal": DIAGONAL}
     record = {
-        "kind": ModelMatrix.kind,
-        "summary": summary | {"diagonal": DIAGONAL},
-        "pairs": [{"a": p.plan.a, "b": p.plan.b, **pair_entry(p)} for p in readings],
+        "kind": MATRIX,
+        "summary": summary,
+        "pairs": [pair_entry(pair, role="pair") for pair in draw.pairs],
         "linkage": average_linkage(arrays["mean.debiased"]),
-        "provenance": many_provenance(many, [model_provenance(many, at) for at in range(len(models))]),
+        "provenance": provenance(run, [draw], ["model"] * len(models), run.settings.record()),
     }
     return ModelMatrix(record, arrays)
 
 
-def _arrays(readings: Sequence[PairReading], models: int) -> dict[str, np.ndarray]:
-    depth = max(len(pair.found.layers) for pair in readings)
+def _arrays(pairs: Sequence[PairResult], models: int) -> dict[str, np.ndarray]:
+    depth = max(len(pair.plain.layers) for pair in pairs)
     arrays: dict[str, np.ndarray] = {}
     for estimator in ESTIMATORS:
         for name in MEANS:
@@ -73,11 +78,36 @@ def _arrays(readings: Sequence[PairReading], models: int) -> dict[str, np.ndarra
         stack = np.full((depth, models, models), np.nan)
         stack[:, range(models), range(models)] = 0.0
         arrays[f"layers.{estimator}"] = stack
-        for pair in readings:
-            for place in ((pair.plan.a, pair.plan.b), (pair.plan.b, pair.plan.a)):
+        for pair in pairs:
+            for place in ((pair.pair.a, pair.pair.b), (pair.pair.b, pair.pair.a)):
                 for name in MEANS:
-                    mean = getattr(getattr(pair.found, name), estimator)
+                    mean = getattr(getattr(pair.plain, name), estimator)
                     arrays[f"{name}.{estimator}"][place] = known(mean.value)
-                for at, layer in enumerate(pair.found.layers):
+                for at, layer in enumerate(pair.plain.layers):
                     stack[(at, *place)] = known(getattr(layer, estimator).complement().value)
     return arrays
+
+
+def average_linkage(distances: np.ndarray) -> dict[str, Any]:
+    """Cluster M models by average linkage: the merges of a dendrogram and the order of its leaves.
+
+    Args:
+        distances: (M, M), symmetric; NaN where undefined. A debiased divergence may be below 0, and so may
+            the height of a merge: nothing is clamped.
+
+    Returns:
+        `order`: leaves from left to right. `merges`: clusters `a` and `b`, `height`, `size`; the leaves are
+        clusters 0 to M − 1, merge k makes cluster M + k. Without merges, in the order given, and a `reason`
+        where a divergence is undefined.
+    """
+    models = len(distances)
+    if np.isnan(distances).any():
+        reason = "a mean divergence is undefined, so there is no tree; models are in the order given"
+        return {"method": "average", "order": list(range(models)), "merges": [], "reason": reason}
+    rows = hierarchy.linkage(squareform(distances, checks=False), method="average")
+    members: dict[int, list[int]] = {leaf: [leaf] for leaf in range(models)}
+    merges = []
+    for at, (a, b, height, size) in enumerate(rows.tolist()):
+        members[models + at] = members[int(a)] + members[int(b)]
+        merges.append({"a": int(a), "b": int(b), "height": height, "size": int(size)})
+    return {"method": "average", "order": members[2 * models - 2], "merges": merges}

@@ -1,33 +1,50 @@
-"""A reference and checkpoints, one corpus: from specs to a trajectory, one pass a model."""
+"""A reference and checkpoints, one corpus: from models to a trajectory, one pass a model."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cka_tools.comparison.checkpoint_series import LABELS, CheckpointSeries, find_series
-from cka_tools.comparison.many_models import ManyModels, PairReading, ReadingOptions, read_models
-from cka_tools.comparison.many_record import many_provenance, model_provenance, pair_entry, shared_summary
-from cka_tools.comparison.many_result import known
-from cka_tools.comparison.trajectory_result import Trajectory
+from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
+from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, early_of, pair_entry, provenance
+from cka_tools.comparison.results import Trajectory
+from cka_tools.comparison.warnings import many_summary
+from cka_tools.compute import FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
+from cka_tools.manifest import noise_kind, read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, as_source
+from cka_tools.models.folder import hash_json
+from cka_tools.settings import Settings, takes_settings
 
 if TYPE_CHECKING:
-    import datasets
+    from cka_tools.compute import CorpusGiven
+
+XKind = Literal["tokens", "given", "position"]
+LABELS: dict[XKind, str] = {
+    "tokens": "tokens of the run",
+    "given": "x as given",
+    "position": "position among the checkpoints given",
+}
 
 
+@takes_settings("trajectory")
 def trajectory(
     reference: ModelGiven,
     checkpoints: ModelGiven | Sequence[ModelGiven],
-    corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset = "sample",
+    corpus: CorpusGiven = "sample",
     *,
     control: ModelGiven | None = None,
     x: Sequence[float] | None = None,
-    **options: Unpack[ReadingOptions],
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Trajectory:
     """Follow the divergence of checkpoints from a reference along a training.
 
@@ -35,12 +52,12 @@ def trajectory(
     what the activation store has.
 
     Args:
-        reference: the model that all are compared with, such as the start or a baseline.
-        checkpoints: models, or directories of a training run, which stand for its checkpoints.
-        control: a model that differs from the reference by its seed alone; its divergence is the noise floor.
-        x: one number a checkpoint; None takes the tokens of the manifests, or else the position.
-        options: documents, max_length, pooling, sites, layers, early, dtype, device, seed, batch_tokens,
-            tokens_per_document, trust_remote_code, cache, progress, as `compare` takes them.
+        checkpoints: models, or a directory that holds those of a training run.
+        control: a model that differs from the reference by its seed: its divergence is the noise floor, and
+            every checkpoint's divergence is also given as a multiple of it.
+        x: one number a checkpoint, in the order given; None takes the tokens of the manifests of `cka train`
+            if all have one, else the position.
+        settings, options, progress: as `compare` takes them.
 
     Raises:
         UserError: input that does not fit, in one line.
@@ -50,57 +67,189 @@ def trajectory(
     if control is not None and as_source(control) == as_source(reference):
         raise UserError(f"the control {str(control)!r} is the reference itself: name a model of another seed")
     models = [reference, *series.checkpoints, *([] if control is None else [control])]
-    many = read_models(models, [(at, 0) for at in range(1, len(models))], corpus, options)
-    readings = [many.compare(plan) for plan in many.pairs]
-    return Trajectory(_record(many, readings, series), _arrays(readings[: len(series.x)], series))
-
-
-def _record(many: ManyModels, readings: Sequence[PairReading], series: CheckpointSeries) -> dict[str, Any]:
+    run = open_run(models, corpus, Settings.of(options, settings))
     count = len(series.x)
-    named = [(f"{many.models[pair.plan.a].name} (A) and the reference (B)", pair) for pair in readings]
-    summary = shared_summary(many, named)
-    summary["notes"] = [*series.notes, *summary["notes"]]
-    if count < len(readings) and _same_weights(many, count + 1):
-        summary["notes"].append("The control holds the reference's weights: its divergence is no floor.")
-    early = [readings[0].layers_a[readings[0].found.layers[at].layer_a] for at in readings[0].plan.early]
-    entries = [
-        {
-            "name": many.models[at + 1].name,
-            "tokens": series.tokens[at] if at < count else None,
-            "weights_sha256": many.models[at + 1].provenance["weights_sha256"],
-            **({"x": series.x[at]} if at < count else {}),
-            **pair_entry(pair),
-        }
-        for at, pair in enumerate(readings)
+    # A ratio by layer needs the control's own layer pairs: all three models of one depth.
+    noise = count if control is not None and run.depths[-1] == run.depths[0] else None
+    pairs = [
+        Pair(at, 0, control=noise if run.depths[at] == run.depths[0] else None) for at in range(1, count + 1)
     ]
+    if control is not None:
+        pairs.append(Pair(count + 1, 0, called=("the control", "the reference")))
+    draw = compare_pairs(run, pairs, progress)[0]
+    return Trajectory(_record(run, draw, series, models), _arrays(draw, series))
+
+
+def _record(
+    run: FeatureRun, draw: DrawResult, series: CheckpointSeries, models: Sequence[ModelGiven]
+) -> dict[str, Any]:
+    count, names = len(series.x), run.names
+    summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and the reference (B)" for p in draw.pairs])
+    summary["notes"] = [*series.notes, *summary["notes"]]
+    weights = [origin["weights_sha256"] for origin in draw.provenance]
+    if count < len(draw.pairs):
+        summary["noise"] = noise_kind(_manifest(models[0]), _manifest(models[-1]))
+        if weights[-1] == weights[0]:
+            summary["notes"].append("The control holds the reference's weights: its divergence is no floor.")
+    summary |= {
+        "early_layers": early_of(draw.pairs[0]),
+        "x": {"kind": series.kind, "label": LABELS[series.kind]},
+    }
+    control = draw.pairs[count] if count < len(draw.pairs) else None
+    pairs = []
+    for at, pair in enumerate(draw.pairs):
+        own = at < count
+        facts = {"x": series.x[at]} if own else {}
+        pairs.append(
+            pair_entry(
+                pair,
+                control if own else None,
+                role="checkpoint" if own else "control",
+                name=names[at + 1],
+                tokens=series.tokens[at] if own else None,
+                weights_sha256=weights[at + 1],
+                **facts,
+            )
+        )
+    roles = ["reference", *["checkpoint"] * count, *["control"] * (len(draw.pairs) - count)]
     return {
-        "kind": Trajectory.kind,
-        "summary": summary
-        | {"early_layers": early, "x": {"kind": series.kind, "label": LABELS[series.kind]}},
-        "checkpoints": entries[:count],
-        "control": entries[count] if count < len(entries) else None,
-        "provenance": many_provenance(
-            many,
-            {
-                "reference": model_provenance(many, 0),
-                "checkpoints": [model_provenance(many, at + 1) for at in range(count)],
-                "control": model_provenance(many, count + 1) if count < len(entries) else None,
-            },
-        ),
+        "kind": TRAJECTORY,
+        "summary": summary,
+        "pairs": pairs,
+        "provenance": provenance(run, [draw], roles, run.settings.record()),
     }
 
 
-def _same_weights(many: ManyModels, at: int) -> bool:
-    return many.models[at].provenance["weights_sha256"] == many.models[0].provenance["weights_sha256"]
-
-
-def _arrays(readings: Sequence[PairReading], series: CheckpointSeries) -> dict[str, np.ndarray]:
-    layers = max(len(pair.found.layers) for pair in readings)
+def _arrays(draw: DrawResult, series: CheckpointSeries) -> dict[str, np.ndarray]:
+    pairs = draw.pairs[: len(series.x)]
+    layers = max(len(pair.plain.layers) for pair in pairs)
     arrays = {"x": np.array(series.x, dtype=np.float64)}
-    for estimator in ("debiased", "biased"):
-        values = np.full((len(readings), layers), np.nan)
-        for at, pair in enumerate(readings):
-            found = [known(getattr(layer, estimator).complement().value) for layer in pair.found.layers]
+    for estimator in ESTIMATORS:
+        values = np.full((len(pairs), layers), np.nan)
+        for at, pair in enumerate(pairs):
+            found = [known(getattr(layer, estimator).complement().value) for layer in pair.plain.layers]
             values[at, : len(found)] = found
         arrays[f"divergence.{estimator}"] = values
     return arrays
+
+
+@dataclass(frozen=True)
+class CheckpointSeries:
+    """Checkpoints by ascending x.
+
+    Attributes:
+        tokens: of each one's run, by its manifest; None where there is none.
+        kind: where x comes from: the manifests' tokens, the user, or the order given.
+    """
+
+    checkpoints: list[ModelGiven]
+    x: list[float]
+    tokens: list[int | None]
+    kind: XKind
+    notes: list[str]
+
+
+def find_series(given: Sequence[ModelGiven], x: Sequence[float] | None = None) -> CheckpointSeries:
+    """Expand folders of runs and place each checkpoint.
+
+    Args:
+        given: models; a directory that holds checkpoints instead of a model stands for all of them.
+        x: one number a checkpoint, in the order given; None takes tokens from the manifests of `cka train`
+            if all have one, else the position.
+
+    Raises:
+        UserError: no checkpoint, a folder without any, numbers that do not fit, two checkpoints at one x.
+    """
+    checkpoints = [one for spec in given for one in expand(spec)]
+    if not checkpoints:
+        raise UserError("no checkpoint is given: name one or more, or a training run's folder")
+    manifests = [_manifest(one) for one in checkpoints]
+    tokens = [trained_tokens(manifest) for manifest in manifests]
+    notes: list[str] = []
+    kind: XKind
+    if x is not None:
+        kind, places = "given", [float(value) for value in x]
+        if len(places) != len(checkpoints):
+            raise UserError(
+                f"x has {len(places)} numbers for {len(checkpoints)} checkpoints: give one for each, in order"
+            )
+        if not all(map(math.isfinite, places)):
+            raise UserError(f"x {', '.join(f'{v:g}' for v in places)}: give finite numbers")
+    elif all(count is not None for count in tokens):
+        kind, places = "tokens", [float(count or 0) for count in tokens]
+        runs = {hash_json([m.get("recipe"), m.get("seed"), m.get("data_sha256")]) for m in manifests if m}
+        if len(runs) > 1:
+            notes.append(
+                f"The checkpoints are of {len(runs)} training runs (recipe, seed or data differ): "
+                "each is placed at its own run's tokens."
+            )
+    else:
+        kind, places = "position", [float(at) for at in range(1, len(checkpoints) + 1)]
+        lacking = tokens.count(None)
+        notes.append(
+            f"x is the position: {lacking} of {len(checkpoints)} checkpoints have no tokens in a manifest; "
+            "give --x for another axis."
+        )
+    _check_apart(checkpoints, places, kind)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return CheckpointSeries(
+        [checkpoints[at] for at in order], [places[at] for at in order], [tokens[at] for at in order],
+        kind, notes,
+    )  # fmt: skip
+
+
+def expand(given: ModelGiven) -> list[ModelGiven]:
+    """The checkpoints of a training run's folder, by their tokens, or else by the numbers in their names.
+
+    Anything but a directory without a model of its own is returned as it is.
+
+    Raises:
+        UserError: a directory with neither a model nor checkpoints.
+    """
+    if not isinstance(given, str | PathLike):
+        return [given]
+    folder = Path(given).expanduser()
+    if str(given).startswith("demo:") or not folder.is_dir() or (folder / "config.json").is_file():
+        return [given]
+    found = [
+        path
+        for pattern in ("*", "*-checkpoints/*")
+        for path in folder.glob(pattern)
+        if (path / "config.json").is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise UserError(
+            f"{str(given)!r} holds no model and no checkpoints: give a directory with config.json, or the "
+            "folder that `cka train --keep-checkpoints` wrote"
+        )
+    return [str(path) for path in sorted(found, key=_place_in_run)]
+
+
+def _place_in_run(path: Path) -> tuple[float, list[tuple[int, str]]]:
+    tokens = trained_tokens(read_manifest(path))
+    parts = re.findall(r"\d+|\D+", str(path))
+    natural = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return math.inf if tokens is None else float(tokens), natural
+
+
+def _manifest(given: ModelGiven) -> dict[str, Any] | None:
+    folder = as_source(given).folder
+    return None if folder is None else read_manifest(folder)
+
+
+def _check_apart(checkpoints: Sequence[ModelGiven], places: Sequence[float], kind: XKind) -> None:
+    seen: dict[float, ModelGiven] = {}
+    for one, place in zip(checkpoints, places, strict=True):
+        if place in seen:
+            pair = f"{_name(seen[place])!r} and {_name(one)!r}"
+            if kind == "given":
+                raise UserError(f"x {place:g} is given to both {pair}: give different numbers")
+            raise UserError(
+                f"checkpoints {pair} both have {place:,.0f} tokens by their manifests: leave one out, or "
+                "place them with --x"
+            )
+        seen[place] = one
+
+
+def _name(given: ModelGiven) -> str:
+    return as_source(given).name

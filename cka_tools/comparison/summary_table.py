@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from cka_tools.comparison.caveats import layer_list
 from cka_tools.comparison.comparison import Comparison, JsonObject
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING, percent, printable, short_names, times
+from cka_tools.formatting import NOTHING, layer_list, percent, printable, short_names, times
 
 NAME_LETTERS = 40
 MEANS = ("mean", "early")

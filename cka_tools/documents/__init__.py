@@ -1,7 +1,7 @@
 """Corpora: from a spec or a path to documents.
 
-The way of a document: `corpus_spec` opens a corpus, a reader (`text_files`, `pubmed_xml`, `in_memory`,
-`hub_pubmed`, `hub_datasets`) yields its documents, `draw` keeps those of a seeded draw.
+The way of a document: `corpus_spec` opens a corpus, a reader (`text_files`, `pubmed_xml`,
+`hub`) yields its documents, `draw` keeps those of a seeded draw.
 """
 
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Document, DocumentDraw

@@ -1,8 +1,9 @@
-"""Documents that are in memory already: a sequence of strings or a `datasets.Dataset`."""
+"""From a corpus spec, a path or what is in memory to an open corpus."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,24 @@ from cka_tools.bundled import bundled_data
 from cka_tools.documents.document import Corpus, Document
 from cka_tools.documents.pubmed_xml import read_pubmed_xml
 from cka_tools.documents.text_files import (
-    as_text,
     id_column,
+    plain_columns,
     read_csv,
     read_jsonl,
     read_parquet,
     read_txt,
+    row_document,
     text_column,
 )
 from cka_tools.errors import UserError
 
 
 def open_in_memory(corpus: Any) -> Corpus:
-    """Open a sequence of strings (ids `item:N`) or a `datasets.Dataset` (ids its id column or `row:N`), N
-    from 0.
+    """Open a `datasets.Dataset` (ids: its id column or `row:N`, N from 0), or a sequence of strings or of
+    mappings (ids: their id field or `item:N`).
 
     Raises:
-        UserError: another type, or an item that is not a string.
+        UserError: another type, or an item that is neither a string nor a mapping with a text.
     """
     datasets = sys.modules.get("datasets")  # whoever holds a Dataset has imported it
     if datasets is not None:
@@ -38,36 +40,41 @@ def open_in_memory(corpus: Any) -> Corpus:
                 f"corpus: a DatasetDict of splits {', '.join(map(repr, corpus))}; give one of its splits"
             )
     if isinstance(corpus, Sequence) and not isinstance(corpus, str | bytes | bytearray):
-        opened = Corpus(f"list of {len(corpus)} strings", source={"kind": "list"})
-        opened.documents = _read_strings(corpus)
+        kind = "rows" if any(isinstance(item, Mapping) for item in corpus) else "strings"
+        opened = Corpus(f"list of {len(corpus)} {kind}", source={"kind": "list"})
+        opened.documents = _read_items(corpus)
         return opened
     raise UserError(
-        f"corpus: a {type(corpus).__name__}; give a spec or path (str), a list of strings, or a "
-        "datasets.Dataset"
+        f"corpus: a {type(corpus).__name__}; give a spec or path (str), a list of strings or "
+        "mappings, or a datasets.Dataset"
     )
 
 
-def _read_strings(texts: Sequence[Any]) -> Iterator[Document]:
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
+def _read_items(items: Sequence[Any]) -> Iterator[Document]:
+    for number, item in enumerate(items):
+        where = f"corpus item {number}"
+        if isinstance(item, Mapping):
+            names = [name for name in item if isinstance(name, str)]
+            yield row_document(item, text_column(names, where), id_column(names), f"item:{number}", where)
+        elif isinstance(item, str):
+            yield Document(f"item:{number}", item)
+        else:
             raise UserError(
-                f"corpus item {number}: {str(text)[:40]!r} is a {type(text).__name__}; give strings"
+                f"{where}: {str(item)[:40]!r} is a {type(item).__name__}; give strings, or mappings with text"
             )
-        yield Document(f"item:{number}", text)
 
 
 def _open_dataset(dataset: Any) -> Corpus:
     column, id_name = text_column(dataset.column_names, "datasets.Dataset"), id_column(dataset.column_names)
     opened = Corpus("datasets.Dataset", source={"kind": "datasets.Dataset", "column": column})
 
+    plain = plain_columns(dataset.features)
+
     def read() -> Iterator[Document]:
         # An iteration over these columns alone: the others may hold images or audio, which would be decoded.
-        for number, row in enumerate(dataset.select_columns([column, *([id_name] if id_name else [])])):
-            given = row[id_name] if id_name else None
-            yield Document(
-                f"row:{number}" if given in (None, "") else str(given),
-                as_text(row[column], f"Dataset row {number}"),
-            )
+        wanted = [name for name in dataset.column_names if name in (column, id_name) or name in plain]
+        for number, row in enumerate(dataset.select_columns(wanted)):
+            yield row_document(row, column, id_name, f"row:{number}", f"Dataset row {number}")
 
     opened.documents = read()
     return opened
@@ -87,7 +94,7 @@ def open_corpus(corpus: Any, candidates: int | None = None, seed: int = 0) -> Co
     """Open a corpus; nothing but its existence is checked before `documents` is read.
 
     Args:
-        corpus: a spec, a path, a sequence of strings or a `datasets.Dataset`.
+        corpus: a spec, a path, a sequence of strings or mappings, or a `datasets.Dataset`.
         candidates: for a draw, the number of documents it will keep: a hub reader then reads a seeded part
             that is large enough. None reads all.
         seed: of that part.
@@ -180,7 +187,7 @@ def _read_files(files: list[Path], opened: Corpus) -> Iterator[Document]:
         for document in READERS[kind](file, opened):
             # Line numbers name a document only together with their file.
             numbered = len(files) > 1 and document.id.startswith(("line:", "row:"))
-            yield Document(f"{file.name}:{document.id}", document.text) if numbered else document
+            yield replace(document, id=f"{file.name}:{document.id}") if numbered else document
     # All PubMed files are read as one: a later one deletes and replaces records of the earlier ones.
     xml_files = [file for file in files if kind_of(file) == XML]
     if xml_files:

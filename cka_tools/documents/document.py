@@ -1,8 +1,10 @@
 """A document, and where one is read from."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 DEFAULT_DOCUMENTS = 500
@@ -14,10 +16,45 @@ MINIMUM_DOCUMENTS = 4
 
 @dataclass(frozen=True)
 class Document:
-    """One text, the independent unit of every statistic, and the name it has in its corpus."""
+    """One text, the independent unit of every statistic.
+
+    Attributes:
+        id: the name it has in its corpus.
+        text: what the models read.
+        metadata: what else its corpus says of it (labels, a group, a date), JSON-ready: by name a string,
+            number, boolean or None, or a list of these. Nothing that is drawn or hashed depends on it.
+    """
 
     id: str
     text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def metadata_of(row: Iterable[tuple[str, Any]], taken: Iterable[str | None] = ()) -> dict[str, Any]:
+    """Return the fields of a row as a document's metadata: dates as ISO text, NumPy's numbers as Python's.
+
+    Left out are nested and binary values and the fields `taken`, those of text and id.
+    """
+    found = {str(name): _plain(value) for name, value in row if name not in taken}
+    return {name: value for name, value in found.items() if _is_scalar(value) or _is_list(value)}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # an array of NumPy's, or one of its numbers
+        value = value.tolist()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_scalar, value))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Drawn documents, in memory up to a limit and beyond it in a temporary file."""
+"""The seeded draw of documents, kept in memory up to a limit and beyond it in a spill file."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b, sha256
 from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
@@ -13,35 +13,32 @@ from typing import TYPE_CHECKING, Any, overload
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Corpus, Document, DocumentDraw
 from cka_tools.errors import UserError
-from cka_tools.nameless_file import nameless_file, write_at
+from cka_tools.spill_file import SpillFile
 
 if TYPE_CHECKING:
     import datasets
 
 
 TEXT_IN_MEMORY = 2**30
-"""Characters of drawn texts that are kept in memory."""
+"""Characters of drawn texts and their metadata that are kept in memory."""
 
 Ticket = Document | int
-"""What a shelf gives for a document: itself, or its place in the file."""
+"""What a text buffer gives for a document: itself, or its place in the spill file."""
 
-WHAT = "drawn documents"
-"""What the file holds, as an error says it."""
-
-_HEAD = struct.Struct("<QQ")
+_LENGTH = struct.Struct("<Q")
 
 
-class Shelf:
+class TextBuffer:
     """Keeps documents until they are asked for or let go.
 
     Args:
-        limit: characters in memory; documents that come when they are reached go to the file.
+        limit: characters in memory; documents that come when they are reached go to a spill file.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = TEXT_IN_MEMORY if limit is None else limit
-        self._in_memory = self._end = 0
-        self._file: Any = None
+        self._in_memory = 0
+        self._file: SpillFile | None = None
 
     def put(self, document: Document) -> Ticket:
         """Keep a document.
@@ -49,43 +46,45 @@ class Shelf:
         Raises:
             UserError: the disk is full.
         """
-        if self._in_memory + len(document.text) <= self._limit:
-            self._in_memory += len(document.text)
+        size = _characters(document)
+        if self._in_memory + size <= self._limit:
+            self._in_memory += size
             return document
+        fields = [document.id, document.text, dict(document.metadata)]
         # An id may be half a surrogate pair; a text cannot, or it would not have been drawn.
-        name, text = (part.encode("utf-8", "surrogatepass") for part in (document.id, document.text))
-        record = _HEAD.pack(len(name), len(text)) + name + text
-        if self._file is None:
-            self._file = nameless_file(WHAT)
-        place, self._end = self._end, self._end + len(record)
-        write_at(self._file, place, record, WHAT, self._end)
-        return place
+        record = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self._file = self._file or SpillFile("drawn documents")
+        return self._file.write(_LENGTH.pack(len(record)) + record)
 
     def drop(self, ticket: Ticket) -> None:
         """Let a document go; its bytes in the file stay."""
         if isinstance(ticket, Document):
-            self._in_memory -= len(ticket.text)
+            self._in_memory -= _characters(ticket)
 
     def get(self, ticket: Ticket) -> Document:
         """The document of a ticket."""
         if isinstance(ticket, Document):
             return ticket
-        self._file.seek(ticket)
-        of_name, of_text = _HEAD.unpack(self._file.read(_HEAD.size))
-        both = self._file.read(of_name + of_text)
-        return Document(*(part.decode("utf-8", "surrogatepass") for part in (both[:of_name], both[of_name:])))
+        assert self._file is not None
+        (length,) = _LENGTH.unpack(self._file.read(ticket, _LENGTH.size))
+        record = self._file.read(ticket + _LENGTH.size, length)
+        return Document(*json.loads(record.decode("utf-8", "surrogatepass")))
 
     def arranged(self, tickets: Sequence[Ticket]) -> Sequence[Document]:
         """Documents in the order of their tickets: a list where all are in memory."""
         in_memory = [ticket for ticket in tickets if isinstance(ticket, Document)]
-        return in_memory if len(in_memory) == len(tickets) else _Shelved(self, tickets)
+        return in_memory if len(in_memory) == len(tickets) else _Buffered(self, tickets)
 
 
-class _Shelved(Sequence[Document]):
-    """Documents on a shelf, read when they are asked for."""
+def _characters(document: Document) -> int:
+    return len(document.text) + sum(len(str(value)) for value in document.metadata.values())
 
-    def __init__(self, shelf: Shelf, tickets: Sequence[Ticket]) -> None:
-        self._shelf, self._tickets = shelf, tickets
+
+class _Buffered(Sequence[Document]):
+    """Documents in a text buffer, read when they are asked for."""
+
+    def __init__(self, buffer: TextBuffer, tickets: Sequence[Ticket]) -> None:
+        self._buffer, self._tickets = buffer, tickets
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -96,18 +95,18 @@ class _Shelved(Sequence[Document]):
     def __getitem__(self, index: slice) -> list[Document]: ...
     def __getitem__(self, index: int | slice) -> Document | list[Document]:
         if isinstance(index, slice):
-            return [self._shelf.get(ticket) for ticket in self._tickets[index]]
-        return self._shelf.get(self._tickets[index])
+            return [self._buffer.get(ticket) for ticket in self._tickets[index]]
+        return self._buffer.get(self._tickets[index])
 
     def __iter__(self) -> Iterator[Document]:
-        return map(self._shelf.get, self._tickets)
+        return map(self._buffer.get, self._tickets)
 
 
 LARGEST_SEED = 2**63 - 1
 
 
 def draw_documents(
-    corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset,
+    corpus: str | PathLike[str] | Sequence[str | Mapping[str, Any]] | datasets.Dataset,
     documents: int | None = None,
     seed: int = 42,
 ) -> DocumentDraw:
@@ -117,14 +116,15 @@ def draw_documents(
     drawn, in the order of their keys (bottom-k sampling). So the draw is a simple random sample without
     replacement that does not depend on the order in the file, and draws with different seeds are independent
     of each other. The texts are streamed: only the drawn ones are kept (beyond `TEXT_IN_MEMORY` in a
-    temporary file), and 8 bytes (about 100 in a set) of each other one, by which exact duplicates are
-    dropped and counted. Of a duplicated text the first id is kept.
+    spill file), and 8 bytes (about 100 in a set) of each other one, by which exact duplicates are
+    dropped and counted. Of a duplicated text the first id and metadata are kept.
 
     Of `pubmed`, `biomed-enriched` and large `hf:` datasets only a seeded part is read: `source["population"]`
     says of what the draw is a draw.
 
     Args:
-        corpus: a spec (see `corpus_spec`), a path, a list of strings or a `datasets.Dataset`.
+        corpus: a spec (see `corpus_spec`), a path, a `datasets.Dataset`, or a list of strings or of
+            mappings, each with its text and what else is known of it.
         documents: how many; None is `DEFAULT_DOCUMENTS`, or all where there are fewer, with a note.
         seed: a non-negative integer.
 
@@ -154,7 +154,9 @@ def draw_documents(
     )
 
 
-def stream_documents(corpus: str | PathLike[str] | Sequence[str] | datasets.Dataset) -> Iterator[Document]:
+def stream_documents(
+    corpus: str | PathLike[str] | Sequence[str | Mapping[str, Any]] | datasets.Dataset,
+) -> Iterator[Document]:
     """Yield every document of a corpus that is not empty, in the corpus's own order, duplicates included.
 
     Raises:
@@ -188,7 +190,7 @@ def _checked_number(documents: int | None) -> int:
 def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]:
     seen: set[bytes] = set()
     heap: list[tuple[int, Ticket]] = []  # keys negated: the largest kept key is on top, the first to go
-    shelf = Shelf()
+    buffer = TextBuffer()
     secret = seed.to_bytes(8, "big")
     counts = opened.counts
     for document in opened.documents:
@@ -201,8 +203,7 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]
         except UnicodeEncodeError as error:
             raise UserError(
                 f"{opened.name}, document {document.id}: character {error.start + 1} is half a surrogate "
-                "pair, "
-                "which is not text; mend or drop the document"
+                "pair, which is not text; fix or drop the document"
             ) from error
         digest = blake2b(encoded, digest_size=16, key=secret).digest()
         if digest[:8] in seen:
@@ -212,12 +213,12 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]
         counts["usable"] += 1
         key = int.from_bytes(digest, "big")
         if len(heap) < wanted:
-            heapq.heappush(heap, (-key, shelf.put(document)))
+            heapq.heappush(heap, (-key, buffer.put(document)))
         elif key < -heap[0][0]:
-            shelf.drop(heap[0][1])
-            heapq.heapreplace(heap, (-key, shelf.put(document)))
+            buffer.drop(heap[0][1])
+            heapq.heapreplace(heap, (-key, buffer.put(document)))
     heap.sort(key=lambda kept: -kept[0])
-    return shelf.arranged([ticket for _, ticket in heap])
+    return buffer.arranged([ticket for _, ticket in heap])
 
 
 def _check_enough(opened: Corpus, documents: int | None) -> None:
@@ -227,8 +228,7 @@ def _check_enough(opened: Corpus, documents: int | None) -> None:
     if usable < MINIMUM_DOCUMENTS:
         raise UserError(
             f"{opened.name}: {_amount(usable, 'usable document')}{_set_aside(opened)}, at least "
-            f"{MINIMUM_DOCUMENTS} "
-            "are needed; give a larger corpus"
+            f"{MINIMUM_DOCUMENTS} are needed; give a larger corpus"
         )
     if documents is not None and usable < documents:
         raise UserError(

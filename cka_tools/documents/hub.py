@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cka_tools.documents.document import Corpus, Document
-from cka_tools.documents.text_files import as_text, id_column, text_column
+from cka_tools.documents.document import Corpus, Document, metadata_of
+from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_column
 from cka_tools.errors import UserError
 
 OFFLINE_CHOICES = "use `sample` or the path of a file, which need no hub"
@@ -88,7 +88,7 @@ def _explain(error: Exception, dataset_id: str) -> str | None:
     if statuses & {401, 403}:
         return f"the hub refuses access to {dataset_id}; log in (HF_TOKEN), or {OFFLINE_CHOICES}"
     if "HFValidationError" in kinds:
-        return f"{dataset_id!r} is no dataset id; write `org/name`"
+        return f"{dataset_id!r} is not a dataset id; write `org/name`"
     if found := sorted(status for status in statuses if status):
         return f"the hub answers with error {found[0]}; try again later, or {OFFLINE_CHOICES}"
     libraries = {type(raised).__module__.partition(".")[0] for raised in chain}
@@ -115,12 +115,6 @@ def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> I
 def seeded(purpose: str, seed: int) -> random.Random:
     """A generator of its own for each purpose and seed, the same on every platform."""
     return random.Random(f"{purpose} {seed}")
-
-
-def row_id(row: dict[str, Any], id_name: str | None, fallback: str) -> str:
-    """The id of a row, or the fallback where it has none."""
-    value = row.get(id_name) if id_name else None
-    return fallback if value in (None, "") else str(value)
 
 
 BIOMED_ENRICHED = "almanach/Biomed-Enriched"
@@ -191,7 +185,10 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
     column = column or text_column(names, opened.name)
     id_name = id_column(names)
     opened.source["column"] = column
-    stream = stream.select_columns([column, *([id_name] if id_name else [])])
+    # Metadata is for a draw: where all is read, as for training, further columns are not fetched.
+    others = plain_columns(stream.features or {}) if candidates is not None else []
+    if candidates is None or stream.features:
+        stream = stream.select_columns([name for name in names if name in (column, id_name, *others)])
     files = list(range(stream.num_shards))
     rows_left = rows_per_file = None
     if candidates is not None:
@@ -213,7 +210,7 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
             if rows_left is not None:
                 rows_left -= 1
             where = f"file:{index}:row:{number}"
-            yield Document(row_id(row, id_name, where), as_text(row[column], f"{opened.name}, {where}"))
+            yield row_document(row, column, id_name, where, f"{opened.name}, {where}")
     if candidates is not None:
         _record_population(whole, opened_files, len(files), rows_per_file, opened)
 
@@ -301,9 +298,10 @@ def _as_document(line: bytes, where: str) -> Document:
         text = row[TEXT] if row.get(ABSTRACT, row[TEXT]).strip() else ""
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"pubmed: {where} of {DATASET} is no row with {TEXT!r}; use the path of a file"
+            f"pubmed: {where} of {DATASET} is not a row with {TEXT!r}; use the path of a file"
         ) from error
-    return Document(row_id(row, "PMID", row_id(row, "id", where)), text)
+    metadata = metadata_of(row.items(), (TEXT, ABSTRACT, "title", "PMID", "id"))  # the title is in the text
+    return Document(row_id(row, "PMID", row_id(row, "id", where)), text, metadata)
 
 
 def _fetch_line(dataset: HubDataset, part: str, offset: int) -> tuple[int, bytes]:

@@ -2,11 +2,13 @@
 
 The format: https://dtd.nlm.nih.gov/ncbi/pubmed/doc/out/250101/. A document is the title and, in a new line
 each, the sections of the abstract, a section's label kept as `LABEL: text`. Not in it: `OtherAbstract` (other
-languages and other authors), the title in the original language, copyright lines.
+languages and other authors), the title in the original language, copyright lines. Its metadata are `journal`
+and `year`.
 """
 
 import html
 import html.entities
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -63,7 +65,8 @@ def read_pubmed_xml(files: list[Path], corpus: Corpus) -> Iterator[Document]:
             corpus.set_aside("no_abstract")
             continue
         title = _title(record)
-        yield Document(pmid or f"record:{position}", "\n".join([title, *sections] if title else sections))
+        text = "\n".join([title, *sections] if title else sections)
+        yield Document(pmid or f"record:{position}", text, _metadata(record))
 
 
 def _records(files: list[Path]) -> Iterator[Element]:
@@ -175,6 +178,22 @@ def _title(record: Element) -> str:
         if element is not None and (title := _text(element)):
             return title
     return ""
+
+
+def _metadata(record: Element) -> dict[str, str | int]:
+    """The journal's name and the year of the issue (of a book, its own), where they are given."""
+    content = _content(record)
+    if content is None:
+        return {}
+    found: dict[str, str | int] = {}
+    if journal := content.findtext("Article/Journal/Title"):
+        found["journal"] = " ".join(journal.split())
+    for path in ("Article/Journal/JournalIssue/PubDate", "Book/PubDate"):
+        # A season or a range is a `MedlineDate`, as in "1998 Dec-1999 Jan".
+        date = content.findtext(f"{path}/Year") or content.findtext(f"{path}/MedlineDate") or ""
+        if year := re.match(r"\s*(\d{4})\b", date):
+            found["year"] = int(year[1])
+    return found
 
 
 def _abstract(record: Element) -> list[str]:

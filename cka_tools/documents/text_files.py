@@ -5,12 +5,12 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cka_tools.documents.document import Corpus, Document
+from cka_tools.documents.document import Corpus, Document, metadata_of
 from cka_tools.errors import UserError
 
 
@@ -147,8 +147,8 @@ def read_jsonl(path: Path, corpus: Corpus) -> Iterator[Document]:
     A row marked `"synthetic": true` marks the corpus so.
 
     Raises:
-        UserError: a line that is no JSON object, lacks the text column of the first row, or holds no string
-            there.
+        UserError: a line that is not a JSON object, lacks the text column of the first row, or holds no
+            string there.
     """
     column = id_name = None
     for number, line in read_lines(path):
@@ -159,13 +159,13 @@ def read_jsonl(path: Path, corpus: Corpus) -> Iterator[Document]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); mend or drop the line"
+                f"{where}: not JSON ({error.msg} at column {error.colno}); fix or drop the line"
             ) from error
         except RecursionError as error:
             raise UserError(f"{where}: JSON nested too deeply; give one flat object a line") from error
         if not isinstance(row, dict):
             raise UserError(
-                f'{where}: {line.strip()[:40]!r} is no JSON object; give one {{"text": …}} a line'
+                f'{where}: {line.strip()[:40]!r} is not a JSON object; give one {{"text": …}} a line'
             )
         if column is None:
             column, id_name = text_column(row, where), id_column(row)
@@ -174,9 +174,7 @@ def read_jsonl(path: Path, corpus: Corpus) -> Iterator[Document]:
             raise UserError(f"{where}: no {column!r}, which the first row has; give every row that column")
         if row.get("synthetic") is True:
             corpus.source["synthetic"] = True
-        yield Document(
-            _row_id(row.get(id_name) if id_name else None, f"line:{number}"), as_text(row[column], where)
-        )
+        yield row_document(row, column, id_name, f"line:{number}", where)
 
 
 def read_csv(path: Path, corpus: Corpus) -> Iterator[Document]:
@@ -193,17 +191,19 @@ def read_csv(path: Path, corpus: Corpus) -> Iterator[Document]:
         _record_column(corpus, path, column)
         index = header.index(column)
         id_name = id_column(header)
-        id_index = header.index(id_name) if id_name else None
         for number, record in enumerate(reader, start=1):
             if record and len(record) <= index:
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(record)} fields, {column!r} is field "
-                    f"{index + 1}; mend the line"
+                    f"{index + 1}; fix the line"
                 )
-            given = record[id_index] if id_index is not None and len(record) > id_index else None
-            yield Document(_row_id(given, f"row:{number}"), record[index] if record else "")
+            row = dict(
+                reversed(list(zip(header, record, strict=False)))
+            )  # of two equal names the first counts
+            row.setdefault(column, "")
+            yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: broken CSV ({error}); mend the line") from error
+        raise UserError(f"{path}, line {reader.line_num}: broken CSV ({error}); fix the line") from error
 
 
 def read_parquet(path: Path, corpus: Corpus) -> Iterator[Document]:
@@ -218,14 +218,14 @@ def read_parquet(path: Path, corpus: Corpus) -> Iterator[Document]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            column, id_name = text_column(names, str(path)), id_column(names)
+            schema = file.schema_arrow
+            column, id_name = text_column(schema.names, str(path)), id_column(schema.names)
             _record_column(corpus, path, column)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[column, *([id_name] if id_name else [])]):
+            wanted = [name for name in schema.names if name in (column, id_name) or _is_plain(schema, name)]
+            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
-                    text = as_text(row[column], f"{path}, row {number}")
-                    yield Document(_row_id(row[id_name] if id_name else None, f"row:{number}"), text)
+                    yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: cannot be read as parquet ({reason}); write the file again") from error
@@ -246,8 +246,46 @@ def as_text(value: Any, where: str) -> str:
     return value
 
 
-def _row_id(value: Any, fallback: str) -> str:
+def row_document(
+    row: Mapping[str, Any], column: str, id_name: str | None, fallback: str, where: str
+) -> Document:
+    """Return the document of a row.
+
+    Args:
+        column: of the text. id_name: of the id, if there is one.
+        fallback: the id where the row has none. where: the row, as an error names it.
+
+    Raises:
+        UserError: the text is not a string.
+    """
+    text = as_text(row[column], where)
+    return Document(row_id(row, id_name, fallback), text, metadata_of(row.items(), (column, id_name)))
+
+
+def row_id(row: Mapping[str, Any], id_name: str | None, fallback: str) -> str:
+    """Return the id of a row, or the fallback where it has none."""
+    value = row.get(id_name) if id_name else None
     return fallback if value is None or value == "" else str(value)
+
+
+def _is_plain(schema: Any, name: str) -> bool:
+    """Whether a parquet column holds scalars that are not binary, or lists of them."""
+    import pyarrow.types as types
+
+    kind = schema.field(name).type
+    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    binary = types.is_binary(inner) or types.is_large_binary(inner) or types.is_fixed_size_binary(inner)
+    return not (binary or types.is_nested(inner))
+
+
+def plain_columns(features: Mapping[str, Any]) -> list[str]:
+    """Names of the columns of a `datasets` table that hold scalars or lists of them, not images or audio."""
+    inner = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
+    return [
+        name
+        for name, feature in inner.items()
+        if type(feature).__name__ in ("Value", "ClassLabel") and "binary" not in feature.dtype
+    ]
 
 
 def _record_column(corpus: Corpus, path: Path, column: str) -> None:

@@ -10,16 +10,10 @@ from cka_tools.extraction.batches import (
 )
 from cka_tools.extraction.extract import Extraction, Prepared, extract_features, prepare
 from cka_tools.extraction.features import ModelFeatures
-from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH, PLANS, POOLINGS, SITES, ExtractionSettings
 
 __all__ = [
-    "DEFAULT_MAX_LENGTH",
-    "PLANS",
-    "POOLINGS",
-    "SITES",
     "BatchPlan",
     "Extraction",
-    "ExtractionSettings",
     "ModelFeatures",
     "Prepared",
     "TokenBatch",

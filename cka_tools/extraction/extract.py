@@ -27,7 +27,6 @@ from cka_tools.extraction.batches import (
     plan_sorted,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, ExtractionSettings
 from cka_tools.extraction.tokens import (
     TextDocument,
     TokenTable,
@@ -36,7 +35,9 @@ from cka_tools.extraction.tokens import (
     tokenize,
     tokenizer_of,
 )
+from cka_tools.models.blocks import text_config
 from cka_tools.models.model import LoadedModel
+from cka_tools.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Settings
 
 Result = TypeVar("Result")
 
@@ -134,9 +135,7 @@ class Extraction:
         return found if self.streamed is None else found | {"streamed": self.streamed}
 
 
-def prepare(
-    models: Sequence[LoadedModel], documents: Sequence[TextDocument], settings: ExtractionSettings
-) -> Prepared:
+def prepare(models: Sequence[LoadedModel], documents: Sequence[TextDocument], settings: Settings) -> Prepared:
     """Tokenize and plan; nothing runs through a model yet.
 
     Raises:
@@ -194,7 +193,7 @@ def without_padding(prepared: Prepared, models: Sequence[LoadedModel]) -> Prepar
 def extract_features(
     models: Sequence[LoadedModel],
     documents: Sequence[TextDocument],
-    settings: ExtractionSettings | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
     *,
     layers: Sequence[Sequence[int] | None] | None = None,
@@ -213,7 +212,7 @@ def extract_features(
         UserError: settings that do not fit the models, documents without text, a non-finite activation, a
             document that does not fit in memory, no space left on the disk.
     """
-    settings = settings or ExtractionSettings()
+    settings = settings or Settings()
     forwards = plan_forwards(models, settings, layers)
     prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
     stores = make_stores(forwards, len(prepared.kept), settings)
@@ -223,7 +222,7 @@ def extract_features(
 
 def plan_forwards(
     models: Sequence[LoadedModel],
-    settings: ExtractionSettings,
+    settings: Settings,
     layers: Sequence[Sequence[int] | None] | None = None,
 ) -> list[PooledForward]:
     """What is hooked in each model; no hook is set yet.
@@ -319,9 +318,14 @@ def feature_dtype(model: LoadedModel) -> np.dtype[Any]:
     return np.dtype("float64" if accumulation_dtype(model.dtype) == torch.float64 else "float32")
 
 
-def make_stores(
-    forwards: Sequence[PooledForward], documents: int, settings: ExtractionSettings
-) -> list[FeatureStore]:
+def feature_bytes(model: LoadedModel, rows: int, layers: Sequence[int] | None) -> int:
+    """Bytes of so many rows of a model's features, loaded or not."""
+    hidden = int(getattr(text_config(model.model.config), "hidden_size", 0) or 0)
+    widths = [model.blocks[layer].width or hidden for layer in resolve_layers(model, layers)]
+    return rows * sum(widths) * feature_dtype(model).itemsize
+
+
+def make_stores(forwards: Sequence[PooledForward], documents: int, settings: Settings) -> list[FeatureStore]:
     """A store for each model, all in memory or, beyond the limit, all on disk."""
     shapes = [(f.layers, f.widths, feature_dtype(f.model)) for f in forwards]
     total = sum(

@@ -1,4 +1,4 @@
-"""Where pooled rows go: arrays in memory, or beyond a limit a temporary file, mapped when it is full."""
+"""Where pooled rows go: arrays in memory, or beyond a limit a spill file, mapped when it is full."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.nameless_file import nameless_file, write_at
+from cka_tools.spill_file import SpillFile
 
 
 @dataclass
@@ -35,7 +35,7 @@ class FeatureStore:
     """Takes pooled rows in any order, gives them back in the documents' order.
 
     On disk a document is one record (its layers side by side), written with one call, so memory does not
-    grow with documents. The file has no name: it is gone when the process is, however that ends.
+    grow with documents.
     """
 
     #: No earlier run left anything here.
@@ -55,9 +55,9 @@ class FeatureStore:
         self.layers, self.widths, self.draws = list(layers), list(widths), draws
         self.documents, self.dtype, self.on_disk = documents, dtype, on_disk
         self._arrays: list[np.ndarray] = []
-        self._file: Any = None
+        self._file: SpillFile | None = None
         if on_disk:
-            self._file = nameless_file("features", self.nbytes, folder)
+            self._file = SpillFile("features", self.nbytes, folder)
         else:
             self._arrays = [np.empty((draws or 1, documents, width), dtype) for width in self.widths]
 
@@ -72,7 +72,7 @@ class FeatureStore:
         Raises:
             UserError: the disk is full.
         """
-        if not self.on_disk:
+        if self._file is None:
             for array, value in zip(self._arrays, values, strict=True):
                 array[:, list(rows)] = value
             return
@@ -81,16 +81,15 @@ class FeatureStore:
         )
         records = np.ascontiguousarray(records, dtype=self.dtype)
         for row, record in zip(rows, records, strict=True):
-            write_at(self._file, row * record.nbytes, record.data, "features", self.nbytes)
+            self._file.write(record, row * record.nbytes)
 
     def finish(self) -> ModelFeatures:
         """The features, once every row is written."""
-        if not self.on_disk:
+        if self._file is None:
             return ModelFeatures(self.layers, [array if self.draws else array[0] for array in self._arrays])
-        self._file.flush()
         draws = self.draws or 1
         record = draws * sum(self.widths)
-        mapped = np.memmap(self._file, dtype=self.dtype, mode="r", shape=(self.documents, record))
+        mapped = self._file.map(self.dtype, (self.documents, record))
         layers: list[np.ndarray] = []
         start = 0
         for width in self.widths:

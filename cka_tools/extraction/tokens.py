@@ -1,4 +1,4 @@
-"""A one-dimensional array that is appended to, in memory or beyond a limit in a temporary file."""
+"""Documents → token ids of one tokenizer, in memory or beyond a limit in a spill file."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.settings import DEFAULT_MAX_LENGTH
 from cka_tools.models.model import LoadedModel
-from cka_tools.nameless_file import nameless_file, write_at
 from cka_tools.processes import at_all, crew
+from cka_tools.settings import DEFAULT_MAX_LENGTH
+from cka_tools.spill_file import SpillFile
 
 IN_MEMORY = 2**29
-"""Bytes of an array that are kept in memory."""
+"""Bytes of an array of tokens that are kept in memory."""
 
 
 class GrowingArray:
-    """Appended parts of one array.
+    """One array of tokens, appended part by part; beyond `limit` bytes in a spill file."""
 
-    Args:
-        what: what it holds, as an error says it. limit: bytes in memory.
-    """
-
-    def __init__(self, dtype: type[Any], what: str, limit: int | None = None) -> None:
-        self._dtype, self._what = np.dtype(dtype), what
+    def __init__(self, dtype: type[Any], limit: int | None = None) -> None:
+        self._dtype = np.dtype(dtype)
         self._limit = IN_MEMORY if limit is None else limit
         self._parts: list[np.ndarray] = []
-        self._bytes = self._written = 0
-        self._file: Any = None
+        self._bytes = 0
+        self._file: SpillFile | None = None
 
     def append(self, part: np.ndarray) -> None:
         """Add a part at the end.
@@ -40,22 +36,17 @@ class GrowingArray:
         """
         self._parts.append(np.ascontiguousarray(part, dtype=self._dtype))
         self._bytes += self._parts[-1].nbytes
-        if self._file is not None or self._bytes > self._limit:
-            self._spill()
-
-    def _spill(self) -> None:
-        if self._file is None:
-            self._file = nameless_file(self._what)
-        for part in self._parts:
-            write_at(self._file, self._written, part.data, self._what, self._bytes)
-            self._written += part.nbytes
-        self._parts = []
+        if self._bytes > self._limit:
+            self._file = self._file or SpillFile("token ids")
+            for kept in self._parts:
+                self._file.write(kept)
+            self._parts = []
 
     def finish(self) -> np.ndarray:
         """The whole array: mapped, and read-only, where it is on disk."""
-        if self._file is None:
-            return np.concatenate(self._parts) if self._parts else np.empty(0, dtype=self._dtype)
-        return np.memmap(self._file, dtype=self._dtype, mode="r")
+        if self._file is not None:
+            return self._file.map(self._dtype)
+        return np.concatenate(self._parts) if self._parts else np.empty(0, dtype=self._dtype)
 
 
 # Documents tokenized at once: the tokenizer's own objects take about 100 bytes a token while they live.
@@ -79,7 +70,7 @@ class TokenTable:
     """Token ids of n documents under one tokenizer.
 
     Attributes:
-        ids: (tokens,) int32, one document after the other; many are on disk, as are `ordinary`'s.
+        ids: (tokens,) int32, one document after the other; many are in a spill file, as are `ordinary`'s.
         ordinary: (tokens,) bool, False on special tokens.
         offsets: (n + 1,) int64; document i is `ids[offsets[i]:offsets[i + 1]]`.
         pad_id: id to fill batches with; always masked.
@@ -176,10 +167,10 @@ def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: 
     ids, ordinary = _growing()
     lengths: list[np.ndarray] = []
     truncated = largest = 0
-    team = crew()
-    for start in range(0, len(documents), _CHUNK * team.world):
+    process = crew()
+    for start in range(0, len(documents), _CHUNK * process.world):
         # Each process tokenizes a chunk and tells all: plan and key need every document's tokens.
-        own = start + team.rank * _CHUNK
+        own = start + process.rank * _CHUNK
         chunk = [document.text for document in documents[own : own + _CHUNK]]
         for part in at_all(_encode(tokenizer, chunk, max_length)):
             ids.append(part.ids)
@@ -229,7 +220,7 @@ def _encode(tokenizer: Any, texts: list[str], max_length: int) -> _Encoded:
 
 def _growing() -> tuple[GrowingArray, GrowingArray]:
     """Ids and which of them are ordinary, to be filled."""
-    return GrowingArray(np.int32, "token ids"), GrowingArray(np.bool_, "token ids")
+    return GrowingArray(np.int32), GrowingArray(np.bool_)
 
 
 def _special_ids(tokenizer: Any) -> np.ndarray:

@@ -6,30 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cka_tools.formatting import counted, printable
-from cka_tools.plotting.points import LOOKS
+from cka_tools.plotting.layer_curves import bounds
 from cka_tools.plotting.style import (
-    BAND,
-    FAINT,
+    DASHED,
+    HOLLOW,
     INK,
+    LOOKS,
+    MARGIN,
     PAGE_WIDTH,
     TEXT,
-    TINY,
-    TITLE,
-    StyledFigure,
-    break_lines,
+    Page,
     figure_style,
     lines_height,
+    plain_log_axis,
+    warning_notes,
 )
 
 # Inches.
-MARGIN, LEFT, GAP = 0.12, 0.55, 0.58
+LEFT, GAP = 0.55, 0.58
 PANEL_HEIGHT, ABOVE, BELOW = 1.45, 0.32, 0.58
 PANELS = 3
 SPREAD = 0.5
@@ -46,71 +47,33 @@ LABELS = {
 Cells = Sequence[dict[str, Any]]
 
 
+@figure_style()
 def ablation_figure(record: dict[str, Any]) -> Figure:
     """Draw an ablation's record.
 
     Points are seeds with their intervals over documents, lines go through the seeds' mean, bands are the
     seed noise of the same cell: two baselines. Nothing of matplotlib's global state is used or changed.
     """
-    with figure_style():
-        return _draw(record)
-
-
-def _draw(record: dict[str, Any]) -> Figure:
     cells: Cells = record["cells"]
     axes = list(dict.fromkeys(cell["axis"] for cell in cells))
     sizes = list(dict.fromkeys(cell["size"] for cell in cells))
-    notes = [printable(line) for line in _notes(record)]
-    width = PAGE_WIDTH - 2 * MARGIN
-    feet = [line for note in notes for line in break_lines(note, width, TINY)]
-    head = lines_height(["x"], TITLE) + lines_height(["x", "x"], TEXT) + 0.06
-    row = ABOVE + PANEL_HEIGHT + BELOW
-    foot = lines_height(feet, TINY)
-    height = 2 * MARGIN + head + row * len(axes) + foot
-    figure = StyledFigure(figsize=(PAGE_WIDTH, height))
-
-    def write(x: float, y: float, text: str, size: float, **look: Any) -> None:
-        figure.text(x / PAGE_WIDTH, y / height, text, size=size, va="top", parse_math=False, **look)
-
-    top = height - MARGIN
     seeds = sorted({cell["seed"] for cell in cells})
-    write(MARGIN, top, f"Ablation of the detour: {record['axis']}", TITLE, weight="bold")
-    top -= lines_height(["x"], TITLE)
-    documents = counted(record["summary"]["n_documents"], "document")
-    write(
-        MARGIN,
-        top,
-        f"detour against baseline, debiased linear CKA over {documents}; "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
-        TEXT,
+    settings = (
+        "detour against baseline, debiased linear CKA over "
+        f"{counted(record['summary']['n_documents'], 'document')}; "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     )
-    top -= lines_height(["x"], TEXT)
-    figure.legend(
-        handles=_legend(sizes),
-        loc="upper left",
-        bbox_to_anchor=(MARGIN / PAGE_WIDTH, top / height),
-        ncols=len(sizes) + 2,
-        borderaxespad=0.0,
-    )
-    panel = (PAGE_WIDTH - LEFT - MARGIN - (PANELS - 1) * GAP) / PANELS
+    row = ABOVE + PANEL_HEIGHT + BELOW
+    keys = lines_height(["x"], TEXT)
+    title = f"Ablation of the detour: {record['axis']}"
+    page = Page([title], settings, keys + row * len(axes), _notes(record))
+    page.legend(_legend(sizes), MARGIN, page.ceiling, len(sizes) + 2)
+    width = (PAGE_WIDTH - LEFT - MARGIN - (PANELS - 1) * GAP) / PANELS
     for at, axis in enumerate(axes):
-        bottom = MARGIN + foot + (len(axes) - 1 - at) * row + BELOW
-        own = [cell for cell in cells if cell["axis"] == axis]
-        places = [
-            figure.add_axes(
-                (
-                    (LEFT + k * (panel + GAP)) / PAGE_WIDTH,
-                    bottom / height,
-                    panel / PAGE_WIDTH,
-                    PANEL_HEIGHT / height,
-                )
-            )
-            for k in range(PANELS)
-        ]
-        _axis_row(places, axis, own, sizes)
-    for at, line in enumerate(feet):
-        write(MARGIN, MARGIN + lines_height(feet[at:], TINY), line, TINY, gid="footnote")
-    return figure
+        bottom = page.ceiling - keys - at * row - ABOVE - PANEL_HEIGHT
+        panels = [page.panel(LEFT + k * (width + GAP), bottom, width, PANEL_HEIGHT) for k in range(PANELS)]
+        _axis_row(panels, axis, [cell for cell in cells if cell["axis"] == axis], sizes)
+    return page.figure
 
 
 def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str]) -> None:
@@ -121,25 +84,21 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
         _noise(ax, cells, names, sizes, f"control_{what}")
         ax.set_title(title, loc="left", fontsize=TEXT)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-        ax.grid(axis="y", color=BAND, linewidth=0.6)
+        ax.grid(axis="y")
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
-    ax.set_yscale("log")
+    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.8), max(high, 2.0))
-    ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.axhline(1.0, **DASHED)
     ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=TEXT)
-    ax.grid(axis="y", color=BAND, linewidth=0.6)
     crowded = sum(map(len, names)) > 26
     for ax in places:
         ax.set_xticks(range(len(names)), [printable(n) for n in names])
         ax.set_xlim(-0.6, len(names) - 0.4)
-        ax.set_xlabel(LABELS.get(axis, axis))
+        ax.set_xlabel(LABELS.get(axis, printable(axis)))
         if crowded:
-            ax.tick_params(axis="x", labelrotation=20)
+            ax.tick_params(axis="x", labelrotation=35)
             for label in ax.get_xticklabels():
                 label.set_horizontalalignment("right")
                 label.set_rotation_mode("anchor")
@@ -160,12 +119,13 @@ def _points(
         look = LOOKS[number % len(LOOKS)]
         own = [cell for cell in cells if cell["size"] == size]
         seeds = sorted({cell["seed"] for cell in own})
+        apart = min(0.12, SPREAD / len(sizes) / max(len(seeds), 1))
         centres = []
         for cell in own:
             entry = cell[what]
             if entry["value"] is None:
                 continue
-            aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * 0.12
+            aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * apart
             x = names.index(cell["cell"]) + _offset(size, sizes, names) + aside
             y = scale * entry["value"]
             if entry["ci_low"] is not None:
@@ -194,17 +154,16 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
     half = 0.5 * SPREAD / max(len(sizes), 1)
     for number, size in enumerate(sizes):
         for at, name in enumerate(names):
-            entries = [c[what] for c in cells if c["size"] == size and c["cell"] == name]
-            bounds = [
-                100 * bound
-                for e in entries
-                for bound in (e["ci_low"] or e["value"], e["ci_high"] or e["value"])
-                if bound is not None
+            entries = [
+                cell[what]
+                for cell in cells
+                if cell["size"] == size and cell["cell"] == name and cell[what]["value"] is not None
             ]
-            if not bounds:
+            if not entries:
                 continue
-            low, high = min(bounds), max(bounds)
-            centre = float(np.mean([100 * e["value"] for e in entries if e["value"] is not None]))
+            ends = [100 * end for entry in entries for end in bounds(entry)]
+            low, high = min(ends), max(ends)
+            centre = float(np.mean([100 * entry["value"] for entry in entries]))
             colour = LOOKS[number % len(LOOKS)]["color"]
             middle = at + _offset(size, sizes, names)
             ax.add_patch(
@@ -217,9 +176,9 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
     ax.autoscale_view()
 
 
-def _legend(sizes: Sequence[str]) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], label=size, markerfacecolor="white", **LOOKS[number % len(LOOKS)])
+def _legend(sizes: Sequence[str]) -> list[Artist]:
+    handles: list[Artist] = [
+        Line2D([], [], label=printable(size), **LOOKS[number % len(LOOKS)], **HOLLOW)
         for number, size in enumerate(sizes)
     ]
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
@@ -228,13 +187,9 @@ def _legend(sizes: Sequence[str]) -> list[Line2D | Patch]:
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
-    summary = record["summary"]
-    notes = [
-        f"[{w['code']}] in {counted(len(w['cells']), 'comparison')}, such as {w['text']}"
-        for w in summary["warnings"]
-    ]
+    warned = warning_notes(record["summary"], "cells", "comparison")
     missing = [c for c in record["cells"] if c["mean_ratio"]["value"] is None]
     if missing:
         reason = missing[0]["mean_ratio"].get("reason", "undefined")
-        notes.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
-    return notes + list(summary["notes"])
+        warned.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
+    return warned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.plotting.layer_curves import thin
 from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
@@ -53,7 +54,7 @@ def draw_heatmap(
         absent: what the legend calls a NaN.
     """
     known = matrix[np.isfinite(matrix)]
-    low, high = min(0.0, *known, 0.0), max(1.0, *known, 1.0)
+    low, high = min([0.0, *known]), max([1.0, *known])
     mesh = draw_mesh(ax, matrix, low, high, "cka")
     row, column = ({layer: at for at, layer in enumerate(layers)} for layers in (layers_a, layers_b))
     size = min(0.55 * cell, 7.0)
@@ -95,13 +96,22 @@ def draw_heatmap(
     return mesh, handles
 
 
-def draw_scale(ax: Axes, mesh: QuadMesh) -> None:
-    """The colour bar, lying."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    bar = figure.colorbar(mesh, cax=ax, orientation="horizontal")
-    bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
-    bar.ax.set_xticklabels(["0", "0.25", "0.5", "0.75", "1"])
+def draw_scale(
+    ax: Axes, mesh: QuadMesh, label: str, ticks: Sequence[float] | int, orientation: str = "horizontal"
+) -> None:
+    """The colour bar of a heatmap.
+
+    Args:
+        ticks: where they stand, or about how many there are.
+    """
+    figure: Any = ax.get_figure(root=True)
+    horizontal = orientation == "horizontal"
+    bar = figure.colorbar(mesh, cax=ax, orientation=orientation)
+    if isinstance(ticks, int):
+        bar.locator = MaxNLocator(nbins=ticks, steps=[1, 2, 5, 10])
+        bar.update_ticks()
+    else:
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)
-    bar.set_label("CKA, debiased", labelpad=1.5)
+    bar.set_label(label, labelpad=1.5 if horizontal else 2)

@@ -1,4 +1,4 @@
-"""Layer indices on an axis, thinned until their labels stand apart."""
+"""Curves over layers: divergence, seed noise, their ratio, effective dimension."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from cka_tools.comparison.caveats import MASSIVE_SHARE, layer_list
+from cka_tools.formatting import layer_list
 from cka_tools.plotting.style import (
     BAND,
-    DARK,
+    DASHED,
     FAINT,
+    FIRST,
     INK,
-    LIGHT,
-    MIDDLE,
+    LOOKS,
     NOISE,
-    VOID,
+    SECOND,
     VOID_HATCH,
     Look,
+    plain_log_axis,
     undefined_key,
 )
+from cka_tools.statistics.features import MASSIVE_SHARE
 
 MOST_LABELS = 14
 
@@ -45,21 +47,10 @@ def thin(positions: Sequence[float], most: int = MOST_LABELS) -> list[int]:
 
 LayerEntry = dict[str, Any]
 
-DEBIASED: Look = {"color": DARK, "marker": "o", "linestyle": "-", "zorder": 5}
-BIASED: Look = {
-    "color": MIDDLE,
-    "marker": "s",
-    "linestyle": (0, (4, 2)),
-    "markerfacecolor": "white",
-    "zorder": 4,
-}
-MEAN: Look = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
+DEBIASED: Look = FIRST | {"zorder": 5}
+BIASED: Look = SECOND | {"zorder": 4}
+RESCALED: Look = LOOKS[2] | {"zorder": 3}
 VOIDED: Look = {"facecolor": "white", "edgecolor": FAINT, "hatch": VOID_HATCH, "linewidth": 0, "zorder": 0.5}
-RESCALED: Look = {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5)), "zorder": 3}
-SIDES: dict[str, Look] = {
-    "a": {"color": DARK, "marker": "o", "linestyle": "-"},
-    "b": {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2)), "markerfacecolor": "white"},
-}
 MASSIVE: Look = {
     "marker": "o",
     "markersize": 7.5,
@@ -74,6 +65,12 @@ MOST_EARLY_LETTERS = 16
 def numbers(entries: Sequence[LayerEntry], key: str) -> np.ndarray:
     """One value an entry, NaN where it is null."""
     return np.array([np.nan if e.get(key) is None else e[key] for e in entries], dtype=np.float64)
+
+
+def bounds(entry: dict[str, Any]) -> tuple[float, float]:
+    """Both ends of an entry's interval; its value, which is not null, where it has none."""
+    low, high = (entry["value"] if entry[end] is None else entry[end] for end in ("ci_low", "ci_high"))
+    return low, high
 
 
 def layer_axis(ax: Axes, layers: Sequence[int]) -> None:
@@ -124,21 +121,29 @@ def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None)
         shown.append(y)
         if key == "cka_debiased":
             low, high = (100 * (1 - numbers(rows, end)) for end in ("ci_high", "ci_low"))
-            bars: Look = {"color": look["color"], "linewidth": 0.9, "zorder": line.zorder - 0.5}
-            ax.vlines(x, low, high, gid=f"{label}: bars", **bars)
-            caps: Look = {"marker": "_", "markersize": 3.5, "linestyle": "none", **bars}
-            ax.plot(np.r_[x, x], np.r_[low, high], gid=f"{label}: caps", **caps)
+            _intervals(ax, x, low, high, look, label)
             shown += [low, high]
     if mean is not None:
-        handles.append(ax.axhline(100 * mean, label="mean", **MEAN))
-    undefined = x[np.isnan(numbers(entries, "cka_debiased"))]
-    for layer in undefined:
-        ax.axvspan(layer - 0.5, layer + 0.5, gid="undefined", **VOIDED)
-    if len(undefined):
-        handles.append(undefined_key())
+        handles.append(ax.axhline(100 * mean, label="mean", **DASHED))
+    handles += _voids(ax, x[np.isnan(numbers(entries, "cka_debiased"))], "undefined")
     _percent_axis(ax, np.concatenate(shown))
     ax.set_ylabel("divergence 1 − CKA (%)")
     return handles
+
+
+def _intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, name: str) -> None:
+    """Bars with caps, behind the curve that they belong to."""
+    bars: Look = {"color": look["color"], "linewidth": 0.9, "zorder": look["zorder"] - 0.5}
+    ax.vlines(x, low, high, gid=f"{name}: bars", **bars)
+    caps: Look = {"marker": "_", "markersize": 3.5, "linestyle": "none", **bars}
+    ax.plot(np.r_[x, x], np.r_[low, high], gid=f"{name}: caps", **caps)
+
+
+def _voids(ax: Axes, layers: np.ndarray, gid: str, label: str = "undefined") -> list[Patch]:
+    """Hatch layers that have no value; returns what the legend shows."""
+    for layer in layers:
+        ax.axvspan(layer - 0.5, layer + 0.5, gid=gid, **VOIDED)
+    return [undefined_key(label)] if len(layers) else []
 
 
 def _percent_axis(ax: Axes, shown: np.ndarray) -> None:
@@ -148,7 +153,7 @@ def _percent_axis(ax: Axes, shown: np.ndarray) -> None:
     room = 0.05 * (high - low)
     ax.set_ylim(low - room, high + room)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-    ax.grid(axis="y", color=BAND, linewidth=0.6)
+    ax.grid(axis="y")
     if high > 100:
         ax.axhline(100, color=INK, linewidth=0.6, linestyle=":", zorder=1)
 
@@ -159,7 +164,7 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
     handles: list[Line2D] = []
     drawn: list[np.ndarray] = []
     massive = np.zeros((0, 2))
-    for side, look in SIDES.items():
+    for side, look in (("a", FIRST), ("b", SECOND)):
         y = numbers(entries, f"effective_dim_{side}")
         label = f"model {side.upper()}"
         handles += ax.plot(x, y, label=label, gid=label, **look)
@@ -167,7 +172,7 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
         heavy = numbers(entries, f"top_feature_share_{side}") > MASSIVE_SHARE
         massive = np.concatenate([massive, np.stack([x, y], axis=1)[heavy]])
     if len(massive):
-        label = f"one feature > {MASSIVE_SHARE:.0%} of variance".replace("%", " %")
+        label = f"one feature > {100 * MASSIVE_SHARE:.0f} % of variance"
         handles += ax.plot(*massive.T, label=label, gid="massive", zorder=6, **MASSIVE)
     _dimension_axis(ax, np.concatenate(drawn))
     ax.set_ylabel("effective dimension")
@@ -175,18 +180,12 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
 
 
 def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
-    """A log axis over at least a factor of ten, with plain numbers."""
-    ax.set_yscale("log")
+    """A log axis over at least a factor of ten."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     widen = max(1.35, (10 * low / high) ** 0.5)
     low, high = low / widen, high * widen
+    plain_log_axis(ax, (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0))
     ax.set_ylim(low, high)
-    subs = (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0)
-    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.grid(axis="y", color=BAND, linewidth=0.6)
 
 
 CONTROL: Look = {
@@ -196,7 +195,7 @@ CONTROL: Look = {
     "linestyle": (0, (5, 1.5, 1, 1.5)),
     "zorder": 3,
 }
-RATIO: Look = {"color": DARK, "marker": "o", "linestyle": "-", "zorder": 5}
+RATIO: Look = DEBIASED
 NARROWEST_RANGE = (0.8, 2.0)
 """Ratios that the axis shows at least."""
 
@@ -235,38 +234,20 @@ def draw_ratio(ax: Axes, entries: Sequence[LayerEntry], mean: float | None) -> l
     ratios = [e["ratio"] for e in entries]
     y, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
     handles: list[Line2D | Patch] = list(ax.plot(x, y, label="divergence / seed noise", gid="ratio", **RATIO))
-    bars: Look = {"color": RATIO["color"], "linewidth": 0.9, "zorder": RATIO["zorder"] - 0.5}
-    ax.vlines(x, low, high, gid="ratio: bars", **bars)
-    ax.plot(
-        np.r_[x, x], np.r_[low, high], gid="ratio: caps", marker="_", markersize=3.5, linestyle="none", **bars
-    )
+    _intervals(ax, x, low, high, RATIO, "ratio")
     ax.axhline(1.0, color=INK, linewidth=0.6, linestyle=":", zorder=1, gid="one")
     if mean is not None:
-        look: Look = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
-        handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **look))
-    refused = x[np.isnan(y)]
-    for layer in refused:
-        ax.axvspan(layer - 0.5, layer + 0.5, gid="no ratio", **VOIDED)
-    if len(refused):
-        handles.append(
-            Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label="none: see note")
-        )
+        handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **DASHED))
+    handles += _voids(ax, x[np.isnan(y)], "no ratio", "none: see note")
     _ratio_axis(ax, np.concatenate([y, low, high, [] if mean is None else [mean]]))
     ax.set_ylabel("ratio")
     return handles
 
 
 def _ratio_axis(ax: Axes, values: np.ndarray) -> None:
-    """A log axis that holds all values, 1 and some room, with plain numbers."""
+    """A log axis that holds all values, 1 and some room."""
     known = values[np.isfinite(values) & (values > 0)]
     low = min(NARROWEST_RANGE[0], *known / 1.15) if len(known) else NARROWEST_RANGE[0]
     high = max(NARROWEST_RANGE[1], *known * 1.15) if len(known) else NARROWEST_RANGE[1]
-    ax.set_yscale("log")
+    plain_log_axis(ax, next(subs for least, subs in TICKS if high / low > least))
     ax.set_ylim(low, high)
-    spread = high / low
-    subs = next(ticks for least, ticks in TICKS if spread > least)
-    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.grid(axis="y", color=BAND, linewidth=0.6)

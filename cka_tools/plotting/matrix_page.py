@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from cka_tools.comparison.matrix_result import ModelMatrix
 from cka_tools.formatting import percent, settings_in_words, shorten
-from cka_tools.plotting.heatmap import draw_mesh
+from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.style import (
     DARK,
     INK,
@@ -20,6 +20,7 @@ from cka_tools.plotting.style import (
     PAGE_WIDTH,
     SMALL,
     TEXT,
+    Look,
     Page,
     figure_style,
     text_width,
@@ -34,70 +35,68 @@ NAME_LETTERS, CORPUS_LETTERS = 30, 48
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
 
+DARK_CELLS = 0.55
+"""Of the colours' range: below it white is read better than black, above it black."""
 
-def matrix_figure(result: ModelMatrix) -> Figure:
-    """Draw a matrix of models. Nothing of matplotlib's global state is used or changed."""
-    with figure_style():
-        return _draw(result)
+Record = dict[str, Any]
 
 
-def _draw(result: ModelMatrix) -> Figure:
-    names = [shorten(name, NAME_LETTERS) for name in result.names]
+@figure_style()
+def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Draw a matrix of models. Nothing of matplotlib's global state is used or changed.
+
+    Args:
+        record, arrays: of a `ModelMatrix`.
+    """
+    linkage = record["linkage"]
+    order = linkage["order"]
+    names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
+    labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
+    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    notes = warning_notes(record["summary"], "pairs", "pair")
+    if "reason" in linkage:
+        notes.append(f"No dendrogram: {linkage['reason']}.")
+    notes.append(f"Diagonal: {record['summary']['diagonal']}.")
     title = f"Mean divergence of {len(names)} models, all pairs"
-    settings = " · ".join([*settings_in_words(result.record, CORPUS_LETTERS), "debiased linear CKA"])
-    notes = warning_notes(result.summary)
-    if "reason" in result.record["linkage"]:
-        notes.append(f"No dendrogram: {result.record['linkage']['reason']}.")
-    notes.append(f"Diagonal: {result.summary['diagonal']}.")
-    page = Page(title, settings, ABOVE + SIDE + SCALE_GAP + SCALE_HEIGHT + BELOW, notes)
+    page = Page([title], settings, ABOVE + SIDE + SCALE_GAP + SCALE_HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - SIDE
-    left = MARGIN + 0.12 + max(text_width(_label(at, name), SMALL) for at, name in enumerate(names))
+    left = MARGIN + 0.12 + max(text_width(label, SMALL) for label in labels)
     heat = page.panel(left, bottom, SIDE, SIDE)
-    mesh = draw_matrix(heat, result)
-    order = result.record["linkage"]["order"]
-    heat.set_yticks(range(len(order)), [_label(at, names[at]) for at in order])
+    values = 100 * arrays["mean.debiased"][np.ix_(order, order)]
+    mesh = draw_matrix(heat, values)
+    heat.set_yticks(range(len(order)), [labels[at] for at in order])
     heat.set_xticks(range(len(order)), [str(at + 1) for at in order])
     heat.tick_params(length=0)
-    if np.isnan(result.divergence()).any():
+    if np.isnan(values).any():
         heat.legend(handles=[undefined_key()], loc="lower left", bbox_to_anchor=(0, 1))
-    if result.record["linkage"]["merges"]:
+    if linkage["merges"]:
         room = PAGE_WIDTH - MARGIN - left - SIDE - GAP
-        tree = page.panel(left + SIDE + GAP, bottom, min(TREE, room), SIDE)
-        draw_tree(tree, result)
-    _scale(page.panel(left, bottom - SCALE_GAP - SCALE_HEIGHT, SIDE, SCALE_HEIGHT), mesh)
+        draw_tree(page.panel(left + SIDE + GAP, bottom, min(TREE, room), SIDE), linkage)
+    scale = page.panel(left, bottom - SCALE_GAP - SCALE_HEIGHT, SIDE, SCALE_HEIGHT)
+    draw_scale(scale, mesh, "mean divergence 1 − CKA (%)", 6)
     return page.figure
 
 
-def _label(at: int, name: str) -> str:
-    return f"{name}  {at + 1}"
-
-
-def draw_matrix(ax: Axes, result: ModelMatrix) -> QuadMesh:
-    """Mean divergence in percent, models in the order of the dendrogram's leaves, the first one above."""
-    order = result.record["linkage"]["order"]
-    values = 100 * result.divergence()[np.ix_(order, order)]
+def draw_matrix(ax: Axes, values: np.ndarray) -> QuadMesh:
+    """Percentages (M, M) cell by cell, the first row above; each with its number where models are few."""
     known = values[np.isfinite(values)]
-    low, high = min(0.0, *known), max(1.0, *known)
+    low, high = min([0.0, *known]), max([1.0, *known])
     mesh = draw_mesh(ax, values, low, high, "divergence")
-    ax.set_ylim(len(order) - 0.5, -0.5)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_minor_locator(NullLocator())
-    if len(order) > MOST_NUMBERS:
-        return mesh
-    for row, column in np.ndindex(values.shape):
-        value = float(values[row, column])
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    for row, column in np.ndindex(values.shape) if len(values) <= MOST_NUMBERS else ():
+        value = values[row, column]
         if row != column and np.isfinite(value):
-            dark = (value - low) / (high - low) < 0.55
-            ax.text(
-                column, row, percent(value / 100), ha="center", va="center", size=SMALL,
-                color="white" if dark else INK, gid="value",
-            )  # fmt: skip
+            colour = "white" if (value - low) / (high - low) < DARK_CELLS else INK
+            look: Look = {"ha": "center", "va": "center", "size": SMALL, "color": colour}
+            ax.text(column, row, percent(value / 100), gid="value", **look)
     return mesh
 
 
-def draw_tree(ax: Axes, result: ModelMatrix) -> None:
-    """The dendrogram, its leaves level with the heatmap's rows; a height below 0 is drawn where it is."""
-    linkage: dict[str, Any] = result.record["linkage"]
+def draw_tree(ax: Axes, linkage: Record) -> None:
+    """The dendrogram, its leaves level with the heatmap's rows; a height below 0 is drawn where it is.
+
+    Debiased divergences may be negative, which the dendrograms of scipy and seaborn do not take.
+    """
     places = {leaf: (0.0, float(row)) for row, leaf in enumerate(linkage["order"])}
     for at, merge in enumerate(linkage["merges"]):
         (x_a, y_a), (x_b, y_b) = places[merge["a"]], places[merge["b"]]
@@ -106,19 +105,9 @@ def draw_tree(ax: Axes, result: ModelMatrix) -> None:
         places[len(linkage["order"]) + at] = (height, (y_a + y_b) / 2)
     ax.set_ylim(len(linkage["order"]) - 0.5, -0.5)
     heights = [100 * merge["height"] for merge in linkage["merges"]]
-    ax.set_xlim(min(0.0, *heights, 0.0) * 1.05, max(0.0, *heights, 0.1) * 1.05)
+    ax.set_xlim(min([0.0, *heights]) * 1.05, max([0.1, *heights]) * 1.05)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.set_xlabel("merged at (%)")
     ax.set_title("average linkage", loc="left", fontsize=TEXT)
-
-
-def _scale(ax: Axes, mesh: QuadMesh) -> None:
-    figure: Any = ax.get_figure(root=True)
-    bar = figure.colorbar(mesh, cax=ax, orientation="horizontal")
-    bar.locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
-    bar.update_ticks()
-    bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
-    bar.outline.set_linewidth(0.4)
-    bar.set_label("mean divergence 1 − CKA (%)", labelpad=1.5)

@@ -1,4 +1,4 @@
-"""Text broken into lines that fit a width on paper."""
+"""What all figures share: sizes, colours, settings, text that fits its page, axes with plain numbers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import IO, Any, Final
 from warnings import catch_warnings, filterwarnings
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from cka_tools.formatting import printable
+from cka_tools.formatting import counted, printable
 
 POINTS_PER_INCH = 72.0
 LINE_HEIGHT = 1.3
@@ -58,11 +61,8 @@ def lines_height(lines: list[str], size: float) -> float:
     return len(lines) * size * LINE_HEIGHT / POINTS_PER_INCH
 
 
-COLUMN_WIDTH: Final = 3.4
-"""Inches: one column of a two-column page."""
-
 PAGE_WIDTH: Final = 7.2
-"""Inches: both columns."""
+"""Inches: both columns of a two-column page."""
 
 TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 """Font sizes in points."""
@@ -78,6 +78,19 @@ HEAT = "cividis"
 Look = dict[str, Any]
 """Artist properties."""
 
+LOOKS: Final[tuple[Look, ...]] = (
+    {"color": DARK, "marker": "o", "linestyle": "-"},
+    {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2))},
+    {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5))},
+    {"color": NOISE, "marker": "D", "linestyle": (0, (5, 1.5, 1, 1.5))},
+    {"color": FAINT, "marker": "v", "linestyle": (0, (8, 2))},
+)
+HOLLOW: Final[Look] = {"markerfacecolor": "white"}
+FIRST: Final[Look] = LOOKS[0]
+SECOND: Final[Look] = LOOKS[1] | HOLLOW
+DASHED: Final[Look] = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
+"""A line at a mean, or at 1."""
+
 _SETTINGS: Final[dict[str, Any]] = {
     "figure.dpi": 220,
     "savefig.dpi": "figure",
@@ -89,6 +102,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
     "text.usetex": False,
+    # Names of models and corpora hold $, _ and \\: no text is mathematics.
+    "text.parse_math": False,
     "text.color": INK,
     "axes.labelsize": TEXT,
     "axes.labelcolor": INK,
@@ -97,6 +112,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "grid.color": BAND,
+    "grid.linewidth": 0.6,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "xtick.color": INK,
@@ -131,13 +148,33 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
+    """A logarithmic y-axis with a grid, labelled with plain numbers.
+
+    Args:
+        subs: the multiples of powers of ten that are labelled.
+        most: labels at most.
+    """
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=tuple(subs), numticks=most))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.grid(axis="y")
+
+
 def undefined_key(label: str = "undefined") -> Patch:
     """The legend's key for what is not defined, or not there."""
     return Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label=label)
 
 
 class StyledFigure(Figure):
-    """A figure that is written in its own style wherever it is saved: fonts embedded as TrueType, no date."""
+    """A figure drawn and written in its own style anywhere: fonts embedded as TrueType, no date."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """As `Figure.draw`; ticks that are made only now are in this style as well."""
+        with figure_style():
+            super().draw(renderer)
 
     def savefig(self, fname: str | PathLike[str] | IO[bytes], **kwargs: Any) -> None:
         """As `Figure.savefig`; the same figure gives the same bytes."""
@@ -150,30 +187,36 @@ class StyledFigure(Figure):
 
 
 MARGIN = 0.12
+"""Inches around a page."""
+
+GAP = 0.08
+"""Inches between the panels and the lines above and below them."""
 
 
 class Page:
-    """A figure of the page's width.
+    """A figure of the page's width: a title, settings, panels, footnotes. Lengths are in inches.
 
     Args:
-        title, settings: lines above the panels, broken where they are too long.
-        panels: height in inches of everything between them and the footnotes.
+        title: parts of the title, on one line where they fit together, else each on lines of its own.
+        settings: a line under it, broken where it is too long.
+        panels: height of everything between them and the footnotes.
         notes: footnotes.
 
     Attributes:
-        ceiling, floor: where the panels' space ends and begins, inches from below.
+        ceiling, floor: where the panels' space ends and begins, from below.
     """
 
-    def __init__(self, title: str, settings: str, panels: float, notes: Sequence[str]) -> None:
+    def __init__(self, title: Sequence[str], settings: str, panels: float, notes: Sequence[str]) -> None:
         width = PAGE_WIDTH - 2 * MARGIN
-        head = [(line, TITLE, "bold") for line in break_lines(printable(title), width, TITLE, "bold")]
+        names = break_lines(printable(" ".join(title)), width, TITLE, "bold")
+        if len(names) > 1:
+            names = [line for part in title for line in break_lines(printable(part), width, TITLE, "bold")]
+        head = [(line, TITLE, "bold") for line in names]
         head += [(line, TEXT, "normal") for line in break_lines(printable(settings), width, TEXT)]
         feet = [line for note in notes for line in break_lines(printable(note), width, TINY)]
-        self.floor = MARGIN + lines_height(feet, TINY) + (0.08 if feet else 0.0)
+        self.floor = MARGIN + lines_height(feet, TINY) + (GAP if feet else 0.0)
         self.ceiling = self.floor + panels
-        self._height = (
-            self.ceiling + 0.06 + sum(lines_height([line], size) for line, size, _ in head) + MARGIN
-        )
+        self._height = self.ceiling + GAP + sum(lines_height([line], size) for line, size, _ in head) + MARGIN
         self.figure = StyledFigure(figsize=(PAGE_WIDTH, self._height))
         top = self._height - MARGIN
         for line, size, weight in head:
@@ -183,19 +226,31 @@ class Page:
             self.write(MARGIN, MARGIN + lines_height(feet[at:], TINY), line, TINY, gid="footnote")
 
     def write(self, x: float, y: float, text: str, size: float = TEXT, **look: Any) -> None:
-        """Text with its upper left corner at x, y; never read as mathematics."""
-        place = x / PAGE_WIDTH, y / self._height
-        self.figure.text(*place, text, size=size, va="top", parse_math=False, **look)
+        """Text with its upper left corner at x, y."""
+        self.figure.text(x / PAGE_WIDTH, y / self._height, text, size=size, va="top", **look)
 
     def panel(self, x: float, y: float, width: float, height: float, **kwargs: Any) -> Axes:
         """Axes with their lower left corner at x, y."""
         box = (x / PAGE_WIDTH, y / self._height, width / PAGE_WIDTH, height / self._height)
         return self.figure.add_axes(box, **kwargs)
 
+    def legend(self, handles: Sequence[Artist], x: float, y: float, columns: int) -> None:
+        """A legend with its upper left corner at x, y."""
+        self.figure.legend(
+            handles=list(handles), loc="upper left", bbox_to_anchor=(x / PAGE_WIDTH, y / self._height),
+            ncols=columns, borderaxespad=0.0,
+        )  # fmt: skip
 
-def warning_notes(summary: dict[str, Any]) -> list[str]:
-    """Footnotes of a run over many models: a line a warning, then the notes."""
+
+def warning_notes(summary: dict[str, Any], where: str, noun: str) -> list[str]:
+    """Footnotes of a run of many comparisons: a line for each warning, then the notes.
+
+    Args:
+        summary: of the record.
+        where: key under which a warning lists the comparisons that it concerns.
+        noun: what they are called.
+    """
     notes = [
-        f"[{w['code']}] in {len(w['pairs'])} of the pairs, such as {w['text']}" for w in summary["warnings"]
+        f"[{w['code']}] in {counted(len(w[where]), noun)}, such as {w['text']}" for w in summary["warnings"]
     ]
     return notes + list(summary["notes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cka_tools.comparison.trajectory_result import Trajectory
 from cka_tools.formatting import settings_in_words, shorten
-from cka_tools.plotting.heatmap import draw_mesh
-from cka_tools.plotting.layer_curves import thin
+from cka_tools.plotting.heatmap import draw_mesh, draw_scale
+from cka_tools.plotting.layer_curves import bounds, numbers, thin
 from cka_tools.plotting.style import (
-    BAND,
-    DARK,
+    FIRST,
     INK,
-    MIDDLE,
-    SMALL,
+    SECOND,
     TEXT,
     Look,
     Page,
@@ -36,55 +34,55 @@ SCALE_GAP, SCALE_WIDTH = 0.08, 0.09
 REFERENCE_LETTERS, CORPUS_LETTERS = 60, 48
 DOTTED = (0, (1, 1.5))
 
-LOOKS: dict[str, Look] = {
-    "mean": {"color": DARK, "marker": "o", "linestyle": "-"},
-    "early": {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2)), "markerfacecolor": "white"},
-}
+CURVE_LOOKS: dict[str, Look] = {"mean": FIRST, "early": SECOND}
+
+Record = dict[str, Any]
 
 
-def trajectory_figure(result: Trajectory) -> Figure:
-    """Draw a trajectory. Nothing of matplotlib's global state is used or changed."""
-    with figure_style():
-        return _draw(result)
+@figure_style()
+def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Draw a trajectory. Nothing of matplotlib's global state is used or changed.
 
-
-def _draw(result: Trajectory) -> Figure:
-    title = f"Divergence from {shorten(result.reference, REFERENCE_LETTERS)} along training"
-    settings = " · ".join([*settings_in_words(result.record, CORPUS_LETTERS), "debiased linear CKA"])
-    page = Page(title, settings, ABOVE + HEIGHT + BELOW, warning_notes(result.summary))
+    Args:
+        record, arrays: of a `Trajectory`.
+    """
+    summary = record["summary"]
+    reference = shorten(record["provenance"]["models"]["reference"]["name"], REFERENCE_LETTERS)
+    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    notes = warning_notes(summary, "pairs", "pair")
+    page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - HEIGHT
     curves = page.panel(LEFT, bottom, CURVES, HEIGHT)
     heat = page.panel(LEFT + CURVES + GAP, bottom, HEAT_WIDTH, HEIGHT)
     scale = page.panel(LEFT + CURVES + GAP + HEAT_WIDTH + SCALE_GAP, bottom, SCALE_WIDTH, HEIGHT)
-    handles = draw_curves(curves, result)
+    handles = draw_curves(curves, record, arrays["x"])
     curves.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    draw_layers(heat, scale, result)
-    label = result.summary["x"]["label"]
+    draw_layers(heat, scale, record, arrays)
+    label = summary["x"]["label"]
     curves.set_xlabel(label)
-    heat.set_xlabel("checkpoint, in the order of x" if len(result.checkpoints) > 1 else label)
+    heat.set_xlabel("checkpoint, in the order of x" if len(record["checkpoints"]) > 1 else label)
     return page.figure
 
 
-def draw_curves(ax: Axes, result: Trajectory) -> list[Line2D | Patch]:
+def draw_curves(ax: Axes, record: Record, x: np.ndarray) -> list[Line2D | Patch]:
     """Mean and early divergence in percent with bands, and the control's; returns what the legend shows."""
-    x = result.arrays["x"]
     handles: list[Line2D | Patch] = []
     shown = [0.0]
-    for name, look in LOOKS.items():
-        value, low, high = 100 * result.divergence(name).T
+    for name, look in CURVE_LOOKS.items():
+        entries = [one[f"{name}_divergence"]["debiased"] for one in record["checkpoints"]]
+        value, low, high = (100 * numbers(entries, key) for key in ("value", "ci_low", "ci_high"))
         (line,) = ax.plot(x, value, label=name, gid=name, zorder=5, **look)
         # One checkpoint has no area to fill: its interval is a bar.
         ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, gid=f"{name} band")
         ax.vlines(x, low, high, color=look["color"], linewidth=0.7, alpha=0.6, gid=f"{name} interval")
         handles.append(line)
         shown += [v for v in (*value, *low, *high) if np.isfinite(v)]
-    if result.control is not None:
-        for name, look in LOOKS.items():
-            entry = result.control[f"{name}_divergence"]["debiased"]
+    if record["control"] is not None:
+        for name, look in CURVE_LOOKS.items():
+            entry = record["control"][f"{name}_divergence"]["debiased"]
             if entry["value"] is None:
                 continue
-            ends = [100 * (entry["value"] if entry[end] is None else entry[end])
-                    for end in ("ci_low", "ci_high")]  # fmt: skip
+            ends = [100 * end for end in bounds(entry)]
             floor: Look = {"color": look["color"], "zorder": 1}
             ax.axhspan(*ends, alpha=0.10, linewidth=0, gid=f"{name} floor", **floor)
             ax.axhline(100 * entry["value"], linewidth=0.8, linestyle=DOTTED, gid=f"{name} noise", **floor)
@@ -96,8 +94,8 @@ def draw_curves(ax: Axes, result: Trajectory) -> list[Line2D | Patch]:
     ax.set_ylim(low_end - room, high_end + room)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     ax.set_ylabel("divergence 1 − CKA (%)")
-    ax.grid(axis="y", color=BAND, linewidth=0.6)
-    _x_axis(ax, x, result.summary["x"]["kind"])
+    ax.grid(axis="y")
+    _x_axis(ax, x, record["summary"]["x"]["kind"])
     return handles
 
 
@@ -120,32 +118,22 @@ def tokens_text(count: float) -> str:
     return f"{count:g}"
 
 
-def draw_layers(ax: Axes, scale: Axes, result: Trajectory) -> None:
+def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
     """Divergence of every layer pair at every checkpoint as a heatmap, the first layer below."""
-    values = 100 * result.arrays["divergence.debiased"].T
+    values = 100 * arrays["divergence.debiased"].T
     known = values[np.isfinite(values)]
-    mesh = draw_mesh(ax, values, min(0.0, *known, 0.0), max(1.0, *known, 1.0), "layers")
-    layers = max((one["layers"] for one in result.checkpoints), key=len)
+    mesh = draw_mesh(ax, values, min([0.0, *known]), max([1.0, *known]), "layers")
+    layers = max((one["layers"] for one in record["checkpoints"]), key=len)
     names = [entry["layer_b"] for entry in layers]
     ticks = thin(range(len(names)))
     ax.set_yticks(ticks, [str(names[at]) for at in ticks])
     columns = thin(range(values.shape[1]), most=6)
-    ax.set_xticks(columns, [_x_text(result, at) for at in columns])
+    write = tokens_text if record["summary"]["x"]["kind"] == "tokens" else "{:g}".format
+    ax.set_xticks(columns, [write(float(arrays["x"][at])) for at in columns])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())
     ax.set_ylabel("layer of the reference")
     ax.set_title("every layer", loc="left", fontsize=TEXT)
     if len(known) < values.size:
         ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
-    figure: Any = ax.get_figure(root=True)
-    bar = figure.colorbar(mesh, cax=scale)
-    bar.locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10])
-    bar.update_ticks()
-    bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
-    bar.outline.set_linewidth(0.4)
-    bar.set_label("divergence (%)", labelpad=2)
-
-
-def _x_text(result: Trajectory, at: int) -> str:
-    value = float(result.arrays["x"][at])
-    return tokens_text(value) if result.summary["x"]["kind"] == "tokens" else f"{value:g}"
+    draw_scale(scale, mesh, "divergence (%)", 5, "vertical")

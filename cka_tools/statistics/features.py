@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,37 +15,51 @@ from torch import Tensor
 from cka_tools.errors import UserError
 from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES, ROUNDING_STEPS, CentredSums, Estimator
 
-Rows = slice | np.ndarray[Any, np.dtype[np.int64]]
+Layers = Sequence[np.ndarray[Any, Any] | Tensor]
+LayerPairs = Sequence[tuple[int, int]]
+"""Layers (ℓ, m) of two models, by position among those that are there."""
+
+Documents = np.ndarray[Any, np.dtype[np.int64]]
+"""Sorted indices of documents."""
+
+T = TypeVar("T")
 
 READ_ROWS = 512
 """Documents read at a time."""
 
+MASSIVE_SHARE = 0.5
+"""One feature with more than this share of a layer's variance decides its CKA."""
 
-class FeatureSet:
-    """Features of L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn).
+
+class ModelStatistics:
+    """Features of one model with all that depends on them alone, made once for any number of comparisons.
+
+    L layers over the same n documents, in K draws a document (K = 1 unless tokens are drawn). Moments are
+    made at once, the rest when it is first asked for.
 
     Args:
         layers: L arrays (n, p_ℓ) or (K, n, p_ℓ), finite.
         device: where blocks are computed on.
         rescale: divide each feature by its standard deviation (features without variance become 0).
-        scales: L tensors (p_ℓ,) to multiply each feature by instead, such as those of a pilot.
-        documents: sorted indices of the documents to use; all by default.
+        documents: the documents to use; all by default.
 
     Attributes:
         n, draws, dims: documents, draws a document, widths.
         means: L tensors (K, p_ℓ). variances: L tensors (p_ℓ,), divisor n − 1, averaged over draws,
             before any rescaling.
         epsilon: relative rounding of the stored features.
+
+    Raises:
+        UserError: layers of different documents or draws.
     """
 
     def __init__(
         self,
-        layers: Sequence[np.ndarray[Any, Any] | Tensor],
+        layers: Layers,
         *,
         device: torch.device | str = "cpu",
         rescale: bool = False,
-        scales: Sequence[Tensor] | None = None,
-        documents: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+        documents: Documents | None = None,
     ) -> None:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
         shapes = {layer.shape[:2] for layer in self._layers}
@@ -59,17 +74,38 @@ class FeatureSet:
         self.dims = [layer.shape[2] for layer in self._layers]
         first = torch.as_tensor(self._layers[0][0, :1])
         self.epsilon = torch.finfo(first.dtype).eps
-        self.means: list[Tensor] = []
-        self.variances: list[Tensor] = []
-        for layer in range(len(self.dims)):
-            means, variance = self._first_two_moments(layer)
-            self.means.append(means)
-            self.variances.append(variance)
-        self._scales: list[Tensor] | None = None
-        if scales is not None:
-            self._scales = [scale.to(self.device, torch.float64) for scale in scales]
-        elif rescale:
-            self._scales = self.scales()
+        moments = [self._first_two_moments(layer) for layer in range(len(self.dims))]
+        self.means: list[Tensor] = [means for means, _ in moments]
+        self.variances: list[Tensor] = [variance for _, variance in moments]
+        self._scales = self.scales() if rescale else None
+        self._made: dict[Hashable, Any] = {}
+
+    def rescaled(self, scales: Sequence[Tensor] | None = None) -> ModelStatistics:
+        """The same features, each multiplied by a scale of its own; the moments are shared.
+
+        Args:
+            scales: L tensors (p_ℓ,), such as those of a pilot; 1/σ of these documents by default.
+        """
+        other = copy(self)
+        other._scales = [s.to(self.device, torch.float64) for s in scales or self.scales()]
+        other._made = {}
+        return other
+
+    def on(self, documents: Documents) -> ModelStatistics:
+        """Some of the documents, centred and rescaled by themselves; itself where it has no others."""
+        if len(documents) == self.n:
+            return self
+        rescale = self._scales is not None
+        return self._once(
+            documents.tobytes(),
+            lambda: ModelStatistics(self._layers, device=self.device, rescale=rescale, documents=documents),
+        )
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def _first_two_moments(self, layer: int) -> tuple[Tensor, Tensor]:
         means, variances = [], []
@@ -101,7 +137,7 @@ class FeatureSet:
 
     def _raw(self, draw: int, layer: int, rows: slice) -> Tensor:
         array = self._layers[layer]
-        chosen: Rows = rows if self._documents is None else self._documents[rows]
+        chosen = rows if self._documents is None else self._documents[rows]
         block = torch.as_tensor(
             np.asarray(array[draw, chosen]) if isinstance(array, np.ndarray) else array[draw, chosen]
         )
@@ -114,39 +150,44 @@ class FeatureSet:
         block = self._raw(draw, layer, rows) - self.means[layer][draw]
         return block if self._scales is None else block * self._scales[layer]
 
-    def constant_layers(self) -> list[bool]:
-        """Which layers have no variance beyond rounding over these documents."""
-        return [is_constant(m, v, self.epsilon) for m, v in zip(self.means, self.variances, strict=True)]
+    def norms(self, layer: int) -> Tensor:
+        """‖x_i‖² of every draw and document, (K, n)."""
 
-    def spectrum(self, layer: int, hsic_xx: float) -> Spectrum:
-        """Effective dimension and top-feature share of a layer, given its debiased self-HSIC."""
-        scale = None if self._scales is None else self._scales[layer]
-        return spectrum_of(self.variances[layer], scale, hsic_xx)
+        def make() -> Tensor:
+            draws, blocks = range(self.draws), self.blocks()
+            return torch.stack(
+                [torch.cat([self.rows(k, layer, r).square().sum(1) for r in blocks]) for k in draws]
+            )
 
+        return self._once(("norms", layer), make)
 
-def is_constant(means: Tensor, variance: Tensor, epsilon: float) -> bool:
-    """Whether a layer has no variance beyond rounding.
+    def own_hsic(self, layer: int) -> dict[Estimator, Tensor]:
+        """HSIC of a layer with itself by estimator, averaged over the draws.
 
-    Args:
-        means: (K, p), one row a draw. variance: (p,). epsilon: relative rounding of the features.
-    """
-    spread = variance.clamp(min=0).sum().sqrt()
-    return bool(spread <= ROUNDING_STEPS * epsilon * torch.linalg.vector_norm(means, dim=1).max())
+        Raises:
+            UserError: fewer than four documents.
+        """
+        if self.n < MINIMUM_SAMPLES:
+            raise UserError(f"{self.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
+        return self._once(
+            ("own", layer), lambda: {e: h[0] for e, h in pair_hsic(self, self, [(layer, layer)]).items()}
+        )
 
+    @property
+    def own(self) -> dict[Estimator, Tensor]:
+        """`own_hsic` of all layers, (L,) float64."""
+        each = [self.own_hsic(layer) for layer in range(len(self.dims))]
+        return {e: torch.stack([own[e] for own in each]) for e in ESTIMATORS}
 
-def spectrum_of(variance: Tensor, scale: Tensor | None, hsic_xx: float) -> Spectrum:
-    """Spectrum of a layer from the variance of its features, (p,).
-
-    Args:
-        scale: what each feature is multiplied by; None is 1. hsic_xx: debiased, of the features so scaled.
-    """
-    variance = variance.clamp(min=0)
-    if scale is not None:
-        variance = variance * scale.square()
-    total = float(variance.sum())
-    if total <= 0 or hsic_xx <= 0:
-        return Spectrum(float("nan"), float("nan"), 0)
-    return Spectrum(total**2 / hsic_xx, float(variance.max()) / total, int(variance.argmax()))
+    @property
+    def summary(self) -> LayerSummary:
+        """Which layers are constant, and how the variance of each is spread."""
+        return self._once(
+            "summary",
+            lambda: LayerSummary.of(
+                self.means, self.variances, self.own["debiased"].tolist(), self.epsilon, self._scales
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -165,6 +206,47 @@ class Spectrum:
     top_feature: int
 
 
+@dataclass(frozen=True)
+class LayerSummary:
+    """What the features of one model say alone: which layers have no variance, and each layer's spectrum."""
+
+    constant: list[bool]
+    spectra: list[Spectrum]
+
+    @classmethod
+    def of(
+        cls,
+        means: Sequence[Tensor],
+        variances: Sequence[Tensor],
+        own: Sequence[float],
+        epsilon: float,
+        scales: Sequence[Tensor] | None = None,
+    ) -> LayerSummary:
+        """Summary of L layers.
+
+        Args:
+            means, variances: L tensors (K, p_ℓ) and (p_ℓ,), before any rescaling.
+            own: debiased HSIC of each layer with itself, rescaled if it is to be.
+            epsilon: relative rounding of the features: no more than that is no variance.
+            scales: what each feature is multiplied by, L tensors (p_ℓ,); None is 1.
+        """
+        constant, spectra = [], []
+        for at, (mean, spread, hsic) in enumerate(zip(means, variances, own, strict=True)):
+            variance = spread.clamp(min=0)
+            rounding = ROUNDING_STEPS * epsilon * torch.linalg.vector_norm(mean, dim=1).max()
+            constant.append(bool(variance.sum().sqrt() <= rounding))
+            if scales is not None:
+                variance = variance * scales[at].to(variance.device).square()
+            total, top = float(variance.sum()), float(variance.max())
+            defined = total > 0 and hsic > 0
+            spectra.append(
+                Spectrum(total**2 / hsic, top / total, int(variance.argmax()))
+                if defined
+                else Spectrum(float("nan"), float("nan"), 0)
+            )
+        return cls(constant, spectra)
+
+
 def _release(array: Any) -> None:
     """Give the pages of a mapped file back: what is on disk need not stay in memory."""
     base = array
@@ -175,59 +257,7 @@ def _release(array: Any) -> None:
         base = base.base
 
 
-Layers = Sequence[np.ndarray[Any, Any] | Tensor]
-
-
-class ModelStatistics:
-    """Features of one model with all that depends on them alone, made once for any number of comparisons.
-
-    Args:
-        layers, device, rescale: as `FeatureSet` takes them.
-
-    Attributes:
-        features: the features, centred when they are read.
-        constant: which layers have no variance.
-        own: HSIC of each layer with itself by estimator, (L,) float64.
-        spectra: effective dimension and top-feature share of each layer.
-
-    Raises:
-        UserError: fewer than four documents, or layers that do not belong together.
-    """
-
-    def __init__(
-        self,
-        layers: Layers,
-        *,
-        device: torch.device | str = "cpu",
-        rescale: bool = False,
-    ) -> None:
-        self._layers, self._rescale = layers, rescale
-        self.features = FeatureSet(layers, device=device, rescale=rescale)
-        if self.features.n < MINIMUM_SAMPLES:
-            raise UserError(
-                f"{self.features.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}"
-            )
-        self.constant = self.features.constant_layers()
-        each = [(i, i) for i in range(len(self.features.dims))]
-        self.own = pair_hsic(self.features, self.features, each)
-        self.spectra: list[Spectrum] = [
-            self.features.spectrum(i, float(own)) for i, own in enumerate(self.own["debiased"])
-        ]
-        self._parts: dict[bytes, FeatureSet] = {}
-
-    def on(self, documents: np.ndarray[Any, np.dtype[np.int64]]) -> FeatureSet:
-        """The features of some of the documents (sorted indices)."""
-        if len(documents) == self.features.n:
-            return self.features
-        key = documents.tobytes()
-        if key not in self._parts:
-            self._parts[key] = FeatureSet(
-                self._layers, device=self.features.device, rescale=self._rescale, documents=documents
-            )
-        return self._parts[key]
-
-
-def pair_hsic(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> dict[Estimator, Tensor]:
+def pair_hsic(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> dict[Estimator, Tensor]:
     """HSIC of D layer pairs by estimator, (D,) float64, averaged over the draws.
 
     Takes the features' or the Gram form, whichever costs less. Time O(n p q) a pair at most.
@@ -240,7 +270,7 @@ def pair_hsic(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) ->
     return {e: torch.stack(values) for e, values in by_estimator.items()}
 
 
-def _sums(a: FeatureSet, b: FeatureSet, draw: int, i: int, j: int) -> CentredSums:
+def _sums(a: ModelStatistics, b: ModelStatistics, draw: int, i: int, j: int) -> CentredSums:
     """The sums of HSIC for layer i of A and layer j of B."""
     same = a is b and i == j
     gram = a.n <= READ_ROWS and a.n < min(a.dims[i], b.dims[j])

@@ -1,4 +1,4 @@
-"""Which number format the products of features take on a device."""
+"""HSIC and CKA from sums over centred samples, and the number format of the products in them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.features import FeatureSet
+from cka_tools.statistics.features import LayerPairs, ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 
 INFLUENCE_TILE = 1024
@@ -30,18 +30,12 @@ class Influence:
     """Per-document influence on the CKA of D layer pairs, and on means over groups of pairs.
 
     Attributes:
-        n: documents. theta, theta_biased: CKA of each pair, (D,).
-        first: g_i of the debiased CKA, (D, n), mean 0 over documents.
         second: ζ₂ = mean over i ≠ j of (W_ij − g_i − g_j)², (D,).
         groups: positions of the pairs of each group. group_second: ζ₂ of W averaged over each group.
         first_biased: influence on the biased CKA, (D, n).
         without: debiased CKA with one document left out, (D, n).
     """
 
-    n: int
-    theta: Tensor
-    theta_biased: Tensor
-    first: Tensor
     second: Tensor
     groups: list[list[int]]
     group_second: list[float]
@@ -69,16 +63,14 @@ class LinearisedCKA:
         debiased: HSIC of these pairs on these documents.
     """
 
-    def __init__(
-        self, a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]], debiased: Hsic
-    ) -> None:
+    def __init__(self, a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, debiased: Hsic) -> None:
         self.a, self.b, self.pairs = a, b, pairs
         off_diagonal = (a.n - 3) / (a.n - 1)  # HSIC's 1/(n(n−3)) to a mean over i ≠ j
         xy, xx, yy = (h * off_diagonal for h in debiased)
-        self.theta = xy / (xx * yy).sqrt()
-        self.weights = 1 / (xx * yy).sqrt(), self.theta / (2 * xx), self.theta / (2 * yy)
-        self.norms_a = _norms(a, [i for i, _ in pairs])
-        self.norms_b = _norms(b, [j for _, j in pairs])
+        theta = xy / (xx * yy).sqrt()
+        self.weights = 1 / (xx * yy).sqrt(), theta / (2 * xx), theta / (2 * yy)
+        self.norms_a = [a.norms(i) for i, _ in pairs]
+        self.norms_b = [b.norms(j) for _, j in pairs]
 
     def tile(
         self, d: int, rows_i: slice, rows_j: slice, seen: Callable[[int, Tensor, Tensor], None] | None = None
@@ -106,9 +98,9 @@ class LinearisedCKA:
 
 
 def influence(
-    a: FeatureSet,
-    b: FeatureSet,
-    pairs: Sequence[tuple[int, int]],
+    a: ModelStatistics,
+    b: ModelStatistics,
+    pairs: LayerPairs,
     debiased: Hsic,
     biased: Hsic,
     groups: Sequence[Sequence[int]] = (),
@@ -150,11 +142,12 @@ def influence(
         for s, members in zip(group_squares, groups, strict=True)
     ]
     return Influence(
-        n, kernel.theta, biased[0] / (biased[1] * biased[2]).sqrt(), first, second,
-        [list(members) for members in groups], grouped,
+        second,
+        [list(members) for members in groups],
+        grouped,
         _biased_influence(raw, norms_a, norms_b, biased, n),
         _leave_one_out(a, b, pairs, raw, norms_a, norms_b),
-    )  # fmt: skip
+    )
 
 
 def _add_products(
@@ -166,19 +159,8 @@ def _add_products(
     raw["yy"][draw].add(d, L.square_(), i, j)
 
 
-def _norms(features: FeatureSet, layers: Sequence[int]) -> list[Tensor]:
-    """‖x_i‖² for each pair's layer and draw: D tensors (K, n)."""
-    return [
-        torch.stack([
-            torch.cat([features.rows(draw, layer, rows).square().sum(1) for rows in features.blocks()])
-            for draw in range(features.draws)
-        ])
-        for layer in layers
-    ]  # fmt: skip
-
-
 def _gram_tile(
-    features: FeatureSet, draw: int, layer: int, rows_i: slice, rows_j: slice, norms: Tensor
+    features: ModelStatistics, draw: int, layer: int, rows_i: slice, rows_j: slice, norms: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A tile of K̃ (diagonal zero) and of its U-centred form K̄; centred features make its row sums −a."""
     X_i = features.rows(draw, layer, rows_i)
@@ -216,9 +198,9 @@ def _biased_influence(
 
 
 def _leave_one_out(
-    a: FeatureSet,
-    b: FeatureSet,
-    pairs: Sequence[tuple[int, int]],
+    a: ModelStatistics,
+    b: ModelStatistics,
+    pairs: LayerPairs,
     raw: dict[str, list[_Rows]],
     norms_a: list[Tensor],
     norms_b: list[Tensor],
@@ -240,7 +222,7 @@ def _leave_one_out(
 
 
 def _off_diagonal_products(
-    features: FeatureSet, draw: int, layer: int, norms: Tensor, vectors: Sequence[Tensor]
+    features: ModelStatistics, draw: int, layer: int, norms: Tensor, vectors: Sequence[Tensor]
 ) -> list[Tensor]:
     """K̃ v for each vector v (n,), through the features: X (Xᵀ v) − a ∘ v."""
     V = torch.stack(list(vectors), dim=1)

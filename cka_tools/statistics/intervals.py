@@ -10,7 +10,7 @@ from torch import Tensor
 
 LEVEL = 0.95
 
-MINIMUM_DOCUMENTS = 30
+INTERVAL_DOCUMENTS = 30
 """Fewer documents give no interval: the influence of each is then too poorly known."""
 
 LOW_DIMENSION = 5.0
@@ -18,7 +18,6 @@ LOW_DIMENSION = 5.0
 
 RANK_ONE = 2.0
 """Below this one CKA is nearly a squared correlation, whose standard error is known from below."""
-
 
 CLEAR_OF_ZERO = 8.0
 """Standard errors above 0 from which an estimate has a logit."""
@@ -41,7 +40,7 @@ class Interval:
 
 def too_few(value: float | None, n: int) -> Interval:
     """The estimate without an interval."""
-    return Interval(value, reason=f"{n} documents are fewer than the {MINIMUM_DOCUMENTS} an interval needs")
+    return Interval(value, reason=f"{n} documents are fewer than the {INTERVAL_DOCUMENTS} an interval needs")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +32,8 @@ BUFFER_BYTES = 512 * 2**20
 """Rows kept for the Gram form may take so much, or as much as the moments that they put off."""
 
 FLOAT64 = torch.float64
+
+T = TypeVar("T")
 
 
 def as_matrix(features: ArrayLike, name: str) -> Tensor:
@@ -68,7 +69,7 @@ class LinearCKA:
         device: where sums are kept and computed; it must know float64.
         shift: provisional means of A's and of B's layers (two lists of vectors), so that processes share one;
             otherwise the mean of the first rows that are folded.
-        gram: whether rows may be kept for the Gram form; without it they are folded from the start, and
+        gram: whether rows may be kept for the Gram form; without it they are folded FOLD_ROWS at a time, and
             memory is that of the moments.
         product_dtype: float64 holds 1e-10; torch.float32 makes blocks of products in float32 from shifted
             rows and sums them in float64, in half the time, and moved CKA of float32 features by up to 3e-7
@@ -115,7 +116,14 @@ class LinearCKA:
         self.product_dtype = product_dtype
         if self.device.type == "mps":
             raise UserError("device 'mps' has no float64: keep the statistics on 'cpu'")
-        self._columns_a, self._columns_b = offsets(self.dims_a), offsets(self.dims_b)
+        self._columns = offsets(self.dims_a), offsets(self.dims_b)
+        # Each moment is of some layers of one side with some of one side; all pairs are one product.
+        one = [slice(at, at + 1) for at in range(max(la, lb))]
+        cross = [(slice(0, la), slice(0, lb))]
+        if self.pairs is not None:
+            cross = [(one[i], one[j]) for i, j in self.pairs]
+        self._parts: list[tuple[int, slice, int, slice]] = [(0, i, 1, j) for i, j in cross]
+        self._parts += [(0, at, 0, at) for at in one[:la]] + [(1, at, 1, at) for at in one[:lb]]
         self._given_shift = None if shift is None else self._stack_shift(shift)
         P, Q = sum(self.dims_a), sum(self.dims_b)
         crossed = P * Q if self.pairs is None else sum(self.dims_a[i] * self.dims_b[j] for i, j in self.pairs)
@@ -140,14 +148,13 @@ class LinearCKA:
         self._buffer = RowBuffer(self.product_dtype, self.device, self._given_shift)
         self._known_sums: PairSums | None = None
         self._shift: tuple[Tensor, Tensor] | None = None
-        self._cross: list[CrossMoments] = []
-        self._own: tuple[list[CrossMoments], list[CrossMoments]] = ([], [])
+        self._moments: list[CrossMoments] = []
         self._epsilon = (torch.finfo(FLOAT64).eps, torch.finfo(FLOAT64).eps)
 
     @property
     def n(self) -> int:
         """Samples seen."""
-        return self._buffer.rows + (self._cross[0].n if self._cross else 0)
+        return self._buffer.rows + (self._moments[0].n if self._moments else 0)
 
     @property
     def switch(self) -> int:
@@ -174,7 +181,7 @@ class LinearCKA:
             self._fold_if_full()
 
     def _fold_if_full(self) -> None:
-        if self._buffer.rows >= (FOLD_ROWS if self._cross else self._switch):
+        if self._buffer.rows >= (FOLD_ROWS if self._moments else self._switch):
             self._fold()
 
     def _fold(self) -> None:
@@ -184,34 +191,29 @@ class LinearCKA:
         if self._shift is None:
             self._begin(self._given_shift or self._buffer.centred()[1])
         assert self._shift is not None
-        X, Y = self._buffer.take(self._shift)
-        norms_x, norms_y = norms_by_layer(X, self._columns_a), norms_by_layer(Y, self._columns_b)
-        for stack, norms, columns, moments in (
-            (X, norms_x, self._columns_a, self._own[0]),
-            (Y, norms_y, self._columns_b, self._own[1]),
-        ):
-            for at, (c, layer) in enumerate(zip(columns, moments, strict=True)):
-                layer.add(block := stack[:, c], block, of := norms[:, at : at + 1], of)
-        if self.pairs is None:
-            self._cross[0].add(X, Y, norms_x, norms_y)
-        else:
-            for (i, j), pair in zip(self.pairs, self._cross, strict=True):
-                pair.add(
-                    X[:, self._columns_a[i]], Y[:, self._columns_b[j]],
-                    norms_x[:, i : i + 1], norms_y[:, j : j + 1],
-                )  # fmt: skip
+        stacks = self._buffer.take(self._shift)
+        norms = [norms_by_layer(stack, columns) for stack, columns in zip(stacks, self._columns, strict=True)]
+        for moments, (s, some, t, others) in zip(self._moments, self._parts, strict=True):
+            X, norms_x = stacks[s][:, self._span(s, some)], norms[s][:, some]
+            own = s == t
+            Y, norms_y = (X, norms_x) if own else (stacks[t][:, self._span(t, others)], norms[t][:, others])
+            moments.add(X, Y, norms_x, norms_y)
+
+    def _span(self, side: int, layers: slice) -> slice:
+        """Columns of consecutive layers of a side."""
+        columns = self._columns[side][layers]
+        return slice(columns[0].start, columns[-1].stop)
 
     def _begin(self, shift: tuple[Tensor, Tensor]) -> None:
         """Start the moments about a shift, which stays."""
         shift = self._shift = self._buffer.held(shift)
-        by_layer = [shift[0][c] for c in self._columns_a], [shift[1][c] for c in self._columns_b]
-        own = [[CrossMoments.zeros([len(s)], [len(s)], s, s) for s in side] for side in by_layer]
-        self._own = (own[0], own[1])
-        if self.pairs is None:
-            self._cross = [CrossMoments.zeros(self.dims_a, self.dims_b, *shift)]
-        else:
-            shifts = [(by_layer[0][i], by_layer[1][j]) for i, j in self.pairs]
-            self._cross = [CrossMoments.zeros([len(s)], [len(t)], s, t) for s, t in shifts]
+        dims = self.dims_a, self.dims_b
+        self._moments = [
+            CrossMoments.zeros(
+                dims[s][some], dims[t][others], shift[s][self._span(s, some)], shift[t][self._span(t, others)]
+            )
+            for s, some, t, others in self._parts
+        ]
 
     def merge(self, other: LinearCKA) -> None:
         """Add the samples of another shard; `other` is left as it is.
@@ -233,15 +235,17 @@ class LinearCKA:
                 self._begin(
                     self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device))
                 )
-            for mine, theirs in zip(self._moments(), other._moments(), strict=True):
+            for mine, theirs in zip(self._moments, other._moments, strict=True):
                 mine.merge(theirs.to(self.device))
         if other._buffer.rows:
             self._known_sums = None
             self._buffer.add_from(other._buffer)
             self._fold_if_full()
 
-    def _moments(self) -> list[CrossMoments]:
-        return [*self._cross, *self._own[0], *self._own[1]]
+    def _by_kind(self, values: Sequence[T]) -> tuple[Sequence[T], Sequence[T], Sequence[T]]:
+        """Something of every moment: of A with B, of A's layers with themselves, of B's."""
+        la, lb = len(self.dims_a), len(self.dims_b)
+        return values[: -la - lb], values[-la - lb : -lb], values[-lb:]
 
     def feature_moments(self) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
         """Mean (p,) and variance (p,), divisor n − 1, of every feature: one pair a layer, for A and for B.
@@ -253,7 +257,8 @@ class LinearCKA:
             raise UserError(f"{self.n} samples have no variance: give at least two")
         self._known_sums = None
         self._fold()
-        first, second = ([m.feature_moments() for m in side] for side in self._own)
+        _, *own = self._by_kind(self._moments)
+        first, second = ([m.feature_moments() for m in side] for side in own)
         return first, second
 
     def sums(self) -> PairSums:
@@ -273,15 +278,13 @@ class LinearCKA:
             (X, Y), shift = self._buffer.centred()
             return gram_sums(X, Y, self.dims_a, self.dims_b, shift, pairs=self.pairs)
         self._fold()
-        own = [_flat([m.centred() for m in side]) for side in self._own]
+        crossed, *sides = self._by_kind([m.centred() for m in self._moments])
+        own = [_flat(side) for side in sides]
+        _, *layers = self._by_kind(self._moments)
         means = [
-            torch.stack([torch.linalg.vector_norm(m.shift_a + m.s_x / m.n) for m in side])
-            for side in self._own
+            torch.stack([torch.linalg.vector_norm(m.shift_a + m.s_x / m.n) for m in side]) for side in layers
         ]
-        if self.pairs is None:
-            cross = self._cross[0].centred()
-        else:
-            cross = _placed([m.centred() for m in self._cross], self.pairs, own[0], own[1])
+        cross = crossed[0] if self.pairs is None else _placed(crossed, self.pairs, own[0], own[1])
         return PairSums(cross, own[0], own[1], means[0], means[1])
 
     def hsic(self, estimator: Estimator) -> tuple[Tensor, Tensor, Tensor]:
@@ -307,35 +310,47 @@ class LinearCKA:
         xy, xx, yy = self.hsic(estimator)
         return normalise(xy, xx[:, None], yy[None]).cpu()
 
+    def state(self) -> dict[str, Tensor]:
+        """Every array and number of the state, rows not yet folded among them, uncopied; `load` takes it."""
+        state = {"epsilon": torch.tensor(self._epsilon, dtype=FLOAT64)}
+        if self._buffer.rows:
+            assert self._buffer.shift is not None
+            for side, rows, shift in zip("ab", self._buffer.gathered(), self._buffer.shift, strict=True):
+                state |= {f"rows_{side}": rows, f"rows_shift_{side}": shift}
+        if self._shift is not None:
+            state |= {"shift_a": self._shift[0], "shift_b": self._shift[1]}
+            state["n"] = torch.tensor(self._moments[0].n)
+            for at, moments in enumerate(self._moments):
+                state |= {f"{at}.{name}": tensor for name, tensor in _sums_of(moments).items()}
+        return state
 
-def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
-    """Linear CKA of two feature matrices, computed in float64.
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state of the same layers and pairs, bit for bit as if nothing had come between.
 
-    Args:
-        X: (n, p), one row a sample. Y: (n, q), the same samples.
-        estimator: "debiased" (U-statistic, Song et al. 2012) or "biased" (Kornblith et al. 2019).
+        Raises:
+            KeyError: a part of the state is missing.
+            ValueError: an array has another shape than these layers have.
+        """
 
-    Returns:
-        CKA, not clamped; NaN where one side has no variance.
+        def both(name: str) -> tuple[Tensor, Tensor]:
+            # Copies: an array out of a file need not lie in memory as one that was made here.
+            a, b = (state[f"{name}_{side}"].to(self.device, copy=True).contiguous() for side in "ab")
+            return a, b
 
-    Raises:
-        UserError: shapes that do not fit, fewer than four rows, a value that is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> X = np.random.default_rng(0).normal(size=(40, 5))
-        >>> round(cka(X, 3 * X + 1), 6)
-        1.0
-    """
-    check_estimator(estimator)
-    X, Y = as_matrix(X, "X"), as_matrix(Y, "Y")
-    if X.shape[0] != Y.shape[0]:
-        raise UserError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}: give the same samples to both")
-    if X.shape[1] == 0 or Y.shape[1] == 0:
-        raise UserError(f"X is {tuple(X.shape)} and Y is {tuple(Y.shape)}: give at least one feature")
-    stat = LinearCKA([X.shape[1]], [Y.shape[1]], device=X.device)
-    stat.update([X], [Y])
-    return float(stat.compute(estimator).item())
+        self.reset()
+        epsilon = state["epsilon"].tolist()
+        self._epsilon = (epsilon[0], epsilon[1])
+        if "n" in state:
+            self._begin(both("shift"))
+            for at, moments in enumerate(self._moments):
+                moments.n = int(state["n"])
+                for name, mine in _sums_of(moments).items():
+                    theirs = state[f"{at}.{name}"]
+                    if mine.shape != theirs.shape:
+                        raise ValueError(f"{name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
+                    mine.copy_(theirs)
+        if "rows_a" in state:
+            self._buffer.put(*both("rows"), both("rows_shift"))
 
 
 def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
@@ -354,14 +369,14 @@ def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[t
     return listed
 
 
-def _flat(sums: list[CentredSums]) -> CentredSums:
+def _flat(sums: Sequence[CentredSums]) -> CentredSums:
     """1 × 1 sums of single layers as one vector."""
     parts = [torch.stack([getattr(s, name).reshape(()) for s in sums]) for name in _SUM_FIELDS]
     return CentredSums(sums[0].n, *parts)
 
 
 def _placed(
-    sums: list[CentredSums], pairs: list[tuple[int, int]], own_a: CentredSums, own_b: CentredSums
+    sums: Sequence[CentredSums], pairs: list[tuple[int, int]], own_a: CentredSums, own_b: CentredSums
 ) -> CentredSums:
     """1 × 1 sums of single pairs in a matrix that is NaN elsewhere."""
     cross = torch.full(
@@ -376,55 +391,6 @@ def _placed(
 _SUM_FIELDS = ("cross", "norms_a", "norms_b", "norm_products")
 
 
-_NAMES = [f.name for f in fields(CrossMoments) if f.name not in ("dims_a", "dims_b", "n")]
-
-
-def state_of(stat: LinearCKA) -> dict[str, Tensor]:
-    """Every array and number of the state, rows not yet folded among them, uncopied.
-
-    Restored, the statistics go on bit for bit as if they had never stopped.
-    """
-    state = {"epsilon": torch.tensor(stat._epsilon, dtype=torch.float64)}
-    if stat._buffer.rows:
-        assert stat._buffer.shift is not None
-        for side, rows, shift in zip("ab", stat._buffer.gathered(), stat._buffer.shift, strict=True):
-            state |= {f"rows_{side}": rows, f"rows_shift_{side}": shift}
-    if stat._shift is not None:
-        state |= {"shift_a": stat._shift[0], "shift_b": stat._shift[1]}
-        state["n"] = torch.tensor(stat._cross[0].n)
-        for at, moments in enumerate(stat._moments()):
-            # The shift of a part is a part of the shift.
-            tensors = moments.tensors().items()
-            state |= {f"{at}.{name}": tensor for name, tensor in tensors if not name.startswith("shift")}
-    return state
-
-
-def restore(stat: LinearCKA, state: dict[str, Tensor]) -> None:
-    """Put statistics of the same layers and pairs into a state.
-
-    Raises:
-        KeyError: a part of the state is missing.
-        ValueError: an array has another shape than these layers have.
-    """
-    stat.reset()
-    epsilon = state["epsilon"].tolist()
-    stat._epsilon = (epsilon[0], epsilon[1])
-    if "n" in state:
-        # A copy: an array out of a file need not lie in memory as one that was made here.
-        stat._begin((_owned(stat, state["shift_a"]), _owned(stat, state["shift_b"])))
-        for at, moments in enumerate(stat._moments()):
-            moments.n = int(state["n"])
-            for name in _NAMES:
-                if name.startswith("shift"):
-                    continue
-                mine, theirs = getattr(moments, name), state[f"{at}.{name}"]
-                if mine.shape != theirs.shape:
-                    raise ValueError(f"{name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
-                mine.copy_(theirs)
-    if "rows_a" in state:
-        shift = _owned(stat, state["rows_shift_a"]), _owned(stat, state["rows_shift_b"])
-        stat._buffer.put(_owned(stat, state["rows_a"]), _owned(stat, state["rows_b"]), shift)
-
-
-def _owned(stat: LinearCKA, tensor: Tensor) -> Tensor:
-    return tensor.to(stat.device, copy=True).contiguous()
+def _sums_of(moments: CrossMoments) -> dict[str, Tensor]:
+    # The shift of a part is a part of the shift.
+    return {name: t for name, t in moments.tensors().items() if not name.startswith("shift")}

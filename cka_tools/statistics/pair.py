@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet, ModelStatistics, Spectrum, pair_hsic
+from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatistics, Spectrum, pair_hsic
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator, normalise
 from cka_tools.statistics.influence import Hsic, Influence, influence
 from cka_tools.statistics.intervals import (
+    INTERVAL_DOCUMENTS,
     LOW_DIMENSION,
-    MINIMUM_DOCUMENTS,
     RANK_ONE,
     Interval,
     clear_of_zero,
@@ -33,25 +33,45 @@ from cka_tools.statistics.linear_cka import LinearCKA
 
 
 def mean_cka(cka: ArrayLike) -> float:
-    """Mean over layers of CKA, (layers,)."""
+    """Mean of CKA over layers, a fraction (1 is "the same up to rotation and scale").
+
+    Args:
+        cka: CKA of each layer pair, (layers,), in one estimator.
+    """
     return float(np.mean(np.asarray(cka, dtype=np.float64)))
 
 
 def mean_divergence(cka: ArrayLike) -> float:
-    """Mean over layers of the divergence 1 − CKA, from CKA, (layers,)."""
+    """Mean over layers of the divergence 1 − CKA, a fraction; every layer counts alike.
+
+    Args:
+        cka: CKA of each layer pair, (layers,), in one estimator.
+    """
     return 1 - mean_cka(cka)
 
 
 def ratio_of_means(cka: ArrayLike, control_cka: ArrayLike) -> float:
-    """A pair's mean divergence over a control's, from the CKA of both over the same layers, (layers,).
+    """How many times further apart a pair is than a control: mean divergence over mean divergence, no unit.
 
     A ratio of means, never a mean of ratios: layers in which the control hardly diverges would rule that.
+
+    Args:
+        cka: CKA of the pair in each layer, (layers,). control_cka: of the control (such as two baselines of
+            different seeds) in the same layers.
+
+    Returns:
+        The plain quotient: infinite, NaN or negative where the control's mean divergence is not above 0;
+        `divergence_ratio` refuses that and gives an interval.
     """
     return mean_divergence(cka) / mean_divergence(control_cka)
 
 
 def layer_ratios(cka: ArrayLike, control_cka: ArrayLike) -> np.ndarray:
-    """The same by layer, (layers,) float64."""
+    """(1 − CKA) of a pair over (1 − CKA) of its control in each layer, (layers,) float64, no unit.
+
+    Args:
+        cka, control_cka: as `ratio_of_means` takes them.
+    """
     pairs = zip(np.atleast_1d(cka), np.atleast_1d(control_cka), strict=True)
     return np.array([ratio_of_means([one], [other]) for one, other in pairs])
 
@@ -59,7 +79,10 @@ def layer_ratios(cka: ArrayLike, control_cka: ArrayLike) -> np.ndarray:
 INFLUENCE_DOCUMENTS = 4096
 """Above this many documents the influence is taken on a seeded subset: its cost grows with their square."""
 
-NO_VARIANCE = "the layer of {side} has no variance over these documents"
+
+def no_variance(sides: tuple[str, str], first: bool) -> str:
+    """Why a pair with a constant layer has no value. Args: first: whether the layer is the first side's."""
+    return f"the layer of {sides[0] if first else sides[1]} has no variance over these documents"
 
 
 @dataclass(frozen=True)
@@ -111,7 +134,7 @@ class FeatureComparison:
 def compare_features(
     features_a: Sequence[np.ndarray | Tensor],
     features_b: Sequence[np.ndarray | Tensor],
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     rescale: bool = False,
@@ -144,7 +167,7 @@ def compare_features(
 def compare_statistics(
     a: ModelStatistics,
     b: ModelStatistics,
-    pairs: Sequence[tuple[int, int]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     seed: int = 42,
@@ -159,16 +182,20 @@ def compare_statistics(
     Raises:
         UserError: features that do not belong together.
     """
-    if (a.features.n, a.features.draws) != (b.features.n, b.features.draws):
-        raise UserError(
-            f"features of {a.features.n} × {a.features.draws} and {b.features.n} × {b.features.draws} "
-            "documents × draws: give both the same ones"
-        )
-    n = a.features.n
+    check_same_documents(a, b)
+    n = a.n
     hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
     documents = influence_documents(n, seed)
-    whole = Whole(n, hsic, (a.constant, b.constant), (a.spectra, b.spectra))
+    whole = Whole(n, hsic, (a.summary, b.summary))
     return assemble(whole, documents, lambda: (a.on(documents), b.on(documents)), pairs, early, sides=sides)
+
+
+def check_same_documents(a: ModelStatistics, b: ModelStatistics) -> None:
+    """Raise UserError for features of other numbers of documents or draws."""
+    if (a.n, a.draws) != (b.n, b.draws):
+        raise UserError(
+            f"features of {a.n} × {a.draws} and {b.n} × {b.draws} documents × draws: give both the same ones"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,26 +205,25 @@ class Whole:
     Attributes:
         n: documents.
         hsic: by estimator, of all layer pairs; NaN where a pair was not asked for.
-        constant: which layers of A and of B have no variance.
-        spectra: of the layers of A and of B.
+        summaries: of the layers of A and of B.
     """
 
     n: int
     hsic: dict[Estimator, Hsic]
-    constant: tuple[list[bool], list[bool]]
-    spectra: tuple[list[Spectrum], list[Spectrum]]
+    summaries: tuple[LayerSummary, LayerSummary]
 
     @cached_property
     def matrices(self) -> dict[Estimator, np.ndarray]:
         """CKA of all pairs, (L_A, L_B) float64, NaN where undefined."""
-        return {e: _matrix(self.hsic[e], *self.constant) for e in ESTIMATORS}
+        a, b = self.summaries
+        return {e: _matrix(self.hsic[e], a.constant, b.constant) for e in ESTIMATORS}
 
 
 def assemble(
     whole: Whole,
     documents: np.ndarray,
-    left_out: Callable[[], tuple[FeatureSet, FeatureSet]],
-    pairs: Sequence[tuple[int, int]],
+    left_out: Callable[[], tuple[ModelStatistics, ModelStatistics]],
+    pairs: LayerPairs,
     early: Sequence[int],
     *,
     sides: tuple[str, str] = ("A", "B"),
@@ -208,12 +234,11 @@ def assemble(
         documents: which those are. left_out: their features of A and of B, called if an interval is made.
         pairs, early, sides: as in `compare_features`.
     """
-    n = whole.n
-    (constant_a, constant_b), (spectra_a, spectra_b) = whole.constant, whole.spectra
-    usable = [d for d, (i, j) in enumerate(pairs) if not (constant_a[i] or constant_b[j])]
+    n, (of_a, of_b) = whole.n, whole.summaries
+    usable = [d for d, (i, j) in enumerate(pairs) if not (of_a.constant[i] or of_b.constant[j])]
     groups = [usable, [d for d in early if d in usable]]
     found: Influence | None = None
-    if usable and n >= MINIMUM_DOCUMENTS:
+    if usable and n >= INTERVAL_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
         chosen = [pairs[d] for d in usable]
         a, b = left_out()
@@ -224,7 +249,7 @@ def assemble(
         )
         found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
 
-    dimensions = [min(spectra_a[i].effective_dim, spectra_b[j].effective_dim) for i, j in pairs]
+    dimensions = [min(of_a.spectra[i].effective_dim, of_b.spectra[j].effective_dim) for i, j in pairs]
 
     def mean_interval(members: list[int]) -> tuple[Interval, Interval]:
         """Biased and debiased mean CKA over some of the pairs."""
@@ -242,9 +267,8 @@ def assemble(
         if d in usable:
             biased, debiased = mean_interval([d])
         else:
-            side = sides[0] if whole.constant[0][i] else sides[1]
-            biased = debiased = Interval(None, reason=NO_VARIANCE.format(side=side))
-        layers.append(LayerPair(i, j, biased, debiased, spectra_a[i], spectra_b[j], debiased.reason))
+            biased = debiased = Interval(None, reason=no_variance(sides, of_a.constant[i]))
+        layers.append(LayerPair(i, j, biased, debiased, of_a.spectra[i], of_b.spectra[j], debiased.reason))
     mean, early_mean = (
         MeanDivergence(*(interval.complement() for interval in mean_interval(group))) for group in groups
     )
@@ -291,53 +315,56 @@ def _interval(
 
 
 def _cross(
-    a: ModelStatistics, b: ModelStatistics, pairs: Sequence[tuple[int, int]], *, whole: bool = False
+    a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, *, whole: bool = False
 ) -> dict[Estimator, Tensor]:
     """HSIC_xy (L_A, L_B) averaged over the draws, of the pairs (NaN elsewhere) or of the whole matrix."""
-    first, second = a.features, b.features
     if not whole:
-        found = pair_hsic(first, second, pairs)
-        empty = torch.full(
-            (len(first.dims), len(second.dims)), torch.nan, dtype=torch.float64, device=first.device
-        )
+        found = pair_hsic(a, b, pairs)
+        empty = torch.full((len(a.dims), len(b.dims)), torch.nan, dtype=torch.float64, device=a.device)
         return {e: empty.index_put(_index(pairs, empty), xy) for e, xy in found.items()}
-    by_draw: dict[Estimator, list[Tensor]] = {e: [] for e in ESTIMATORS}
-    for draw in range(first.draws):
-        stat = LinearCKA(first.dims, second.dims, device=first.device)
-        for rows in first.blocks():
+    stats = []
+    for draw in range(a.draws):
+        stat = LinearCKA(a.dims, b.dims, device=a.device)
+        for rows in a.blocks():
             stat.update(
-                [first.rows(draw, i, rows) for i in range(len(first.dims))],
-                [second.rows(draw, j, rows) for j in range(len(second.dims))],
+                [a.rows(draw, i, rows) for i in range(len(a.dims))],
+                [b.rows(draw, j, rows) for j in range(len(b.dims))],
             )
-        for e in ESTIMATORS:
-            by_draw[e].append(stat.hsic(e)[0])
-    return {e: torch.stack(draws).mean(0) for e, draws in by_draw.items()}
+        stats.append(stat)
+    return {e: xy for e, (xy, _, _) in mean_hsic(stats).items()}
 
 
-def _index(pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+def _index(pairs: LayerPairs, like: Tensor) -> tuple[Tensor, Tensor]:
     i, j = (torch.tensor(side, device=like.device) for side in zip(*pairs, strict=True))
     return i, j
 
 
-def average(draws: list[Hsic]) -> Hsic:
-    """Mean over draws."""
-    xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*draws, strict=True))
-    return xy, xx, yy
+def mean_hsic(stats: Sequence[LinearCKA]) -> dict[Estimator, Hsic]:
+    """HSIC of all layer pairs by estimator, averaged over draws: one `LinearCKA` each."""
+    found: dict[Estimator, Hsic] = {}
+    for e in ESTIMATORS:
+        xy, xx, yy = (torch.stack(part).mean(0) for part in zip(*(s.hsic(e) for s in stats), strict=True))
+        found[e] = xy, xx, yy
+    return found
 
 
-def _of_pairs(hsic: Hsic, pairs: Sequence[tuple[int, int]]) -> Hsic:
+def _of_pairs(hsic: Hsic, pairs: LayerPairs) -> Hsic:
     xy, xx, yy = hsic
     i, j = _index(pairs, xy)
     return xy[i, j], xx[i], yy[j]
 
 
-def hsic_of_pairs(a: FeatureSet, b: FeatureSet, pairs: Sequence[tuple[int, int]]) -> dict[Estimator, Hsic]:
+def hsic_of_pairs(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> dict[Estimator, Hsic]:
     """HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs by estimator, each (D,), averaged over the draws."""
     xy = pair_hsic(a, b, pairs)
-    xx, yy = (
-        pair_hsic(side, side, [(pair[at], pair[at]) for pair in pairs]) for at, side in enumerate((a, b))
-    )
-    return {e: (xy[e], xx[e], yy[e]) for e in ESTIMATORS}
+    return {
+        e: (
+            xy[e],
+            torch.stack([a.own_hsic(i)[e] for i, _ in pairs]),
+            torch.stack([b.own_hsic(j)[e] for _, j in pairs]),
+        )
+        for e in ESTIMATORS
+    }
 
 
 def _matrix(hsic: Hsic, constant_a: list[bool], constant_b: list[bool]) -> np.ndarray:

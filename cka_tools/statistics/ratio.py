@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet
+from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, second_order
 from cka_tools.statistics.intervals import (
@@ -130,6 +129,7 @@ def _ratio(
 
 
 def _cka(found: FeatureComparison, members: Sequence[int]) -> list[float]:
+    """Debiased CKA at positions where it is defined."""
     values = [found.layers[at].debiased.value for at in members]
     return [v for v in values if v is not None]
 
@@ -141,56 +141,42 @@ def _without(found: FeatureComparison, members: Sequence[int]) -> np.ndarray | N
     return None if len(known) < len(parts) else 1 - np.mean(known, axis=0)
 
 
-Features = Sequence[np.ndarray | Tensor]
-
-
 def ratio_second_order(
-    features_a: Features,
-    features_control: Features,
-    features_b: Features,
+    a: ModelStatistics,
+    control: ModelStatistics,
+    b: ModelStatistics,
     pair: FeatureComparison,
-    control: FeatureComparison,
-    *,
-    device: torch.device | str = "cpu",
+    control_pair: FeatureComparison,
 ) -> SecondOrder:
     """ζ₂ of the log ratio, for each layer pair and for the means over all and over the early ones.
 
     Args:
-        features_a, features_control, features_b: by layer (n, p) or (K, n, p), as the two comparisons of A
-            and of the control with B were made from.
-        pair, control: those comparisons, position by position over the same layers of B.
+        a, control, b: the three models, as the comparisons of A and of the control with B were made from,
+            or the documents alone that those leave out in turn.
+        pair, control_pair: those comparisons, position by position over the same layers of B.
 
     Returns:
         By positions that a mean is over; groups without an interval or without a ratio are not there.
 
     Time O(n² Σp), memory of one tile a group.
     """
-    some = pair.left_out if len(pair.left_out) < pair.n else None
-    a, c, b = (
-        FeatureSet(f, device=device, documents=some) for f in (features_a, features_control, features_b)
-    )
-    return second_order_of_ratio(a, c, b, pair, control)
-
-
-def second_order_of_ratio(
-    a: FeatureSet, c: FeatureSet, b: FeatureSet, pair: FeatureComparison, control: FeatureComparison
-) -> SecondOrder:
-    """`ratio_second_order`, of features of the documents left out in turn alone: of A, the control and B."""
-    groups = _groups(pair, control)
+    groups = _groups(pair, control_pair)
     if not groups:
         return {}
+    first, second, common = (side.on(pair.left_out) for side in (a, control, b))
     members = sorted({at for group in groups for at in group})
     kernels = []
-    for features, found in ((a, pair), (c, control)):
+    for features, found in ((first, pair), (second, control_pair)):
         pairs = [(found.layers[at].layer_a, found.layers[at].layer_b) for at in members]
-        kernels.append(LinearisedCKA(features, b, pairs, hsic_of_pairs(features, b, pairs)["debiased"]))
+        kernels.append(
+            LinearisedCKA(features, common, pairs, hsic_of_pairs(features, common, pairs)["debiased"])
+        )
     weights = [
-        tuple(mean_divergence([_layer_cka(found, at) for at in group]) for found in (pair, control))
-        for group in groups
+        tuple(mean_divergence(_cka(found, group)) for found in (pair, control_pair)) for group in groups
     ]
-    n = a.n
-    squares = torch.zeros(len(groups), dtype=torch.float64, device=a.device)
-    sums = torch.zeros(len(groups), n, dtype=torch.float64, device=a.device)
+    n = common.n
+    squares = torch.zeros(len(groups), dtype=torch.float64, device=common.device)
+    sums = torch.zeros(len(groups), n, dtype=torch.float64, device=common.device)
     for rows_i, rows_j in upper_tiles(n, INFLUENCE_TILE):
         tiles = [torch.zeros(()).to(squares) for _ in groups]
         for number, at in enumerate(members):
@@ -204,8 +190,8 @@ def second_order_of_ratio(
             sums[g, rows_i] += tile.sum(1)
             if rows_i != rows_j:
                 sums[g, rows_j] += tile.sum(0)
-    first = sums / (n - 1)
-    return {group: float(second_order(squares[g], first[g], n)) for g, group in enumerate(groups)}
+    influence = sums / (n - 1)
+    return {group: float(second_order(squares[g], influence[g], n)) for g, group in enumerate(groups)}
 
 
 def _groups(pair: FeatureComparison, control: FeatureComparison) -> list[tuple[int, ...]]:
@@ -216,15 +202,7 @@ def _groups(pair: FeatureComparison, control: FeatureComparison) -> list[tuple[i
     for positions in asked:
         group = tuple(usable_members(pair, control, positions))
         known = all(f.leave_one_out[at] is not None for f in (pair, control) for at in group)
-        above = group and all(
-            mean_divergence([_layer_cka(f, at) for at in group]) > ROUNDING for f in (pair, control)
-        )
+        above = group and all(1 - cka > ROUNDING for f in (pair, control) for cka in _cka(f, group))
         if known and above:
             found[group] = None
     return list(found)
-
-
-def _layer_cka(found: FeatureComparison, at: int) -> float:
-    value = found.layers[at].debiased.value
-    assert value is not None
-    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,11 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.features import FeatureSet, is_constant, spectrum_of
-from cka_tools.statistics.hsic import ESTIMATORS, MINIMUM_SAMPLES
-from cka_tools.statistics.linear_cka import LinearCKA, Pairs, restore, state_of
+from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatistics
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES
+from cka_tools.statistics.linear_cka import LinearCKA, Pairs
 from cka_tools.statistics.moments import offsets
-from cka_tools.statistics.pair import (
-    FeatureComparison,
-    Whole,
-    assemble,
-    average,
-    influence_documents,
-)
+from cka_tools.statistics.pair import FeatureComparison, Whole, assemble, influence_documents, mean_hsic
 
 Rows = Sequence[np.ndarray[Any, Any]]
 """Features of some documents: one array (K, b, p) a layer."""
@@ -42,7 +36,7 @@ class Pilot:
     @classmethod
     def of(cls, a: Rows, b: Rows, *, rescale: bool) -> Pilot:
         """Means, and if asked for scales, over the documents given."""
-        first, second = (FeatureSet([np.asarray(layer) for layer in side]) for side in (a, b))
+        first, second = (ModelStatistics([np.asarray(layer) for layer in side]) for side in (a, b))
         scales = (first.scales(), second.scales()) if rescale else None
         return cls((first.means, second.means), scales)
 
@@ -53,6 +47,9 @@ class StreamedComparison:
     Memory is that of `LinearCKA` for each draw (twice with rescaled values) and of the features of at most
     INFLUENCE_DOCUMENTS documents: constant in n. The documents left out in turn are those that
     `compare_features` takes, so intervals are its own; rescaled values hold the pilot's scales fixed.
+
+    A side may hold the layers of several models one after the other, such as those of A and of a control:
+    the sums of the other side with itself are then made once, and `compare` takes one model of each.
 
     Args:
         dims: widths of the layers of A and of B.
@@ -70,7 +67,7 @@ class StreamedComparison:
         pilot: Pilot,
         *,
         draws: int = 1,
-        pairs: Sequence[tuple[int, int]] | None = None,
+        pairs: LayerPairs | None = None,
         dtype: np.dtype[Any] | type = np.float32,
         device: torch.device | str = "cpu",
         seed: int = 42,
@@ -86,23 +83,27 @@ class StreamedComparison:
         # Zeros take no memory before they are written.
         self._kept = [np.zeros((draws, len(self.documents), sum(side)), dtype) for side in dims]
         self._filled = np.zeros(len(self.documents), dtype=bool)
-        self._plain = [self._sums(shift=self._shift(draw)) for draw in range(draws)]
+        shifts = [tuple([means[draw] for means in side] for side in pilot.means) for draw in range(draws)]
         zero = tuple([torch.zeros(p) for p in side] for side in dims)
-        self._rescaled = [self._sums(shift=(zero[0], zero[1])) for _ in range(draws if pilot.scales else 0)]
+        self._stats = {
+            "plain": [self._sums(shift) for shift in shifts],
+            "rescaled": [self._sums(zero) for _ in shifts if pilot.scales],
+        }
 
-    def _sums(self, shift: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None) -> LinearCKA:
+    def _sums(self, shift: tuple[list[Tensor], ...] | None = None) -> LinearCKA:
         """Sums of these layers and pairs over no documents yet."""
         pairs: Pairs = "all" if self.pairs is None else self.pairs
-        return LinearCKA(*self.dims, pairs=pairs, device=self.device, gram=False, shift=shift)
+        about = None if shift is None else (shift[0], shift[1])
+        return LinearCKA(*self.dims, pairs=pairs, device=self.device, gram=False, shift=about)
 
-    def _shift(self, draw: int) -> tuple[list[Tensor], list[Tensor]]:
-        first, second = ([means[draw] for means in side] for side in self.pilot.means)
-        return first, second
+    def _named(self) -> Iterator[tuple[str, LinearCKA]]:
+        for name, stats in self._stats.items():
+            yield from ((f"{name}.{draw}.", stat) for draw, stat in enumerate(stats))
 
     @property
     def n(self) -> int:
         """Documents seen."""
-        return self._plain[0].n
+        return self._stats["plain"][0].n
 
     def update(self, rows: Sequence[int], a: Rows, b: Rows) -> None:
         """Add documents: their places among the n, and their features under both models."""
@@ -112,16 +113,16 @@ class StreamedComparison:
         for kept, side in zip(self._kept, (a, b), strict=True):
             if len(chosen):
                 kept[:, at[chosen]] = np.concatenate([layer[:, chosen] for layer in side], axis=2)
-        for draw, stat in enumerate(self._plain):
-            first, second = (self._on_device(side, draw) for side in (a, b))
+        for draw, stat in enumerate(self._stats["plain"]):
+            first, second = (
+                [torch.as_tensor(np.asarray(layer[draw])).to(self.device) for layer in side]
+                for side in (a, b)
+            )
             stat.update(first, second)
-            if self._rescaled:
-                self._rescaled[draw].update(
-                    *(self._scaled(x, s, draw) for s, x in enumerate((first, second)))
+            if self._stats["rescaled"]:
+                self._stats["rescaled"][draw].update(
+                    self._scaled(first, 0, draw), self._scaled(second, 1, draw)
                 )
-
-    def _on_device(self, side: Rows, draw: int) -> list[Tensor]:
-        return [torch.as_tensor(np.asarray(layer[draw])).to(self.device) for layer in side]
 
     def _scaled(self, features: list[Tensor], side: int, draw: int) -> list[Tensor]:
         assert self.pilot.scales is not None
@@ -136,9 +137,8 @@ class StreamedComparison:
         state = {"filled": torch.from_numpy(np.flatnonzero(self._filled))}
         for name, kept in zip("ab", self._kept, strict=True):
             state[f"kept_{name}"] = torch.from_numpy(kept[:, self._filled])
-        for name, stats in (("plain", self._plain), ("rescaled", self._rescaled)):
-            for draw, stat in enumerate(stats):
-                state |= {f"{name}.{draw}.{key}": value for key, value in state_of(stat).items()}
+        for name, stat in self._named():
+            state |= {name + key: value for key, value in stat.state().items()}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -149,18 +149,16 @@ class StreamedComparison:
         """
         self._filled[:] = False
         self._take_kept(state)
-        for name, stats in (("plain", self._plain), ("rescaled", self._rescaled)):
-            for draw, stat in enumerate(stats):
-                restore(stat, part_of(state, f"{name}.{draw}."))
+        for name, stat in self._named():
+            stat.load(part_of(state, name))
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add what another process has seen."""
         self._take_kept(state)
-        for name, stats in (("plain", self._plain), ("rescaled", self._rescaled)):
-            for draw, stat in enumerate(stats):
-                other = self._sums()
-                restore(other, part_of(state, f"{name}.{draw}."))
-                stat.merge(other)
+        for name, stat in self._named():
+            other = self._sums()
+            other.load(part_of(state, name))
+            stat.merge(other)
 
     def _take_kept(self, state: dict[str, Tensor]) -> None:
         filled = state["filled"].numpy()
@@ -170,54 +168,58 @@ class StreamedComparison:
 
     def compare(
         self,
-        pairs: Sequence[tuple[int, int]],
+        pairs: LayerPairs,
         early: Sequence[int],
         *,
         rescale: bool = False,
         sides: tuple[str, str] = ("A", "B"),
+        layers: tuple[slice, slice] = (slice(None), slice(None)),
     ) -> FeatureComparison:
         """What `compare_features` would say of the documents seen, all n of them.
 
         Args:
             rescale: values of the features as the pilot scaled them.
             sides: what the two models are called in reasons.
+            layers: which layers of side A and of side B the two models have; pairs count within these.
 
         Raises:
             UserError: not all of the n documents were seen.
         """
         if self.n != self.total or not self._filled.all():
             raise UserError(f"{self.n} of {self.total} documents were seen: add the others before comparing")
-        stats = self._rescaled if rescale else self._plain
-        scales = self.pilot.scales if rescale else None
-        hsic = {e: average([stat.hsic(e) for stat in stats]) for e in ESTIMATORS}
-        moments = [stat.feature_moments() for stat in self._plain]
+        hsic = mean_hsic(self._stats["rescaled" if rescale else "plain"])
+        moments = [stat.feature_moments() for stat in self._stats["plain"]]
         epsilon = torch.finfo(torch.from_numpy(self._kept[0]).dtype).eps
-        constant, spectra = [], []
-        for side in (0, 1):
-            own = hsic["debiased"][1 + side]
-            means = [torch.stack(m) for m in zip(*([x for x, _ in m[side]] for m in moments), strict=True)]
-            variances = [
-                torch.stack(v).mean(0) for v in zip(*([x for _, x in m[side]] for m in moments), strict=True)
-            ]
-            constant.append([is_constant(m, v, epsilon) for m, v in zip(means, variances, strict=True)])
-            spectra.append(
-                [
-                    spectrum_of(v, None if scales is None else scales[side][at].to(v.device), float(own[at]))
-                    for at, v in enumerate(variances)
-                ]
-            )
-        whole = Whole(self.total, hsic, (constant[0], constant[1]), (spectra[0], spectra[1]))
-        return assemble(
-            whole, self.documents, lambda: self.left_out(rescale=rescale), pairs, early, sides=sides
-        )
+        summaries = []
+        for side, of in enumerate(layers):
+            by_layer = list(zip(*(draw[side][of] for draw in moments), strict=True))
+            means = [torch.stack([mean for mean, _ in layer]) for layer in by_layer]
+            variances = [torch.stack([variance for _, variance in layer]).mean(0) for layer in by_layer]
+            own = hsic["debiased"][1 + side][of].tolist()
+            summaries.append(LayerSummary.of(means, variances, own, epsilon, self._scales(side, of, rescale)))
+        rows, columns = layers
+        chosen = {e: (xy[rows, columns], xx[rows], yy[columns]) for e, (xy, xx, yy) in hsic.items()}
+        whole = Whole(self.total, chosen, (summaries[0], summaries[1]))
 
-    def left_out(self, *, rescale: bool = False) -> tuple[FeatureSet, FeatureSet]:
-        """Features of A and of B of the documents that are left out in turn."""
+        def left_out() -> tuple[ModelStatistics, ModelStatistics]:
+            return self.left_out(rescale=rescale, layers=layers)
+
+        return assemble(whole, self.documents, left_out, pairs, early, sides=sides)
+
+    def _scales(self, side: int, of: slice, rescale: bool) -> list[Tensor] | None:
+        return self.pilot.scales[side][of] if rescale and self.pilot.scales else None
+
+    def left_out(
+        self, *, rescale: bool = False, layers: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> tuple[ModelStatistics, ModelStatistics]:
+        """Features of A and of B of the documents that are left out in turn; arguments as in `compare`."""
         sets = []
-        for side, (kept, dims) in enumerate(zip(self._kept, self.dims, strict=True)):
-            scales = self.pilot.scales[side] if rescale and self.pilot.scales else None
-            layers = [kept[:, :, columns] for columns in offsets(dims)]
-            sets.append(FeatureSet(layers, device=self.device, scales=scales))
+        for side, (kept, dims, of) in enumerate(zip(self._kept, self.dims, layers, strict=True)):
+            features = ModelStatistics(
+                [kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device
+            )
+            scales = self._scales(side, of, rescale)
+            sets.append(features if scales is None else features.rescaled(scales))
         return sets[0], sets[1]
 
 

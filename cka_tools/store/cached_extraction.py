@@ -1,8 +1,8 @@
-"""Documents → features of each model, from the store where they are there; what is not runs, and is kept."""
+"""Documents → features of a model, from the store where they are there; what is not runs, and is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from cka_tools.extraction.extract import (
     Progress,
     RowStore,
     describe,
-    extract_features,
     feature_dtype,
     make_stores,
     plan_forwards,
@@ -22,10 +21,10 @@ from cka_tools.extraction.extract import (
     without_padding,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.settings import ExtractionSettings
-from cka_tools.extraction.tokens import TextDocument, TokenTable
+from cka_tools.extraction.tokens import TextDocument
 from cka_tools.models.model import LoadedModel
 from cka_tools.processes import at_first, crew, from_first
+from cka_tools.settings import Settings
 from cka_tools.store.directory import cache_directory, entry_folder, lock_file, locked
 from cka_tools.store.entry import DamagedEntry, Layout, read_entry, remove_folder
 from cka_tools.store.key import EntryKey, NotKeyed, entry_key
@@ -41,140 +40,135 @@ from cka_tools.store.partial import (
 
 
 def extract_cached(
-    models: Sequence[LoadedModel],
+    model: LoadedModel,
     documents: Sequence[TextDocument],
-    settings: ExtractionSettings | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
     *,
-    layers: Sequence[Sequence[int] | None] | None = None,
+    layers: Sequence[int] | None = None,
     cache: bool = True,
     prepared: Prepared | None = None,
+    load: Callable[[], LoadedModel] | None = None,
+    content: dict[str, Any] | None = None,
 ) -> Extraction:
-    """Features as `extract_features` gives them, bit for bit, each model's taken from the store if it can be.
+    """Features as `extract_features` gives them, bit for bit, taken from the store if they can be.
 
-    Models that are not there run together on the same batches, and their features are kept. What an
-    interrupted run has finished is not run again. Another process that makes the same features is waited
-    for. A store that cannot be written or is full costs a note, never the result.
+    What an interrupted run has finished is not run again. Another process that makes the same features is
+    waited for. A store that cannot be written or is full costs a note, never the result.
 
-    Of several processes that are joined each runs its share of the batches. The first has the features; in
-    the others `features` tells the layers alone.
+    Of several processes each runs its share of the batches. The first has the features; in the others
+    `features` tells the layers alone.
 
     Args:
+        model: the model, or its outline where `load` gives it.
+        layers: None takes `settings.layers`.
         cache: False uses no store.
-        prepared: tokens and batch plan, where they were made for more models than run now.
+        prepared: tokens and batch plan, where they were made for more models than this one.
+        load: gives the model with its weights; called only if something runs, or if nothing else tells
+            what the features are found by.
+        content: what tells the model from every other without loading it; None where only loading tells.
 
     Raises:
         UserError: as `extract_features` does.
     """
-    team = crew()
-    if not cache and team.world == 1:
-        return extract_features(models, documents, settings, progress, layers=layers, prepared=prepared)
-    settings = settings or ExtractionSettings()
-    forwards = plan_forwards(models, settings, layers)
-    prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
-    shapes = [RowShape.of(forward, settings.draws) for forward in forwards]
-    if not team.first:
-        return _run_share(models, forwards, shapes, prepared, documents)
-    jobs = _make_jobs(forwards, prepared, documents, settings, cache=cache)
-    lacking = [job for job in jobs if not job.look_up()]
-    splits: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        # One order for every process: two that want the same entries cannot wait for each other.
-        for job in sorted(lacking, key=lambda job: job.digest):
-            stack.enter_context(job.lock)
-            job.acquire()
-        lacking = [job for job in lacking if job.features is None]
-        stores = _open_stores(lacking, prepared, settings) if lacking else []
-        for store in stores:
-            if isinstance(store, PartialEntry):
-                stack.callback(store.close)
-        places = [forwards.index(job.forward) for job in lacking]
-        plan = prepared.plan
-        from_first(lambda: [Work.left(*work, plan) for work in zip(places, stores, strict=True)])
-        if lacking:
-            batches = own_and_gathered(plan, team, stores, [shapes[at] for at in places])
-            told = scaled(progress, team, len(prepared.kept))
-            own = run_batches(
-                [job.forward for job in lacking],
-                stores,
-                [job.table for job in lacking],
-                prepared,
-                documents,
-                told,
-                batches,
-            )
-            splits = [split for part in at_first(own) for split in part]
-            split_models = {entry["model"] for entry in splits}
-            for job, store in zip(lacking, stores, strict=True):
-                job.finish(store, was_split=job.model.name in split_models)
-    if (not lacking or team.world > 1) and progress is not None:
-        progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
-    by_model = {id(forward): job for job in jobs for forward in job.forwards}
-    found = [by_model[id(forward)] for forward in forwards]
-    extraction = describe(
-        models, prepared, [job.result for job in found], splits, [job.state for job in found]
+    settings = settings or Settings()
+    layers = settings.layers if layers is None else layers
+    loaded = model if load is None else load() if content is None or not cache else None
+    prepared = without_padding(prepared or prepare([model], documents, settings), [loaded or model])
+    job = _Job(cache_directory())
+    if cache and job.find(loaded or model, prepared, documents, settings, layers, content):
+        return job.extraction(loaded or model, prepared, progress)
+    if loaded is None:
+        assert load is not None
+        loaded = load()
+        if loaded.needs_equal_lengths:  # an outline did not tell
+            prepared = without_padding(prepared, [loaded])
+            if cache and job.find(loaded, prepared, documents, settings, layers, content):
+                return job.extraction(loaded, prepared, progress)
+    forward = plan_forwards([loaded], settings, [layers])[0]
+    job.layout = Layout(
+        tuple(forward.layers),
+        tuple(forward.widths),
+        len(prepared.kept),
+        settings.draws,
+        feature_dtype(loaded).name,
     )
-    extraction.notes += list(dict.fromkeys(note for job in jobs for note in job.notes))
-    from_first(lambda: (extraction.splits, extraction.notes, extraction.cache))
-    return extraction
+    splits = _run(job, forward, prepared, documents, settings, progress)
+    return job.extraction(loaded, prepared, progress, splits)
 
 
-def _run_share(
-    models: Sequence[LoadedModel],
-    forwards: Sequence[PooledForward],
-    shapes: Sequence[RowShape],
+def _run(
+    job: "_Job",
+    forward: PooledForward,
     prepared: Prepared,
     documents: Sequence[TextDocument],
-) -> Extraction:
-    """Run this process's batches of what the first one lacks, and send it their rows."""
-    work: list[Work] = from_first(list)
-    if work:
-        at, finished = [each.model for each in work], [each.batches(prepared.plan) for each in work]
-        share = prepared.plan.shard(crew().rank, crew().world).batches
-        stores = sending_stores(share, finished, [shapes[model] for model in at])
-        tables = [prepared.tables[model] for model in at]
-        at_first(
-            run_batches([forwards[model] for model in at], stores, tables, prepared, documents, None, share)
-        )
-    layers = [ModelFeatures(forward.layers, []) for forward in forwards]
-    extraction = describe(models, prepared, layers, [], [])
-    facts: tuple[list, list, list] = from_first(lambda: ([], [], []))
-    extraction.splits, extraction.notes, extraction.cache = facts
-    return extraction
+    settings: Settings,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Run what the store lacks; every process its share of the batches. Return the splits."""
+    team, plan, tables = crew(), prepared.plan, prepared.tables
+    shape = RowShape.of(forward, settings.draws)
+    if not team.first:
+        work: Work | None = from_first(lambda: None)
+        if work is None:  # it turned up while the first process waited for its lock
+            return []
+        share = plan.shard(team.rank, team.world).batches
+        stores = sending_stores(share, [work.batches(plan)], [shape])
+        at_first(run_batches([forward], stores, tables, prepared, documents, None, share))
+        return []
+    with ExitStack() as stack:
+        stack.enter_context(job.lock)
+        job.acquire()
+        if job.features is not None:
+            from_first(lambda: None)
+            return []
+        store = job.open_store(forward, prepared, settings)
+        if isinstance(store, PartialEntry):
+            stack.callback(store.close)
+        from_first(lambda: Work.left(0, store, plan))
+        batches = own_and_gathered(plan, team, [store], [shape])
+        told = scaled(progress, team, len(prepared.kept))
+        own = run_batches([forward], [store], tables, prepared, documents, told, batches)
+        splits = [split for part in at_first(own) for split in part]
+        job.finish(store, forward.model.name, was_split=bool(splits))
+    return splits
 
 
 @dataclass
 class _Job:
-    """One entry, which several models may want (copies of one checkpoint)."""
+    """One entry of the store: found, or made."""
 
     cache: Path
-    forwards: list[PooledForward]
-    table: TokenTable
-    layout: Layout
-    key: EntryKey | None
+    key: EntryKey | None = None
+    layout: Layout | None = None
+    layers: list[int] = field(default_factory=list)
     state: str = "off"
     features: ModelFeatures | None = None
     notes: list[str] = field(default_factory=list)
     lock: ExitStack = field(default_factory=ExitStack)
     damage: str = ""
     usable: bool = True
+    name: str = ""
 
-    @property
-    def forward(self) -> PooledForward:
-        return self.forwards[0]
-
-    @property
-    def model(self) -> LoadedModel:
-        return self.forward.model
-
-    @property
-    def digest(self) -> str:
-        return "" if self.key is None else self.key.digest
-
-    @property
-    def result(self) -> ModelFeatures:
-        assert self.features is not None
-        return self.features
+    def find(
+        self,
+        model: LoadedModel,
+        prepared: Prepared,
+        documents: Sequence[TextDocument],
+        settings: Settings,
+        layers: Sequence[int] | None,
+        content: dict[str, Any] | None,
+    ) -> bool:
+        """Whether features are there, under a key of all that makes them; no key, with a note, where that is
+        not known."""
+        self.name, self.key = model.name, None
+        forward = plan_forwards([model], settings, [layers])[0]
+        self.layers = forward.layers
+        try:
+            self.key = entry_key(forward, prepared.tables[0], prepared, documents, settings, content)
+        except NotKeyed as error:
+            self.notes.append(f"Features of {model.name} were not kept in the cache: {error}.")
+        return from_first(self.look_up)
 
     def look_up(self) -> bool:
         """Whether the features are there and sound; `damage` says what is wrong with those that are not."""
@@ -199,28 +193,27 @@ class _Job:
         if self.key is None or not self.usable:
             return
         try:
-            self.lock.enter_context(locked(lock_file(self.cache, self.digest)))
+            self.lock.enter_context(locked(lock_file(self.cache, self.key.digest)))
             if self.look_up():
                 self.lock.close()
             elif self.damage:
-                remove_folder(entry_folder(self.cache, self.digest))
+                remove_folder(entry_folder(self.cache, self.key.digest))
                 self.notes.append(
-                    f"Cached features of {self.model.name} were damaged ({self.damage}): they were made anew."
+                    f"Cached features of {self.name} were damaged ({self.damage}): they were made anew."
                 )
         except OSError as error:
             self.not_kept(reason_of(error))
 
-    def open_store(self, prepared: Prepared, settings: ExtractionSettings) -> PartialEntry | None:
-        """Where the rows go if they are to be kept; None if they are not."""
-        if self.key is None or not self.usable:
-            return None
-        try:
-            return PartialEntry(self.cache, self.key, self.layout, prepared.plan, settings)
-        except OSError as error:
-            self.not_kept(reason_of(error))
-            return None
+    def open_store(self, forward: PooledForward, prepared: Prepared, settings: Settings) -> RowStore:
+        """Where the rows go: to an entry under way if they are to be kept."""
+        if self.key is not None and self.usable and self.layout is not None:
+            try:
+                return PartialEntry(self.cache, self.key, self.layout, prepared.plan, settings)
+            except OSError as error:
+                self.not_kept(reason_of(error))
+        return make_stores([forward], len(prepared.kept), settings)[0]
 
-    def finish(self, store: RowStore, *, was_split: bool) -> None:
+    def finish(self, store: RowStore, name: str, *, was_split: bool) -> None:
         """Take the features, and keep them where that is possible."""
         if isinstance(store, FeatureStore):
             self.features = store.finish()
@@ -229,7 +222,7 @@ class _Job:
                 # The split depends on the memory that was free; the key does not tell.
                 store.problem = "a batch was split as memory ran out"
             resumed = bool(store.finished)
-            self.features = store.finish(self.model.name)
+            self.features = store.finish(name)
             if store.problem:
                 self.not_kept(store.problem)
             else:
@@ -241,42 +234,18 @@ class _Job:
         self.usable = False
         self.notes.append(f"Features were not kept in the cache in {self.cache} ({reason}).")
 
-
-def _make_jobs(
-    forwards: Sequence[PooledForward],
-    prepared: Prepared,
-    documents: Sequence[TextDocument],
-    settings: ExtractionSettings,
-    *,
-    cache: bool,
-) -> list[_Job]:
-    place = cache_directory()
-    jobs: list[_Job] = []
-    by_digest: dict[str, _Job] = {}
-    for forward, table in zip(forwards, prepared.tables, strict=True):
-        layout = Layout(
-            tuple(forward.layers),
-            tuple(forward.widths),
-            len(prepared.kept),
-            settings.draws,
-            feature_dtype(forward.model).name,
-        )
-        job = _Job(place, [forward], table, layout, None)
-        try:
-            if cache:
-                job.key = entry_key(forward, table, prepared, documents, settings)
-        except NotKeyed as error:
-            job.notes.append(f"Features of {forward.model.name} were not kept in the cache: {error}.")
-        if job.digest and job.digest in by_digest:
-            by_digest[job.digest].forwards.append(forward)
-            continue
-        jobs.append(job)
-        by_digest[job.digest] = job
-    return jobs
-
-
-def _open_stores(jobs: Sequence[_Job], prepared: Prepared, settings: ExtractionSettings) -> list[RowStore]:
-    kept = [job.open_store(prepared, settings) for job in jobs]
-    others = [job.forward for job, store in zip(jobs, kept, strict=True) if store is None]
-    unkept = iter(make_stores(others, len(prepared.kept), settings))
-    return [next(unkept) if store is None else store for store in kept]
+    def extraction(
+        self,
+        model: LoadedModel,
+        prepared: Prepared,
+        progress: Progress | None,
+        splits: list[dict[str, Any]] | None = None,
+    ) -> Extraction:
+        """The features and how they came about; equal in all processes but for the arrays."""
+        if progress is not None:
+            progress(len(prepared.kept), int(prepared.tables[0].lengths.sum()))
+        facts = (splits or [], self.notes, self.state, self.features and self.features.layers)
+        splits, notes, state, layers = from_first(lambda: facts)
+        features = self.features or ModelFeatures(list(layers or ()), [])
+        extraction = describe([model], prepared, [features], splits or [], [state])
+        return replace(extraction, notes=[*extraction.notes, *dict.fromkeys(notes)])

@@ -189,7 +189,7 @@ class Manifest:
         return found
 
 
-def read_entry(cache: Path, key: EntryKey, layout: Layout) -> ModelFeatures | None:
+def read_entry(cache: Path, key: EntryKey, layout: Layout | None = None) -> ModelFeatures | None:
     """Features of a key, mapped into memory, once every byte was verified; None where there is no entry.
 
     Raises:
@@ -205,6 +205,7 @@ def read_entry(cache: Path, key: EntryKey, layout: Layout) -> ModelFeatures | No
             raise DamagedEntry(f"{Path(error.filename).name} is missing") from None
         return None
     manifest = Manifest.from_bytes(data)
+    layout = layout or manifest.layout  # a model whose weights were not loaded does not tell its widths
     if manifest.key != key or manifest.layout != layout:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
     if len(mapped) != layout.size or bytes(mapped[: len(layout.header)]) != layout.header:

@@ -18,10 +18,10 @@ from torch import nn
 
 from cka_tools.extraction.activations import PooledForward, forward_options
 from cka_tools.extraction.extract import Prepared, feature_dtype
-from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.extraction.tokens import TextDocument, TokenTable
 from cka_tools.models.folder import hash_file, hash_json, hash_state_dict
 from cka_tools.models.model import LoadedModel
+from cka_tools.settings import Settings
 
 # Both pick kernels; libraries read them when they start.
 _KERNEL_VARIABLES = (
@@ -182,7 +182,7 @@ def _hooks_change_output(loaded: LoadedModel) -> bool:
 
 
 #: Raised whenever the same key would give other features or another layout of the files.
-FORMAT = 1
+FORMAT = 2
 
 # What a config says of where it was loaded from and by whom; versions enter the key on their own.
 _NOT_CONTENT = {"_name_or_path", "name_or_path", "transformers_version"}
@@ -215,9 +215,13 @@ def entry_key(
     table: TokenTable,
     prepared: Prepared,
     documents: Sequence[TextDocument],
-    settings: ExtractionSettings,
+    settings: Settings,
+    content: dict[str, Any] | None = None,
 ) -> EntryKey:
     """Key of one model's features of the prepared documents. Names, paths and times are not in it.
+
+    Args:
+        content: what tells the model from others, where that is known without its weights in memory.
 
     Raises:
         NotKeyed: the model does something that its content does not tell.
@@ -226,7 +230,7 @@ def entry_key(
     return make_key(
         {
             "format": FORMAT,
-            "model": _model_content(model),
+            "model": _model_content(model) if content is None else content,
             "documents": _hash_texts(documents[int(row)].text for row in prepared.kept),
             "tokens": _hash_arrays(table.ids, table.ordinary, table.offsets),
             "pad_id": table.pad_id,
@@ -244,11 +248,22 @@ def entry_key(
             },
             "sites": settings.sites,
             "layers": forward.layers,
-            "widths": forward.widths,
             "features": feature_dtype(model).name,
             "numerics": numerics(model.device),
         }
     )
+
+
+def known_content(model: LoadedModel, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """What tells a model that is not in memory: its source's fingerprint without the name it was given."""
+    return {
+        "class": f"{type(model.model).__module__.split('.')[0]}.{type(model.model).__qualname__}",
+        "files": {k: v for k, v in fingerprint.items() if k.endswith("_sha256") and k != "config_sha256"},
+        "mask": fingerprint.get("mask"),
+        "config": hash_json(_config_content(model.model.config.to_dict())),
+        "dtype": str(model.dtype),
+        "attention": model.provenance["attention"],
+    }
 
 
 def _model_content(model: LoadedModel) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.batches import BatchPlan, WholeBatches
 from cka_tools.extraction.extract import Progress, RowStore, feature_dtype
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.settings import ExtractionSettings
 from cka_tools.processes import Crew, receive, send
+from cka_tools.settings import Settings
 from cka_tools.store.directory import entry_folder, partial_folder
 from cka_tools.store.entry import (
     FEATURES,
@@ -53,7 +53,7 @@ class PartialEntry:
     finished: Collection[Sequence[int]]
 
     def __init__(
-        self, cache: Path, key: EntryKey, layout: Layout, plan: BatchPlan, settings: ExtractionSettings
+        self, cache: Path, key: EntryKey, layout: Layout, plan: BatchPlan, settings: Settings
     ) -> None:
         """Take the space of the whole file now, or take up what an earlier run left.
 

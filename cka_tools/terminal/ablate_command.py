@@ -212,10 +212,10 @@ def make_comparer(compare_on: str, options: dict[str, Any], device: str, quiet: 
     """Draw the documents of the comparisons."""
     from cka_tools.ablation.measure import Comparer
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import ExtractionSettings
+    from cka_tools.settings import Settings
 
     draw = draw_documents(compare_on, options["documents"], options["seed"])
-    settings = ExtractionSettings(max_length=options["max_length"], seed=options["seed"])
+    settings = Settings(max_length=options["max_length"], seed=options["seed"])
     told = None if quiet else lambda a, b: tell(f"compare {a.name} with {b.name}")
     return Comparer(draw, settings, device, options["cache"], told)
 

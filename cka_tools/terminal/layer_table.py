@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison import Comparison
-from cka_tools.comparison.caveats import MASSIVE_SHARE, layer_list
-from cka_tools.formatting import NOTHING, percent, percent_interval, times, times_interval
+from cka_tools.formatting import NOTHING, layer_list, percent, percent_interval, times, times_interval
+from cka_tools.statistics.features import MASSIVE_SHARE
 
 Row = list[Text]
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cka_tools.comparison.caveats import layer_list
 from cka_tools.comparison.many_result import ManyResult
 from cka_tools.comparison.matrix_result import ModelMatrix
 from cka_tools.comparison.trajectory_result import Trajectory
 from cka_tools.formatting import (
     NOTHING,
     counted,
+    layer_list,
     percent,
     percent_interval,
     printable,

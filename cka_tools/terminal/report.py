@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison import Comparison
-from cka_tools.comparison.caveats import layer_list
-from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
 from cka_tools.formatting import (
     NOTHING,
     counted,
+    layer_list,
     percent,
     percent_interval,
     printable,
+    ratio_refusals,
+    ratio_sentence,
     settings_in_words,
     times,
 )

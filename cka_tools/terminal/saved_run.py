@@ -37,22 +37,23 @@ def open_run(run_dir: Path) -> SavedRun:
 
 def _comparison(run_dir: Path) -> SavedRun:
     from cka_tools.comparison import Comparison
-    from cka_tools.plotting import comparison_figure
     from cka_tools.terminal.report import print_comparison
 
     result = Comparison.load(run_dir)
-    return SavedRun(
-        result.record, lambda console: print_comparison(result, console), lambda: comparison_figure(result)
-    )
+    return SavedRun(result.record, lambda console: print_comparison(result, console), result.figure)
 
 
 def _ablation(run_dir: Path) -> SavedRun:
     from cka_tools.ablation.result import read_ablation
-    from cka_tools.plotting.ablation_page import ablation_figure
     from cka_tools.terminal.ablation_report import print_ablation
 
+    def figure() -> Figure:
+        from cka_tools.plotting import ablation_figure
+
+        return ablation_figure(record)
+
     record = read_ablation(run_dir)
-    return SavedRun(record, lambda console: print_ablation(record, console), lambda: ablation_figure(record))
+    return SavedRun(record, lambda console: print_ablation(record, console), figure)
 
 
 def _trajectory(run_dir: Path) -> SavedRun:

@@ -7,8 +7,8 @@ import pytest
 from synthetic_comparison import make_comparison
 
 from cka_tools import Comparison, compare
-from cka_tools.comparison.seed_noise import ratio_refusals, ratio_sentence
 from cka_tools.errors import UserError
+from cka_tools.formatting import ratio_refusals, ratio_sentence
 
 
 @pytest.fixture(scope="module")

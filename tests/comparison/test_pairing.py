@@ -1,8 +1,8 @@
-"""Which layers are paired, which are early, and how layers are written."""
+"""Which layers are paired, and which are early."""
 
 import pytest
 
-from cka_tools.comparison.caveats import layer_list, overlap_caveat
+from cka_tools.comparison.caveats import overlap_caveat
 from cka_tools.comparison.pairing import choose_layers, early_layers, pair_layers, parse_layers
 from cka_tools.errors import UserError
 
@@ -49,10 +49,6 @@ def test_early_is_the_first_third_rounded_up(depth, early):
 def test_layers_out_of_range_name_what_there_is(call):
     with pytest.raises(UserError, match="0 to 5"):
         call()
-
-
-def test_layers_are_written_as_a_reader_writes_them():
-    assert layer_list([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
 
 
 def test_draws_that_overlap_are_named():

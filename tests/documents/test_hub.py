@@ -226,7 +226,7 @@ def test_config_split_and_column_are_taken_or_chosen(hub):
         ("hf:org/large:::label", 0, ["(int)", "not a string"]),
         ("hf:org/configs:two", 1, ["31 documents were asked for, it gives 30"]),
         ("hf:org/none", 0, ["no dataset org/none", "`sample`"]),
-        ("hf:not an id", 0, ["no dataset id", "org/name"]),
+        ("hf:not an id", 0, ["not a dataset id", "org/name"]),
         ("hf:org/gated", 0, ["is gated", "HF_TOKEN"]),
         ("hf:org/refused", 0, ["refuses access", "HF_TOKEN"]),
         ("hf:org/broken", 0, ["error 503", "`sample`"]),

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings, bare_forward, extract_features, iterate_batches, prepare
+from cka_tools.extraction import bare_forward, extract_features, iterate_batches, prepare
 from cka_tools.extraction.extract import is_out_of_memory
 from cka_tools.extraction.features import FeatureStore
 from cka_tools.models import LoadedModel, load_model
+from cka_tools.settings import Settings
 
 
 @dataclass
@@ -29,8 +30,8 @@ def bert(tiny_model: Callable[..., Path]) -> LoadedModel:
     return load_model(tiny_model("bert"), device="cpu")
 
 
-def settings(**options: Any) -> ExtractionSettings:
-    return ExtractionSettings(**({"max_length": 64, "batch_tokens": 256} | options))
+def settings(**options: Any) -> Settings:
+    return Settings(**({"max_length": 64, "batch_tokens": 256} | options))
 
 
 def refusal(models: list[LoadedModel], documents: Any, **options: Any) -> str:

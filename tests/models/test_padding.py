@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import BertModel, ConvBertConfig, ConvBertModel, FNetConfig, FNetModel
 
-from cka_tools import compare
+from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings, extract_features, prepare
+from cka_tools.extraction import extract_features, prepare
 from cka_tools.models import load_model, outline_model
+from cka_tools.settings import Settings
 
 
 class MaskDropped(BertModel):
@@ -119,23 +120,36 @@ def test_its_features_are_those_of_one_document_at_a_time(
     assert np.abs(padded - features).max() > 1e-3
 
 
-def test_a_comparison_says_so_and_does_not_depend_on_the_batches(
-    made: Callable[..., Any], tiny_documents: Any
+@pytest.mark.parametrize("saved", [False, True])
+def test_the_engine_plans_for_it_says_so_and_finds_it_again(
+    saved: bool, fresh_tokenizer: Callable[..., Any], tiny_documents: Any, tmp_path: Path
 ) -> None:
-    a, b = made(MaskDropped), made(MaskDropped, seed=1)
+    tokenizer = fresh_tokenizer()
+    model = mixing("fnet", tokenizer)
+    given: Any = (model, tokenizer)
+    if saved:
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        given = tmp_path
     texts = [document.text for document in tiny_documents]
-    results = [compare(a, b, texts, batch_tokens=size, cache=False) for size in (1, 4096)]
-    for result in results:
-        assert any("without padding" in note for note in result.summary["notes"])
-        assert result.record["provenance"]["corpus"]["draws"][0]["plan"]["kind"] == "equal-length"
-    np.testing.assert_allclose(results[0].matrix(), results[1].matrix(), atol=1e-6)
+    expected = one_at_a_time(model, tokenizer, tiny_documents)
+    states = []
+    for size in (1, 4096, 4096):
+        (found,) = compute_features([given], texts, batch_tokens=size)
+        assert found.extraction.plan.kind == "equal-length"
+        assert any("without padding" in note for note in found.extraction.notes)
+        rows = [int(document.removeprefix("item:")) for document in found.ids]
+        features = np.stack(list(found.layers.values()))
+        np.testing.assert_allclose(features, expected[:, rows], rtol=1e-4, atol=1e-5)
+        states += found.extraction.cache
+    assert states == ["made", "made", "hit"]
 
 
 def test_a_plan_made_before_the_weights_were_there_is_made_again(
     made: Callable[..., Any], tiny_model: Callable[..., Path], tiny_documents: Any
 ) -> None:
     outline = outline_model(tiny_model("bert"), device="cpu")
-    settings = ExtractionSettings()
+    settings = Settings()
     prepared = prepare([outline], tiny_documents, settings)
     assert prepared.plan.kind == "sorted"
     needy, plain = load_model(made(MaskDropped)), load_model(tiny_model("bert"), device="cpu")

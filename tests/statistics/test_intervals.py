@@ -7,8 +7,8 @@ import torch
 from cka_tools.errors import UserError
 from cka_tools.statistics import cka, influence
 from cka_tools.statistics import pair as feature_comparison
-from cka_tools.statistics.features import FeatureSet
-from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS, Interval, union
+from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, Interval, union
 from cka_tools.statistics.linear_cka import LinearCKA
 from cka_tools.statistics.pair import compare_features
 
@@ -28,7 +28,7 @@ def found_influence(X, Y, tile=16, monkeypatch=None):
     hsic = {e: tuple(h.reshape(-1) for h in stat.hsic(e)) for e in (DEBIASED, BIASED)}
     monkeypatch.setattr(influence, "INFLUENCE_TILE", tile)
     return influence.influence(
-        FeatureSet([X]), FeatureSet([Y]), [(0, 0)], hsic[DEBIASED], hsic[BIASED], [[0]]
+        ModelStatistics([X]), ModelStatistics([Y]), [(0, 0)], hsic[DEBIASED], hsic[BIASED], [[0]]
     )
 
 
@@ -130,7 +130,7 @@ def test_interval_covers_a_known_population():
 
 def test_few_documents_have_values_but_no_interval():
     rng = np.random.default_rng(4)
-    n = MINIMUM_DOCUMENTS - 1
+    n = INTERVAL_DOCUMENTS - 1
     found = compare_features([rng.normal(size=(n, 4))], [rng.normal(size=(n, 4))], [(0, 0)], [0])
     interval = found.layers[0].debiased
     assert interval.value is not None

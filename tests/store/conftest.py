@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cka_tools.extraction import Extraction, ExtractionSettings
+from cka_tools.extraction import Extraction
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 
-SETTINGS = ExtractionSettings(max_length=64, batch_tokens=256)
+SETTINGS = Settings(max_length=64, batch_tokens=256)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cka_tools.extraction import ExtractionSettings
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 
-SETTINGS = ExtractionSettings(max_length=64, batch_tokens=64)
+SETTINGS = Settings(max_length=64, batch_tokens=64)
 
 
 def extract_slowly(

@@ -12,10 +12,10 @@ import torch
 from safetensors.numpy import load_file
 
 from cka_tools import compare
-from cka_tools.extraction import ExtractionSettings
 from cka_tools.extraction import extract as extract_module
 from cka_tools.extraction.extract import run_splitting
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.store import cache_directory, extract_cached, partial
 from cka_tools.store.directory import entry_folder
 from cka_tools.store.entry import FEATURES, MANIFEST
@@ -70,7 +70,7 @@ def test_progress_ends_at_all_documents_on_a_hit(cache, bert, tiny_documents):
     calls: list[list[tuple[int, int]]] = []
     for _ in range(2):
         calls.append([])
-        extract_cached([bert], tiny_documents, ExtractionSettings(), lambda *done: calls[-1].append(done))
+        extract_cached([bert], tiny_documents, Settings(), lambda *done: calls[-1].append(done))
     assert calls[1] == [calls[0][-1]]
 
 

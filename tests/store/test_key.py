@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction import ExtractionSettings
 from cka_tools.extraction.extract import plan_forwards, prepare
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.store import key as numerics_module
 from cka_tools.store.key import NotKeyed, entry_key
 
-SETTINGS = ExtractionSettings(max_length=64, batch_tokens=256)
+SETTINGS = Settings(max_length=64, batch_tokens=256)
 
 
 def key_of(model, documents, settings=SETTINGS):

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from cka_tools.extraction import ExtractionSettings
 from cka_tools.models import load_model
+from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 from cka_tools.store.directory import lock_file, locked
 from cka_tools.terminal.app import main
@@ -24,7 +24,7 @@ def filled(cache, tiny_model, tiny_documents):
     """Two entries, of mean and of cls pooling."""
     model = load_model(str(tiny_model("bert")))
     for pooling in ("mean", "cls"):
-        extract_cached([model], tiny_documents, ExtractionSettings(max_length=64, pooling=pooling))
+        extract_cached([model], tiny_documents, Settings(max_length=64, pooling=pooling))
     return cache
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from cka_tools.statistics.intervals import MINIMUM_DOCUMENTS
+from cka_tools.statistics.intervals import LEVEL, MINIMUM_DOCUMENTS
+
+if TYPE_CHECKING:
+    from cka_tools.comparison.pairs import DrawResult
+    from cka_tools.compute import FeatureRun
 from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
@@ -18,7 +22,7 @@ DRAW_OVERLAP = 0.25
 """Draws that share more than this part of their documents are not independent."""
 
 
-class Caveat(TypedDict):
+class Warned(TypedDict):
     """A warning: a code for machines, a plain sentence, and the layers (of A) that it concerns."""
 
     code: str
@@ -41,17 +45,17 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}"
 
 
-def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Sequence[int]) -> list[Caveat]:
+def find_warnings(found: FeatureComparison, layers_a: Sequence[int], layers_b: Sequence[int]) -> list[Warned]:
     """Every warning a comparison deserves.
 
     Args:
         found: the comparison, its layers counted within what was extracted.
         layers_a, layers_b: the models' own indices of those layers.
     """
-    caveats: list[Caveat] = []
+    found_warnings: list[Warned] = []
 
     def warn(code: str, text: str, layers: list[int]) -> None:
-        caveats.append({"code": code, "text": text, "layers": layers})
+        found_warnings.append({"code": code, "text": text, "layers": layers})
 
     if found.n < MINIMUM_DOCUMENTS:
         warn(
@@ -98,10 +102,10 @@ def find_caveats(found: FeatureComparison, layers_a: Sequence[int], layers_b: Se
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
-    return caveats
+    return found_warnings
 
 
-def overlap_caveat(draws: Sequence[Sequence[str]]) -> Caveat | None:
+def overlap_warning(draws: Sequence[Sequence[str]]) -> Warned | None:
     """A warning where two draws share more than a quarter of their documents (ids or fingerprints)."""
     worst = 0.0
     for i, first in enumerate(draws):
@@ -115,3 +119,35 @@ def overlap_caveat(draws: Sequence[Sequence[str]]) -> Caveat | None:
         "uncertainty; read the interval."
     )
     return {"code": "overlapping-draws", "text": text, "layers": []}
+
+
+def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> dict[str, Any]:
+    """The part of a summary that all runs of many pairs share.
+
+    Args:
+        called: the pairs' names, as warnings call them.
+    """
+    notes = list(draw.notes)
+    if len(set(run.depths)) > 1:
+        notes.append("The models have different depths; layers are paired by relative depth.")
+    weights = [origin["weights_sha256"] for origin in draw.provenance]
+    for at, one in enumerate(weights):
+        same = weights.index(one)
+        if same < at and run.order[same] != run.order[at]:
+            notes.append(f"{run.names[same]} and {run.names[at]} hold the same weights.")
+    return {
+        "n_documents": len(draw.ids),
+        "interval": {"level": LEVEL, "over": "documents"},
+        "warnings": _grouped(draw, called),
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _grouped(draw: DrawResult, called: Sequence[str]) -> list[dict[str, Any]]:
+    """One warning a code: the pairs that it concerns by name, and its text for the first of them."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for name, pair in zip(called, draw.pairs, strict=True):
+        for one in find_warnings(pair.plain, pair.layers_a, pair.layers_b):
+            first = {"code": one["code"], "text": f"{name}: {one['text']}", "pairs": []}
+            grouped.setdefault(one["code"], first)["pairs"].append(name)
+    return list(grouped.values())

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.formatting import counted, percent, percent_interval, printable, short_names, shorten
+from cka_tools.errors import UserError
+from cka_tools.formatting import (
+    counted,
+    layer_list,
+    layers_in_words,
+    parse_bytes,
+    percent,
+    percent_interval,
+    printable,
+    short_names,
+    shorten,
+)
 
 
 @given(st.text(), st.integers(8, 60))
@@ -51,3 +62,16 @@ def test_an_interval_needs_both_ends() -> None:
 
 def test_counts_agree_with_their_nouns() -> None:
     assert [counted(n, "document") for n in (0, 1, 1500)] == ["0 documents", "1 document", "1,500 documents"]
+
+
+def test_layers_are_written_as_a_reader_writes_them() -> None:
+    assert layer_list([8, 0, 1, 2, 5, 7]) == "0–2, 5, 7–8"
+    assert [layers_in_words(layers) for layers in ([4], [4, 5])] == ["layer 4", "layers 4–5"]
+
+
+def test_sizes_are_read_and_anything_else_is_quoted() -> None:
+    assert [parse_bytes(size, "--limit") for size in ("1.5KiB", " 2 MiB", 7, "0")] == [1536, 2 << 20, 7, 0]
+    for text in ("8 GB", "-1", "", "GiB"):
+        with pytest.raises(UserError, match="--limit .* is not a valid size") as error:
+            parse_bytes(text, "--limit")
+        assert repr(text) in str(error.value)

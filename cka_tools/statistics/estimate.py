@@ -1,4 +1,4 @@
-"""CKA from small random groups of documents: an approximation whose memory is one group's Gram matrices."""
+"""CKA of two feature matrices: over all documents, or approximately over small random groups of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,41 @@ import numpy as np
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.hsic import MINIMUM_SAMPLES, normalise
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES, Estimator, check_estimator, normalise
 from cka_tools.statistics.linear_cka import ArrayLike, LinearCKA, as_matrix
 
 GROUP = 256
 """Documents in a group by default."""
+
+
+def cka(X: ArrayLike, Y: ArrayLike, estimator: Estimator = "debiased") -> float:
+    """Linear CKA of two feature matrices, computed in float64.
+
+    Args:
+        X: (n, p), one row a sample. Y: (n, q), the same samples.
+        estimator: "debiased" (U-statistic, Song et al. 2012) or "biased" (Kornblith et al. 2019).
+
+    Returns:
+        CKA, not clamped; NaN where one side has no variance.
+
+    Raises:
+        UserError: shapes that do not fit, fewer than four rows, a value that is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(40, 5))
+        >>> round(cka(X, 3 * X + 1), 6)
+        1.0
+    """
+    check_estimator(estimator)
+    X, Y = as_matrix(X, "X"), as_matrix(Y, "Y")
+    if X.shape[0] != Y.shape[0]:
+        raise UserError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}: give the same samples to both")
+    if X.shape[1] == 0 or Y.shape[1] == 0:
+        raise UserError(f"X is {tuple(X.shape)} and Y is {tuple(Y.shape)}: give at least one feature")
+    stat = LinearCKA([X.shape[1]], [Y.shape[1]], device=X.device)
+    stat.update([X], [Y])
+    return float(stat.compute(estimator).item())
 
 
 def minibatch_cka(X: ArrayLike, Y: ArrayLike, group: int = GROUP, seed: int = 42) -> float:

@@ -6,7 +6,7 @@ import torch
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import cka
-from cka_tools.statistics.minibatch_cka import minibatch_cka
+from cka_tools.statistics.estimate import minibatch_cka
 
 
 def by_length(n=2048, seed=0):

@@ -1,0 +1,262 @@
+"""Pairs of models over the same documents: what `compare`, `trajectory`, `matrix` and `ablate` are made of.
+
+Every model runs once, its own statistics are made once, and every pair costs what a pair costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cka_tools.comparison.pairing import choose_layers, early_layers
+from cka_tools.comparison.streaming import StreamedDraw, Wanted, stream_draw
+from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
+from cka_tools.documents import DocumentDraw
+from cka_tools.errors import UserError
+from cka_tools.extraction import Extraction
+from cka_tools.processes import from_first
+from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.intervals import Interval
+from cka_tools.statistics.measures import find_measure, measure_pairs
+from cka_tools.statistics.pair import FeatureComparison, compare_statistics
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two of the models that were given, by position.
+
+    Attributes:
+        control: the position among the pairs of the one whose divergence is seed noise for this one; both
+            have the same second model.
+        whole: CKA of all layers of the first with all of the second is wanted, not of the layer pairs alone.
+        called: what the two are called in reasons.
+    """
+
+    a: int
+    b: int
+    control: int | None = None
+    whole: bool = False
+    called: tuple[str, str] = ("A", "B")
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What one draw of documents says of a pair.
+
+    Attributes:
+        layers_a, layers_b: the models' own indices of the layers that were extracted.
+        early: positions among the layer pairs that count as early.
+        plain, rescaled: the comparison, and that of features scaled to unit variance where it was asked for.
+        measures: of each measure beside CKA one interval a layer pair.
+        ratio: the divergence over the control pair's, where there is one.
+    """
+
+    pair: Pair
+    layers_a: list[int]
+    layers_b: list[int]
+    early: list[int]
+    plain: FeatureComparison
+    rescaled: FeatureComparison | None = None
+    measures: dict[str, list[Interval]] = field(default_factory=dict)
+    ratio: DivergenceRatio | None = None
+
+
+@dataclass(frozen=True)
+class DrawResult:
+    """One draw of documents, read by all models.
+
+    Attributes:
+        ids: of the documents that entered, in row order.
+        pairs: in the order asked for.
+        extractions: of each model that was given, how its features came about, and its place among the
+            models of that extraction.
+        provenance: of each model that was given.
+    """
+
+    draw: DocumentDraw
+    ids: list[str]
+    pairs: list[PairResult]
+    extractions: list[tuple[Extraction, int]]
+    provenance: list[dict[str, Any]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the draw and of the features, each once."""
+        found = [note for extraction, _ in self.extractions for note in extraction.notes]
+        return list(dict.fromkeys([*self.draw.notes, *found]))
+
+
+def compare_pairs(
+    run: FeatureRun, pairs: Sequence[Pair], progress: Progress | None = None
+) -> list[DrawResult]:
+    """Compare pairs of a run's models in each of its draws.
+
+    Features beyond `keep_features` are streamed: all models are then in memory together.
+
+    Raises:
+        UserError: as `compute_features`; layers that a model does not have, measures that cannot stream.
+    """
+    plan = _Plan.of(run, pairs)
+    measures = [name for name in run.settings.measures if name != "cka"]
+    known = [find_measure(name) for name in measures]
+    size = run.size(plan.layers)
+    if size <= run.settings.keep_bytes:
+        kept = run.features(plan.layers, progress)
+        return [_kept_draw(run, plan, [one[draw] for one in kept], draw) for draw in range(len(run.draws))]
+    if refused := next((measure.name for measure in known if not measure.streams), None):
+        raise UserError(
+            f"measure {refused!r} needs features that are kept, and these take more than --keep-features "
+            f"{run.settings.keep_bytes:,} bytes: raise it, or take fewer documents or layers"
+        )
+    told = Told(progress, sum(len(prepared.kept) for prepared in run.prepared))
+    models = [run.load(at) for at in range(len(run.sources))]
+    results = []
+    for draw in range(len(run.draws)):
+        streamed = stream_draw(run, models, draw, plan.layers, plan.wanted, told)
+        results.append(
+            DrawResult(
+                run.draws[draw],
+                run.ids(draw),
+                from_first(lambda s=streamed: _streamed_pairs(run, plan, s)),  # type: ignore[misc]
+                [(streamed.extraction, at) for at in run.order],
+                [models[at].provenance for at in run.order],
+            )
+        )
+        streamed.snapshot.finish()
+    return results
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What each pair needs, and so each distinct model."""
+
+    pairs: list[Pair]
+    wanted: list[Wanted]
+    layers: list[Layers]
+    indices: list[list[int]]
+
+    @classmethod
+    def of(cls, run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
+        settings, depths = run.settings, run.depths
+        own: list[list[tuple[int, int]]] = []
+        needed: list[set[int] | None] = [None if settings.layers is None else set() for _ in run.sources]
+        for pair in pairs:
+            chosen = choose_layers(depths[pair.a], depths[pair.b], settings.layers)
+            own.append(chosen)
+            for model, side in ((pair.a, 0), (pair.b, 1)):
+                layers = needed[run.order[model]]
+                if layers is not None:
+                    layers.update(one[side] for one in chosen)
+        layers = [None if some is None else tuple(sorted(some)) for some in needed]
+        indices = [
+            list(range(len(outline.blocks))) if some is None else list(some)
+            for outline, some in zip(run.outlines, layers, strict=True)
+        ]
+        wanted = []
+        for pair, chosen in zip(pairs, own, strict=True):
+            first, second = run.order[pair.a], run.order[pair.b]
+            shallow = 0 if depths[pair.a] <= depths[pair.b] else 1
+            early = early_layers(min(depths[pair.a], depths[pair.b]), settings.early)
+            wanted.append(
+                Wanted(
+                    first,
+                    second,
+                    [(indices[first].index(i), indices[second].index(j)) for i, j in chosen],
+                    [at for at, one in enumerate(chosen) if one[shallow] in early],
+                    pair.whole,
+                )
+            )
+        return cls(list(pairs), wanted, layers, indices)
+
+    def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:
+        wanted = self.wanted[at]
+        return PairResult(
+            self.pairs[at],
+            self.indices[wanted.first],
+            self.indices[wanted.second],
+            wanted.early,
+            plain,
+            **more,
+        )
+
+
+def _kept_draw(run: FeatureRun, plan: _Plan, features: Sequence[Features], draw: int) -> DrawResult:
+    return DrawResult(
+        run.draws[draw],
+        run.ids(draw),
+        from_first(lambda: _kept_pairs(run, plan, features)),
+        [(features[at].extraction, 0) for at in run.order],
+        [features[at].provenance for at in run.order],
+    )
+
+
+def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> list[PairResult]:
+    settings = run.settings
+    made: dict[tuple[int, bool], ModelStatistics] = {}
+
+    def statistics(model: int, *, rescale: bool = False) -> ModelStatistics:
+        if (model, rescale) not in made:
+            arrays = list(features[model].layers.values())
+            made[model, rescale] = ModelStatistics(arrays, device=run.device, rescale=rescale)
+        return made[model, rescale]
+
+    def compared(at: int, *, rescale: bool = False) -> FeatureComparison:
+        one = plan.wanted[at]
+        return compare_statistics(
+            statistics(one.first, rescale=rescale),
+            statistics(one.second, rescale=rescale),
+            one.pairs,
+            one.early,
+            seed=settings.seed,
+            matrices=one.whole,
+            sides=plan.pairs[at].called,
+        )
+
+    def ratio(at: int, control: int) -> DivergenceRatio:
+        models = (plan.wanted[at].first, plan.wanted[control].first, plan.wanted[at].second)
+        second = ratio_second_order(*(statistics(m) for m in models), plain[at], plain[control])
+        return divergence_ratio(plain[at], plain[control], second)
+
+    plain = [compared(at) for at in range(len(plan.pairs))]
+    results = []
+    for at, pair in enumerate(plan.pairs):
+        one = plan.wanted[at]
+        results.append(
+            plan.result(
+                at,
+                plain[at],
+                rescaled=compared(at, rescale=True) if settings.rescale else None,
+                measures={
+                    name: measure_pairs(
+                        find_measure(name), statistics(one.first), statistics(one.second), one.pairs
+                    )
+                    for name in settings.measures
+                    if name != "cka"
+                },
+                ratio=None if pair.control is None else ratio(at, pair.control),
+            )
+        )
+    return results
+
+
+def _streamed_pairs(run: FeatureRun, plan: _Plan, streamed: StreamedDraw) -> list[PairResult]:
+    return [
+        plan.result(
+            at,
+            streamed.compare(one, called=plan.pairs[at].called),
+            rescaled=streamed.compare(one, rescale=True) if run.settings.rescale else None,
+            ratio=None
+            if plan.pairs[at].control is None
+            else streamed.ratio(one, plan.wanted[plan.pairs[at].control]),  # type: ignore[index]
+        )
+        for at, one in enumerate(plan.wanted)
+    ]
+
+
+def known(value: float | None) -> float:
+    """A number of the record in an array: NaN where it is null."""
+    return np.nan if value is None else value

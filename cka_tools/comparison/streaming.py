@@ -1,0 +1,317 @@
+"""Documents whose features are too many to keep: statistics are summed while all models run on one batch.
+
+The layers of all models that are compared with others form the first side of one table of sums, those they
+are compared with the second: so what a model costs by itself is summed once, whatever it is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
+from cka_tools.extraction import BatchPlan, Extraction, Prepared
+from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.extract import describe, plan_forwards, run_batches, without_padding
+from cka_tools.extraction.features import ModelFeatures
+from cka_tools.formatting import size_in_words
+from cka_tools.models import LoadedModel
+from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
+from cka_tools.settings import Settings
+from cka_tools.statistics.linear_cka import FOLD_ROWS
+from cka_tools.statistics.pair import FeatureComparison
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, second_order_of_ratio
+from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison
+from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
+from cka_tools.store.partial import scaled
+from cka_tools.store.snapshot import Snapshot
+
+PILOT_DOCUMENTS = 1024
+"""Documents whose standard deviations scale the features of `--rescale`: each is known to 2 %."""
+
+FORMAT = 3
+"""Raised whenever a snapshot of an earlier version would be read wrongly."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Two of the distinct models, their layer pairs by position among the extracted, and which are early.
+
+    `whole`: CKA of all layers of the first with all of the second is wanted.
+    """
+
+    first: int
+    second: int
+    pairs: list[tuple[int, int]]
+    early: list[int]
+    whole: bool = False
+
+
+@dataclass
+class StreamedDraw:
+    """What is left of a draw whose features were not kept.
+
+    Attributes:
+        extraction: how the features came about; its `features` tell the layers alone, of each distinct model.
+        sums: of all documents in the first process, of its share in another.
+    """
+
+    extraction: Extraction
+    sums: StreamedComparison
+    snapshot: Snapshot
+    sides: _Sides
+
+    def compare(
+        self, wanted: Wanted, *, rescale: bool = False, called: tuple[str, str] = ("A", "B")
+    ) -> FeatureComparison:
+        """What two of the models' features say, as `statistics.pair.compare_statistics` gives it."""
+        return self._own(wanted, self._joint(wanted, rescale=rescale, called=called))
+
+    def ratio(self, pair: Wanted, control: Wanted) -> DivergenceRatio:
+        """The ratio of a pair's divergence to a control's; both have one second model."""
+        found = [self._joint(wanted) for wanted in (pair, control)]
+        first, second = self.sums.left_out()
+        return divergence_ratio(*found, second_order_of_ratio(first, first, second, *found))
+
+    def _joint(
+        self, wanted: Wanted, *, rescale: bool = False, called: tuple[str, str] = ("A", "B")
+    ) -> FeatureComparison:
+        pairs = self.sides.pairs(wanted)
+        return self.sums.compare(pairs, wanted.early, rescale=rescale, sides=called)
+
+    def _own(self, wanted: Wanted, found: FeatureComparison) -> FeatureComparison:
+        rows, columns = self.sides.first[wanted.first], self.sides.second[wanted.second]
+        return replace(
+            found,
+            matrices={
+                e: matrix[rows.start : rows.stop, columns.start : columns.stop]
+                for e, matrix in found.matrices.items()
+            },
+            layers=[
+                replace(one, layer_a=one.layer_a - rows.start, layer_b=one.layer_b - columns.start)
+                for one in found.layers
+            ],
+        )
+
+
+class _Sides:
+    """Where each model's layers lie on the two sides of the sums."""
+
+    def __init__(self, wanted: Sequence[Wanted], widths: Sequence[Sequence[int]]) -> None:
+        self.first = self._places(dict.fromkeys(one.first for one in wanted), widths)
+        self.second = self._places(dict.fromkeys(one.second for one in wanted), widths)
+        self.dims = tuple([p for model in side for p in widths[model]] for side in (self.first, self.second))
+
+    @staticmethod
+    def _places(models: dict[int, None], widths: Sequence[Sequence[int]]) -> dict[int, range]:
+        places, start = {}, 0
+        for model in models:
+            places[model] = range(start, start + len(widths[model]))
+            start += len(widths[model])
+        return places
+
+    def pairs(self, wanted: Wanted) -> list[tuple[int, int]]:
+        a, b = self.first[wanted.first].start, self.second[wanted.second].start
+        return [(a + i, b + j) for i, j in wanted.pairs]
+
+    def all_pairs(self, wanted: Sequence[Wanted]) -> list[tuple[int, int]] | None:
+        """Every layer pair that is summed; None where that is all of them."""
+        found: dict[tuple[int, int], None] = {}
+        for one in wanted:
+            whole = [(i, j) for i in self.first[one.first] for j in self.second[one.second]]
+            found |= dict.fromkeys(whole if one.whole else self.pairs(one))
+        return None if len(found) == len(self.dims[0]) * len(self.dims[1]) else sorted(found)
+
+    def join(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Layers of the two sides, of each model's."""
+        first, second = ([layer for model in side for layer in values[model]] for side in (self.first, self.second))  # fmt: skip
+        return first, second
+
+
+def stream_draw(
+    run: FeatureRun,
+    models: Sequence[LoadedModel],
+    draw: int,
+    layers: Sequence[Layers],
+    wanted: Sequence[Wanted],
+    told: Told,
+) -> StreamedDraw:
+    """Run one draw through all models, batch by batch, and sum what their comparisons need.
+
+    An interrupted run goes on from its last snapshot, to the same bits for the same number of processes.
+
+    Args:
+        models: the distinct models of the run, loaded. layers: of each.
+
+    Raises:
+        UserError: as `extract_features` does.
+    """
+    team, settings = crew(), run.settings
+    prepared = without_padding(run.prepared[draw], models)
+    documents = run.draws[draw].documents
+    forwards = plan_forwards(models, settings, layers)
+    sides = _Sides(wanted, [forward.widths for forward in forwards])
+    run_of = _Batches(forwards, prepared, documents)
+    pilot = from_first(lambda: _pilot(run_of, sides, settings))
+    sums = StreamedComparison(
+        (sides.dims[0], sides.dims[1]),
+        len(prepared.kept),
+        pilot,
+        draws=settings.draws or 1,
+        dtype=result_dtype(run),
+        pairs=sides.all_pairs(wanted),
+        device=run.device,
+        seed=settings.seed,
+    )
+    notes: list[str] = []
+    key = _key(run_of, settings, sums, notes) if settings.cache else None
+    snapshot = Snapshot(key, team)
+    share = prepared.plan.shard(team.rank, team.world)
+    done = resumed = _resume(snapshot, sums, pilot)
+    since = 0
+
+    def take(rows: Sequence[int], values: list[list[np.ndarray] | None], split: bool) -> None:
+        nonlocal done, since
+        sums.update(rows, *sides.join(values))
+        done, since = done + 1, since + len(rows)
+        if since * team.world >= settings.snapshot_every or done == len(share.batches):
+            since = 0
+            if snapshot.kept:
+                snapshot.write(sums.state(), done, _record(pilot))
+
+    left = share.batches[done:]
+    passed = [row for batch in share.batches[:done] for row in batch]
+    tokens = int(prepared.tables[0].lengths[passed].sum())
+    progress = scaled(lambda more, of: told(len(passed) + more, tokens + of), team, len(prepared.kept))
+    own = run_of(left, take, progress)
+    splits = [split for part in at_first(own) for split in part]
+    if team.first:
+        for rank in range(1, team.world):
+            sums.merge(receive_state(rank))
+    else:
+        send_state(sums.state())
+    total = int(prepared.tables[0].lengths.sum())
+    told(len(prepared.kept), total)
+    told.next(len(prepared.kept), total)
+    features = [ModelFeatures(forward.layers, []) for forward in forwards]
+    extraction = describe(
+        models, prepared, features, splits, ["resumed" if resumed else "streamed"] * len(models)
+    )
+    extraction.streamed = {
+        "documents_left_out": len(sums.documents),
+        "pilot_documents": min(PILOT_DOCUMENTS, sums.total) if settings.rescale else None,
+        "processes": team.world,
+    }
+    extraction.notes += [_announcement(run, layers, sums), *notes, *snapshot.notes]
+    facts = (extraction.splits, extraction.notes, extraction.cache)
+    extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
+    return StreamedDraw(extraction, sums, snapshot, sides)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Models that run on batches of one draw."""
+
+    forwards: Sequence[PooledForward]
+    prepared: Prepared
+    documents: Sequence[Any]
+
+    def __call__(self, batches: Sequence[Sequence[int]], take: Any, progress: Any) -> list[dict[str, Any]]:
+        """Run batches through all models, hand each on once all have run it, and return the splits."""
+        stores = WholeBatches(batches, [()] * len(self.forwards), take).sides
+        tables = self.prepared.tables
+        return run_batches(self.forwards, stores, tables, self.prepared, self.documents, progress, batches)
+
+
+def _resume(snapshot: Snapshot, sums: StreamedComparison, pilot: Pilot) -> int:
+    """Batches of this process's share that a snapshot holds, now in the sums."""
+    found = snapshot.read(_record(pilot))
+    if found is None:
+        return 0
+    state, batches = found
+    sums.load(state)
+    return batches
+
+
+def _record(pilot: Pilot) -> dict[str, Any]:
+    """What must be the same for a state to go on from: shift and scales, to the bit."""
+    digest = hashlib.sha256()
+    tensors: list[Tensor] = [t for side in (*pilot.means, *(pilot.scales or ())) for t in side]
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {"format": FORMAT, "pilot": digest.hexdigest()}
+
+
+def _pilot(run_of: _Batches, sides: _Sides, settings: Settings) -> Pilot:
+    """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
+    prepared = run_of.prepared
+    plan = _pilot_plan(prepared, settings) if settings.rescale else prepared.plan.batches[:1]
+    parts: list[list[list[np.ndarray] | None]] = []
+    run_of(plan, lambda rows, values, split: parts.append(values), None)
+    by_model = [
+        [np.concatenate(layer, axis=1) for layer in zip(*(values[at] or [] for values in parts), strict=True)]
+        for at in range(len(run_of.forwards))
+    ]
+    return Pilot.of(*sides.join(by_model), rescale=settings.rescale)
+
+
+def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, ...]]:
+    """Batches of the pilot's documents: all, in their own plan, where there are no more."""
+    plan, n = prepared.plan, len(prepared.kept)
+    if n <= PILOT_DOCUMENTS:
+        return plan.batches
+    # Not the documents that are left out in turn: a stream of its own.
+    rows = np.sort(np.random.default_rng([settings.seed, 1]).choice(n, PILOT_DOCUMENTS, replace=False))
+    lengths = np.stack([table.lengths[rows] for table in prepared.tables])
+    own: BatchPlan
+    if plan.kind == "equal-length":
+        own = plan_equal_lengths(lengths, plan.limit)
+    else:
+        own = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths.max(axis=0), plan.limit)
+    return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
+
+
+def _key(run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: list[str]) -> EntryKey | None:
+    """What snapshots are found by: everything that can change a bit of the sums."""
+    prepared = run_of.prepared
+    try:
+        features = [
+            entry_key(forward, table, prepared, run_of.documents, settings).digest
+            for forward, table in zip(run_of.forwards, prepared.tables, strict=True)
+        ]
+    except NotKeyed as error:
+        notes.append(f"No snapshots were kept: {error}.")
+        return None
+    return make_key(
+        {
+            "format": FORMAT,
+            "features": features,
+            "left_out": [int(row) for row in sums.documents],
+            "pairs": sums.pairs,
+            "dims": [list(side) for side in sums.dims],
+            "rescale": settings.rescale,
+            "fold_rows": FOLD_ROWS,
+            "processes": crew().world,
+            "numerics": numerics(sums.device),
+        }
+    )
+
+
+def _announcement(run: FeatureRun, layers: Sequence[Layers], sums: StreamedComparison) -> str:
+    n, few = sums.total, len(sums.documents)
+    size, limit = size_in_words(run.size(layers)), size_in_words(run.settings.keep_bytes)
+    text = (
+        f"Features of {n:,} documents take {size}, more than --keep-features {limit}: statistics were "
+        "streamed; values are exact over all documents, intervals come from "
+        f"{'all' if few == n else f'{few:,}'} of them"
+    )
+    if run.settings.rescale:
+        pilot = "all of them" if n <= PILOT_DOCUMENTS else f"{PILOT_DOCUMENTS:,} of them"
+        text += f", rescaled values from the standard deviations of {pilot}"
+    return f"{text}."

@@ -1,0 +1,288 @@
+"""Any number of models over the same documents → features: the one way in for every analysis.
+
+A model is opened once (tokenizer, blocks, limits), found in the activation store or run once over every draw
+of documents, and let go. What only sums features takes the same batches as they come (`comparison.streaming`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.extraction import Extraction, Prepared, prepare
+from cka_tools.extraction.extract import feature_bytes, feature_dtype
+from cka_tools.models import (
+    LoadedModel,
+    LoadOptions,
+    ModelGiven,
+    ModelOutline,
+    ModelSource,
+    as_source,
+    resolve_device,
+)
+from cka_tools.processes import from_first
+from cka_tools.settings import Settings
+from cka_tools.store.cached_extraction import extract_cached
+from cka_tools.store.key import known_content
+
+if TYPE_CHECKING:
+    import datasets
+
+    CorpusGiven = str | PathLike[str] | Sequence[str] | datasets.Dataset
+
+Progress = Callable[[int, int, int], None]
+"""Called with documents done, tokens done and documents in all, over all models and draws."""
+
+Layers = tuple[int, ...] | None
+"""Layers of a model by its own indices, ascending; None is all."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pooled features of one model over one draw of documents.
+
+    Attributes:
+        name: the model as it was given.
+        depth: its number of layers.
+        layers: by layer index (n, p), or (K, n, p) with K draws a document under token pooling; float32,
+            float64 for a float64 model. Rows are the documents of `ids`. Empty in processes beside the first.
+        ids: of the documents, in row order.
+        provenance: what the model was loaded from.
+        extraction: how the features came about: tokens, batch plan, splits, notes, cache.
+    """
+
+    name: str
+    depth: int
+    layers: dict[int, np.ndarray]
+    ids: list[str]
+    provenance: dict[str, Any]
+    extraction: Extraction
+
+
+def compute_features(
+    models: Sequence[ModelGiven],
+    corpus: CorpusGiven = "sample",
+    settings: Settings | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Features]:
+    """Run one draw of documents through models, one pass each, none for what the activation store has.
+
+    Args:
+        models: anything `compare` takes as a model; one that is given twice runs once.
+        corpus: as `compare` takes it.
+        settings: or its fields as keywords.
+
+    Raises:
+        UserError: input that does not fit, in one line.
+    """
+    run = open_run(models, corpus, Settings.of(options, settings))
+    wanted = [run.settings.layers] * len(run.sources)
+    found = run.features(wanted, progress)
+    return [found[at][0] for at in run.order]
+
+
+@dataclass
+class Told:
+    """Progress over several models and draws as one."""
+
+    report: Progress | None
+    total: int
+    documents: int = 0
+    tokens: int = 0
+
+    def __call__(self, documents: int, tokens: int) -> None:
+        if self.report is not None:
+            self.report(self.documents + documents, self.tokens + tokens, self.total)
+
+    def next(self, documents: int, tokens: int) -> None:
+        """What was told is done."""
+        self.documents += documents
+        self.tokens += tokens
+
+
+@dataclass(frozen=True)
+class FeatureRun:
+    """Models, draws of documents and batch plans: all that is fixed before anything runs.
+
+    Attributes:
+        sources, outlines: the distinct models.
+        order: of each model that was given, its place among them.
+        prepared: of each draw its tokens and its batch plan.
+    """
+
+    sources: list[ModelSource]
+    outlines: list[ModelOutline]
+    order: list[int]
+    draws: list[DocumentDraw]
+    prepared: list[Prepared]
+    settings: Settings
+    options: LoadOptions
+    copies: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the models as they were given."""
+        return [self.sources[at].name for at in self.order]
+
+    @property
+    def depths(self) -> list[int]:
+        """Layers of the models as they were given."""
+        return [len(self.outlines[at].blocks) for at in self.order]
+
+    @property
+    def device(self) -> torch.device:
+        """Where statistics are computed: where the models run, unless that has no float64."""
+        place = torch.device(self.options.device)
+        return torch.device("cpu") if place.type == "mps" else place
+
+    def ids(self, draw: int) -> list[str]:
+        """Ids of a draw's documents that entered, in row order."""
+        return [self.draws[draw].documents[row].id for row in self.prepared[draw].kept]
+
+    def size(self, layers: Sequence[Layers]) -> int:
+        """Bytes of the features of all models and draws, were they kept.
+
+        Args:
+            layers: of each distinct model.
+        """
+        rows = sum(len(prepared.kept) for prepared in self.prepared) * (self.settings.draws or 1)
+        return sum(
+            feature_bytes(outline, rows, chosen)
+            for outline, chosen in zip(self.outlines, layers, strict=True)
+        )
+
+    def load(self, at: int) -> LoadedModel:
+        """A distinct model with its weights."""
+        return self.sources[at].load(self.options)
+
+    def features(self, layers: Sequence[Layers], progress: Progress | None = None) -> list[list[Features]]:
+        """Features of each distinct model in each draw; a copy of an earlier model by content does not run.
+
+        Args:
+            layers: of each distinct model.
+
+        Raises:
+            UserError: as `compute_features`.
+        """
+        total = sum(len(prepared.kept) for prepared in self.prepared) * len(self.sources)
+        told = Told(progress, total)
+        found: list[list[Features]] = []
+        held = 0
+        for at in range(len(self.sources)):
+            own = self._of_copy(at, layers, found)
+            if own is None:
+                own = self._of_model(at, layers[at], told, held)
+                held += sum(
+                    layer.nbytes
+                    for one in own
+                    if not one.extraction.features[0].on_disk
+                    for layer in one.layers.values()
+                )
+            else:
+                for draw, prepared in enumerate(self.prepared):
+                    told.next(len(prepared.kept), self._tokens(draw, at))
+            found.append(own)
+        return found
+
+    def _of_copy(
+        self, at: int, layers: Sequence[Layers], found: Sequence[list[Features]]
+    ) -> list[Features] | None:
+        first = self.copies.get(at)
+        if first is None or layers[first] != layers[at]:
+            return None
+        name, provenance = self.sources[at].name, self.outlines[at].provenance
+        return [replace(one, name=name, provenance=provenance) for one in found[first]]
+
+    def _of_model(self, at: int, layers: Layers, told: Told, held: int) -> list[Features]:
+        source, outline = self.sources[at], self.outlines[at]
+        memory = max(0, self.settings.memory_limit - held)
+        fingerprint = source.fingerprint()
+        content = None if fingerprint is None else known_content(outline, fingerprint)
+        loaded: LoadedModel | None = None
+
+        def load() -> LoadedModel:
+            nonlocal loaded
+            loaded = loaded or self.load(at)
+            return loaded
+
+        found = []
+        for draw, prepared in enumerate(self.prepared):
+            extraction = extract_cached(
+                outline,
+                self.draws[draw].documents,
+                replace(self.settings, memory_limit=memory),
+                told,
+                layers=layers,
+                cache=self.settings.cache,
+                prepared=replace(prepared, tables=[prepared.tables[at]]),
+                load=load,
+                content=content,
+            )
+            told.next(len(prepared.kept), self._tokens(draw, at))
+            features = extraction.features[0]
+            by_layer = dict(zip(features.layers, features.features, strict=False))
+            found.append(
+                Features(
+                    source.name,
+                    len(outline.blocks),
+                    by_layer,
+                    self.ids(draw),
+                    (loaded or outline).provenance,
+                    extraction,
+                )
+            )
+        return found
+
+    def _tokens(self, draw: int, at: int) -> int:
+        return int(self.prepared[draw].tables[at].lengths.sum())
+
+
+def open_run(
+    models: Sequence[ModelGiven], corpus: CorpusGiven, settings: Settings, seeds: Sequence[int] | None = None
+) -> FeatureRun:
+    """Open models, draw documents, tokenize once a tokenizer and plan the batches; nothing runs yet.
+
+    Args:
+        seeds: of the draws; by default the one of the settings.
+
+    Raises:
+        UserError: input that does not fit, in one line.
+    """
+    given = [as_source(one) for one in models]
+    options = LoadOptions(
+        resolve_device(settings.device),
+        settings.dtype or "float32",
+        settings.trust_remote_code,
+        settings.allow_unused_weights,
+    )
+    draws = [draw_documents(corpus, settings.documents, seed) for seed in seeds or (settings.seed,)]
+    sources = list(dict.fromkeys(given))
+    order = [sources.index(source) for source in given]
+    outlines = [source.outline(options) for source in sources]
+    prepared = [prepare(outlines, draw.documents, settings) for draw in draws]
+    known = from_first(lambda: [_content(source) for source in sources])
+    copies = {
+        at: known.index(one) for at, one in enumerate(known) if one is not None and known.index(one) < at
+    }
+    return FeatureRun(sources, outlines, order, draws, prepared, settings, options, copies)
+
+
+def _content(source: ModelSource) -> dict[str, Any] | None:
+    """What a checkpoint holds, whatever it is called; None where loading alone tells."""
+    found = source.fingerprint()
+    if found is None:
+        return None
+    return {name: value for name, value in found.items() if name.endswith("_sha256") or name == "mask"}
+
+
+def result_dtype(run: FeatureRun) -> np.dtype[Any]:
+    """The number format that holds the features of all models."""
+    return np.result_type(*(feature_dtype(outline) for outline in run.outlines))

@@ -1,0 +1,295 @@
+"""What a user may set: each option once, with its type, default, choices and help.
+
+The terminal's options are made from these fields, the Python keywords are their names, and provenance and the
+activation store take the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cka_tools import paper
+from cka_tools.errors import UserError
+from cka_tools.formatting import parse_bytes
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: The longest sequence where the user names none (the paper's).
+DEFAULT_MAX_LENGTH = 512
+
+#: Padded tokens of a batch. On a CPU a batch's hidden states should stay in its cache: with MiniLM's shape
+#: (hidden 384) 1,024 and 2,048 cost the same, 4,096 5 % and 8,192 15 % more processor time. A GPU wants more
+#: work at once; that figure is not tuned.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 16384
+
+#: The state of all 22 × 22 layer pairs of width 768 takes 2.5 GB: seconds to write, once in some minutes.
+SNAPSHOT_EVERY = 20_000
+
+MOST_LAYERS = 10_000
+"""No model has more: a range beyond it is a slip, and would fill memory before a model could say so."""
+
+
+def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
+    """Layer indices from text such as "0-7" or "0,3,8-11", ascending, without repeats.
+
+    Raises:
+        UserError: not a list of indices or ranges.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        if not match:
+            raise UserError(
+                f"{option} {text[:80]!r}: {part[:40]!r} is not an index or a range; "
+                "write it like 0-7 or 0,3,8-11"
+            )
+        low, high = int(match[1]), int(match[2] or match[1])
+        if high < low:
+            raise UserError(
+                f"{option} {text!r}: {part.strip()!r} runs backwards; write the smaller index first"
+            )
+        if high >= MOST_LAYERS:
+            raise UserError(f"{option} {text!r}: {high} is beyond any model; write indices from 0")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
+def option(
+    default: Any,
+    help: str = "",
+    *,
+    shown: str | None = None,
+    parse: Callable[[str, str], Any] | None = None,
+    flag: str | None = None,
+    lacking: Sequence[str] = (),
+    least: int | None = None,
+    recorded: bool = True,
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        help: the option's line in `--help`; without one it is a Python keyword only.
+        shown: the default in words.
+        parse: makes the value of the terminal's text, given that and the option's name.
+        flag: another name on the terminal; "--no-x" for one that is switched off.
+        lacking: commands that do not have it, on purpose.
+        least: the smallest number that fits.
+        recorded: whether provenance keeps it; what cannot change a number is not kept.
+    """
+    facts = {"help": help, "shown": shown, "parse": parse, "flag": flag, "lacking": tuple(lacking),
+             "least": least, "recorded": recorded}  # fmt: skip
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How documents become features, and how features are compared.
+
+    Raises:
+        UserError: a value that does not fit, by name.
+    """
+
+    documents: int | None = option(
+        None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False
+    )
+    max_length: int | None = option(
+        None, "Tokens a document is cut to.", shown="512, or what the models take", least=1
+    )
+    pooling: Literal["mean", "cls", "last", "token"] = option(
+        "mean", "How a document's hidden states become one row."
+    )
+    sites: Literal["residual", "attention", "mlp"] = option(
+        "residual", "The residual stream, or what a branch adds to it."
+    )
+    layers: tuple[int, ...] | None = option(
+        None, "Layers to compare, as 0-7 or 0,3,8-11.", shown="all", parse=parse_layers
+    )
+    early: tuple[int, ...] | None = option(
+        None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers
+    )
+    # Many models are compared pair by pair: all layers with all would be M² matrices that nobody reads.
+    pairs: Literal["all", "diagonal"] = option(
+        "all", "All layers of A with all of B, or the paired ones alone.", lacking=("trajectory", "matrix")
+    )
+    measures: tuple[str, ...] = option(
+        ("cka",),
+        "Measures beside CKA, as cka,mknn.",
+        shown="cka",
+        parse=lambda text, name: tuple(part.strip() for part in text.split(",")),
+        flag="--measure",
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = option(
+        None, "Number format of the forward passes.", shown="float32"
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    seed: int = option(42, "Of the draw of documents, and of token draws.", least=0)
+    rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.")
+    # Three draws of one published pair: neither a training nor a matrix was published with it.
+    protocol: Literal["paper"] | None = option(
+        None,
+        "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.",
+        lacking=("trajectory", "matrix"),
+    )
+    batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
+    tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)
+    keep_features: int | str = option(
+        "8GiB",
+        "Features of all models beyond this size are streamed, not kept.",
+        recorded=False,
+    )
+    snapshot_every: int = option(
+        SNAPSHOT_EVERY,
+        "Documents between snapshots of streamed statistics, in the cache.",
+        least=1,
+        recorded=False,
+    )
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.")
+    allow_unused_weights: bool = option(
+        False, "Leave out weights inside a model's layers that its class does not use."
+    )
+    cache: bool = option(
+        True,
+        "Use no cache: no features kept or found there, and no snapshots.",
+        flag="--no-cache",
+        recorded=False,
+    )
+    plan: Literal["sorted", "corpus-order"] = option("sorted", recorded=False)
+    batch_size: int = option(16, least=1, recorded=False)
+    memory_limit: int = option(2 * 1024**3, recorded=False)
+    spill_folder: str | None = option(None, recorded=False)
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "early", "measures"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+                if not value:
+                    raise UserError(f"{name}: the list is empty; name at least one, or leave it out")
+        object.__setattr__(self, "keep_features", parse_bytes(self.keep_features, "keep-features"))
+        for name, facts in FIELDS.items():
+            value, spelt = getattr(self, name), name.replace("_", "-")
+            if facts.choices and value is not None and value not in facts.choices:
+                raise UserError(f"{spelt} {value!r} is not one of {', '.join(facts.choices)}")
+            least = facts.field.metadata["least"]
+            if least is not None and value is not None:
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise UserError(f"{spelt} {value!r} is not a whole number")
+                if value < least:
+                    raise UserError(f"{spelt} {value} must be at least {least}")
+
+    @classmethod
+    def of(cls, options: dict[str, Any], base: Settings | None = None) -> Settings:
+        """Settings from keywords, on top of others where `base` is given.
+
+        Raises:
+            TypeError: a keyword that is no setting. UserError: as the class.
+        """
+        for name in options:
+            if name not in FIELDS:
+                near = get_close_matches(name, FIELDS, n=1)
+                raise TypeError(
+                    f"there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
+                )
+        return cls(**options) if base is None else dataclasses.replace(base, **options)
+
+    @property
+    def draws(self) -> int | None:
+        """Rows a document gives: None (one) unless pooling is `token`."""
+        return self.tokens_per_document if self.pooling == "token" else None
+
+    @property
+    def keep_bytes(self) -> int:
+        """`keep_features` in bytes."""
+        return int(self.keep_features)
+
+    def record(self) -> dict[str, Any]:
+        """What provenance keeps, as JSON data; `tokens_per_document` where tokens are drawn."""
+        kept = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name in FIELDS
+            if FIELDS[name].field.metadata["recorded"]
+            for value in (getattr(self, name),)
+        }
+        return kept | {"tokens_per_document": self.draws}
+
+    def for_protocol(self) -> tuple[Settings, tuple[int, ...]]:
+        """The settings that a published protocol fixes, and the seeds of its draws.
+
+        Raises:
+            UserError: a setting that contradicts the protocol.
+        """
+        if self.protocol is None:
+            return self, (self.seed,)
+        wanted = {
+            "documents": paper.DOCUMENTS,
+            "max_length": paper.MAX_LENGTH,
+            "dtype": paper.MODEL_DTYPE,
+            "pooling": "mean",
+            "sites": "residual",
+            "seed": paper.DRAW_SEEDS[0],
+        }
+        for name, value in wanted.items():
+            given = getattr(self, name)
+            if given not in (FIELDS[name].field.default, value):
+                raise UserError(
+                    f"{name.replace('_', '-')} {given!r} contradicts protocol 'paper', which has {value!r}: "
+                    "leave one of them out"
+                )
+        exact = dataclasses.replace(self, **wanted, plan="corpus-order", batch_size=paper.BATCH_SIZE)
+        return exact, paper.DRAW_SEEDS
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A field with its type: what it may be (`choices`, of a Literal), and whether it may be None."""
+
+    field: dataclasses.Field[Any]
+    type: Any
+    choices: tuple[str, ...]
+    optional: bool
+
+
+def _fact(of: dataclasses.Field[Any], hint: Any) -> Fact:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = [kind for kind in kinds if kind is not type(None)]
+    choices = get_args(plain[0]) if get_origin(plain[0]) is Literal else ()
+    return Fact(of, plain[0], choices, len(plain) < len(kinds))
+
+
+@cache
+def _facts() -> dict[str, Fact]:
+    hints = get_type_hints(Settings)
+    return {one.name: _fact(one, hints[one.name]) for one in dataclasses.fields(Settings)}
+
+
+FIELDS: dict[str, Fact] = _facts()
+"""The settings by name, in the order in which `--help` lists them."""
+
+
+def takes_settings(command: str) -> Callable[[Function], Function]:
+    """Let a Python function that takes `**options` show the settings in its signature, as its terminal
+    command has them."""
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=fact.field.default, annotation=fact.field.type
+            )
+            for name, fact in FIELDS.items()
+            if command not in fact.field.metadata["lacking"] and name not in signature.parameters
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *taken])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
