@@ -11,6 +11,7 @@ import numpy as np
 from cka_tools.errors import UserError
 from cka_tools.models.model import LoadedModel
 from cka_tools.processes import at_all, crew
+from cka_tools.settings import DEFAULT_MAX_LENGTH
 from cka_tools.spill_file import SpillFile
 
 IN_MEMORY = 2**29
