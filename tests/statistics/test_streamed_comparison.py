@@ -173,13 +173,8 @@ def test_a_side_may_hold_the_layers_of_several_models(rescale):
     for rows in in_batches(n):
         found.update(rows, *([layer[:, rows] for layer in side] for side in sides))
     for model, at, called in ((first, slice(0, 3), "A"), (control, slice(3, 6), "the control")):
-        alone = stream(
-            (model, second),
-            in_batches(n),
-            np.arange(30),
-            dims=([layer.shape[1] for layer in model], DIMS[1]),
-            pairs=PAIRS,
-        )
+        dims = [layer.shape[1] for layer in model], DIMS[1]
+        alone = stream((model, second), in_batches(n), np.arange(30), dims=dims, pairs=PAIRS)
         options = {"rescale": rescale, "sides": (called, "B")}
         together = found.compare(PAIRS, EARLY, layers=(at, slice(None)), **options)
         assert_same(together, alone.compare(PAIRS, EARLY, **options))
