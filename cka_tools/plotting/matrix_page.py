@@ -35,8 +35,8 @@ NAME_LETTERS, CORPUS_LETTERS = 30, 48
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
 
-DARK_CELLS = 0.55
-"""Of the colours' range: below it white is read better than black, above it black."""
+DARK_CELLS = 0.52
+"""Of the colours' range: below it white has the higher contrast, above it black."""
 
 Record = dict[str, Any]
 
