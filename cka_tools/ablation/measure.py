@@ -22,12 +22,12 @@ from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.comparison.record import interval_entry, number
 from cka_tools.documents import DocumentDraw
 from cka_tools.extraction import ExtractionSettings
+from cka_tools.manifest import NoiseKind, read_manifest
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.training.attention import attention_masks
-from cka_tools.training.checkpoint import read_manifest
 from cka_tools.training.start_model import check_start, quiet_transformers
 
 
@@ -77,19 +77,25 @@ class Trained:
     """A run's last checkpoint.
 
     Attributes:
+        seed, data_seed: of masks and dropout, and of the order of the documents.
         tokens: of the run, its start model's not counted.
         recipe_sha256: of its recipe, None where its manifest holds none.
     """
 
     folder: Path
     seed: int
+    data_seed: int
     tokens: int | None
     recipe_sha256: str | None
 
 
 @dataclass(frozen=True)
 class Trio:
-    """One cell as seen with one seed: a detour, its baseline, and the baseline of another seed."""
+    """One cell as seen with one seed: a detour, its baseline, and the baseline of another seed.
+
+    Attributes:
+        noise: in what the control differs from the baseline; None without a control.
+    """
 
     axis: str
     cell: str
@@ -100,6 +106,17 @@ class Trio:
     detour: Trained
     baseline: Trained
     control: Trained | None
+    noise: NoiseKind | None
+
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """What the record says of the trio's seeds."""
+        return {
+            "data_seed": self.baseline.data_seed,
+            "control_seed": None if self.control is None else self.control.seed,
+            "control_data_seed": None if self.control is None else self.control.data_seed,
+            "noise": self.noise,
+        }
 
 
 @dataclass
@@ -246,7 +263,7 @@ def compare_plan(plan: Plan, out: Path, comparer: Comparer) -> dict[str, Any]:
         notes.append(f"the models are compared on the corpus they were trained on, {plan.corpus.spec!r}")
     notes += _other_data(plan, out)
     training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
-    cells = [measure(trio, comparer) for trio in plan_trios(plan, out)]
+    cells = [measure(trio, comparer) | trio.seeds for trio in plan_trios(plan, out)]
     return build_record(plan.settings.axis, cells, comparer.draw, training, notes)
 
 
@@ -257,7 +274,7 @@ def run_checkpoints(
     folders = dict.fromkeys(
         str(one.folder) for t in trios for one in (t.detour, t.baseline, t.control) if one is not None
     )
-    cells = [measure(trio, comparer) for trio in trios]
+    cells = [measure(trio, comparer) | trio.seeds for trio in trios]
     return build_record(axis, cells, comparer.draw, {"checkpoints": list(folders)}, notes)
 
 
@@ -267,26 +284,26 @@ def plan_trios(plan: Plan, out: Path) -> list[Trio]:
     def trained(use: Use) -> Trained:
         leaf = plan.tree.leaf(use)
         recipe = hash_json(plan.budget.recipe(use.branch).to_dict())
-        return Trained(segment_folder(out, leaf.key), use.run_seed, plan.budget.tokens(use.branch), recipe)
+        folder, tokens = segment_folder(out, leaf.key), plan.budget.tokens(use.branch)
+        return Trained(folder, use.run.masks, use.run.data, tokens, recipe)
 
-    trios = []
     uses = plan.tree.uses
-    for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True):
-        cell = detour.cell
-        trios.append(
-            Trio(
-                cell.axis,
-                cell.name,
-                cell.position,
-                cell.size,
-                detour.seed,
-                cell.causal,
-                trained(detour),
-                trained(baseline),
-                trained(control),
-            )
+    return [
+        Trio(
+            cell.axis,
+            cell.name,
+            cell.position,
+            cell.size,
+            detour.seed,
+            cell.causal,
+            trained(detour),
+            trained(baseline),
+            trained(control),
+            control.noise,
         )
-    return trios
+        for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True)
+        for cell in (detour.cell,)
+    ]
 
 
 def _other_data(plan: Plan, out: Path) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, parse_spec
 from cka_tools.models.folder import hash_json
-from cka_tools.training.checkpoint import read_manifest
 
 XKind = Literal["tokens", "given", "position"]
 LABELS: dict[XKind, str] = {
@@ -53,7 +53,7 @@ def find_series(given: Sequence[ModelGiven], x: Sequence[float] | None = None) -
     if not checkpoints:
         raise UserError("no checkpoint is given: name one or more, or a training run's folder")
     manifests = [_manifest(one) for one in checkpoints]
-    tokens = [_tokens(manifest) for manifest in manifests]
+    tokens = [trained_tokens(manifest) for manifest in manifests]
     notes: list[str] = []
     kind: XKind
     if x is not None:
@@ -115,7 +115,7 @@ def expand(given: ModelGiven) -> list[ModelGiven]:
 
 
 def _place_in_run(path: Path) -> tuple[float, list[tuple[int, str]]]:
-    tokens = _tokens(read_manifest(path))
+    tokens = trained_tokens(read_manifest(path))
     parts = re.findall(r"\d+|\D+", str(path))
     natural = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
     return math.inf if tokens is None else float(tokens), natural
@@ -124,14 +124,6 @@ def _place_in_run(path: Path) -> tuple[float, list[tuple[int, str]]]:
 def _manifest(given: ModelGiven) -> dict[str, Any] | None:
     folder = None if isinstance(given, tuple) else parse_spec(given).folder
     return None if folder is None else read_manifest(folder)
-
-
-def _tokens(manifest: dict[str, Any] | None) -> int | None:
-    """Tokens of the whole run up to a checkpoint; `tokens` of a manifest that has both are of its phase."""
-    if manifest is None:
-        return None
-    count = manifest.get("run_tokens", manifest.get("tokens"))
-    return count if isinstance(count, int) and not isinstance(count, bool) else None
 
 
 def _check_apart(checkpoints: Sequence[ModelGiven], places: Sequence[float], kind: XKind) -> None:

@@ -225,7 +225,6 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-PresetName = Literal["clm-detour", "mlm-baseline", "reverse-detour", "clm-baseline"]
 ScaleName = Literal["paper", "demo"]
 
 
@@ -265,11 +264,15 @@ DEMO = Scale(
     sequences_per_step=4,
 )
 SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
-START, PRETRAINING = "theta0", "pretraining"
-"""The start model θ0 that is trained here, and its one phase."""
+# A start model that is trained here: our own constants, as the paper starts from models of others.
+START = "theta0"
+PRETRAINING, ANNEALING = START_PHASES = ("pretraining", "annealing")
+START_TOKENS = 12_000_000
+ANNEALING_SHARE = 0.1
+ANNEALING_FLOOR = 0.05
 
 # Phase 1 and decay of each; its masking where it is MLM. The last two start from a decoder trained by CLM.
-PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
+DETOURS: dict[str, tuple[ObjectiveName, ObjectiveName]] = {
     "clm-detour": ("clm", "mlm"),
     "mlm-baseline": ("mlm", "mlm"),
     "reverse-detour": ("mlm", "clm"),
@@ -277,30 +280,48 @@ PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
 }
 
 
+PRESETS = (*DETOURS, PRETRAINING)
+
+
 def preset(
-    name: PresetName,
+    name: str,
     scale: ScaleName = "demo",
-    phase1_tokens: int | None = None,
+    tokens: int | None = None,
+    objective: ObjectiveName | None = None,
     **constants: float,
 ) -> Recipe:
     """Return a named recipe.
 
     Args:
-        phase1_tokens: replaces the scale's n; the decay keeps its share of it.
+        tokens: of Phase 1, in place of the scale's n, and the decay keeps its share of it; of `pretraining`
+            all tokens, the annealing's included.
+        objective: of `pretraining` alone, which is MLM unless it says "clm".
         constants: `peak_lr`, `sequence_length` or `sequences_per_step` in place of the scale's.
 
     Raises:
-        UserError: no such preset or scale.
+        UserError: no such preset or scale, or one that does not take what is given.
     """
     if name not in PRESETS:
         raise UserError(f"no recipe is called {name!r}: choose from {', '.join(PRESETS)}")
     if scale not in SCALES:
         raise UserError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
-    if phase1_tokens is not None and phase1_tokens <= 0:
-        raise UserError(f"a Phase 1 of {phase1_tokens} tokens is nothing to train on: give more")
+    if tokens is not None and tokens <= 0:
+        raise UserError(f"{tokens} tokens is nothing to train on: give more")
     size = replace(SCALES[scale], **cast(dict[str, Any], constants))
-    n = size.phase1_tokens if phase1_tokens is None else phase1_tokens
-    first, last = PRESETS[name]
+    if name == PRETRAINING:
+        if scale != "demo":
+            raise UserError(
+                f"recipe {name!r} has no scale {scale!r}, as the paper starts from models of others: "
+                f"leave it out, and give --tokens"
+            )
+        whole = tokens or START_TOKENS
+        annealed = round(whole * ANNEALING_SHARE)
+        phases = pretraining_phases(objective or "mlm", whole - annealed, annealed, size.warmup_tokens)
+        return at_scale(name, scale, phases, size)
+    if objective is not None:
+        raise UserError(f"recipe {name!r} fixes its objectives: leave out --objective {objective}")
+    n = size.phase1_tokens if tokens is None else tokens
+    first, last = DETOURS[name]
     phase1 = Phase(
         name="detour" if name.endswith("detour") else "phase 1",
         objective=first,
@@ -318,6 +339,31 @@ def preset(
         floor=DECAY_FLOOR,
     )
     return at_scale(name, scale, (phase1, decay), size)
+
+
+def pretraining_phases(
+    objective: ObjectiveName, tokens: int, annealed: int, warmup_tokens: int
+) -> tuple[Phase, Phase]:
+    """Return what makes a start model of random weights: `tokens` at a constant rate, then the annealing."""
+    masking = PHASE1_MASKING if objective == "mlm" else None
+    return (
+        Phase(
+            name=PRETRAINING,
+            objective=objective,
+            masking=masking,
+            tokens=tokens,
+            schedule="warmup-constant",
+            warmup_tokens=min(warmup_tokens, tokens),
+        ),
+        Phase(
+            name=ANNEALING,
+            objective=objective,
+            masking=masking,
+            tokens=annealed,
+            schedule="1-sqrt",
+            floor=ANNEALING_FLOOR,
+        ),
+    )
 
 
 def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale | None = None) -> Recipe:

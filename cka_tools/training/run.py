@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import read_manifest
 from cka_tools.models.folder import hash_weight_files, weight_files
-from cka_tools.training.checkpoint import LOSSES, read_manifest, read_state, write_json, write_losses
+from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits
 from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
@@ -49,7 +50,8 @@ def train_run(
     """Train all phases of a recipe into the directory `out`; return that of the final model.
 
     The same call on a stopped run goes on with it, on a finished one it returns at once. The phases read on
-    through the packed sequences. See `train_phase` for the arguments.
+    through the packed sequences. What is found damaged is made again from the last sound state, with a note.
+    See `train_phase` for the arguments.
 
     Raises:
         UserError: anything that does not fit, before any training; a loss that is not finite.
@@ -79,6 +81,7 @@ def train_run(
             optimizer=recipe.optimizer,
             bf16=bf16,
             phase_index=index,
+            goes_on=any(find_damage(later) is not None for later in folders[index + 1 :]),
             report=report,
             note=note,
             checkpoint_tokens=checkpoint_tokens,
