@@ -110,7 +110,6 @@ def run_steps(
     first_sequence: int,
     bf16: bool = False,
     sequences_per_forward: int | None = None,
-    row_every: int | None = None,
     report: Callable[[StepReport], None] | None = None,
     after_step: Callable[[PhaseState], None] | None = None,
 ) -> None:
@@ -123,7 +122,6 @@ def run_steps(
         first_sequence: the packed sequence with which the phase begins.
         bf16: autocast the forward pass to bfloat16; weights and optimizer stay float32.
         sequences_per_forward: how many sequences a process takes at once; all of its share when None.
-        row_every: steps a row of the loss curve.
         report: called after each step.
         after_step: called after each step's update, to save.
 
@@ -132,7 +130,7 @@ def run_steps(
     """
     steps = phase.steps(settings.sequences_per_step * data.length)
     tokens_per_step = settings.sequences_per_step * data.length
-    row_every = row_every or -(-steps // LOSS_ROWS)
+    row_every = -(-steps // LOSS_ROWS)
     with frozen_parameters(model, phase):
         loss_module = accelerator.prepare(TargetLoss(model).train())
         began, window_began, began_at = time.perf_counter(), time.perf_counter(), state.step

@@ -18,6 +18,7 @@ from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.segment import sequences_read, train_phase
 
 Start = tuple[Path, PackedTokens]
+SEEDS: dict[str, int] = {"seed": 1, "data_seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +31,29 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
 def detour(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("detour") / "detour"
     return train_phase(
-        start[0], DETOUR, start[1], seed=1, first_sequence=0, out=out, optimizer=SETTINGS, bf16=False
+        start[0],
+        DETOUR,
+        start[1],
+        seed=1,
+        data_seed=1,
+        first_sequence=0,
+        out=out,
+        optimizer=SETTINGS,
+        bf16=False,
     )
 
 
 def decayed(
     detour: Path, data: PackedTokens, out: Path, phase: Phase = DECAY, **changed: object
 ) -> dict[str, torch.Tensor]:
-    options: dict = {"seed": 1, "first_sequence": 60, "optimizer": SETTINGS, "bf16": False, "phase_index": 1}
+    options: dict = {
+        "seed": 1,
+        "data_seed": 1,
+        "first_sequence": 60,
+        "optimizer": SETTINGS,
+        "bf16": False,
+        "phase_index": 1,
+    }
     train_phase(detour, phase, data, out=out, **options | changed)
     return load_file(out / "model.safetensors")
 
@@ -118,7 +134,14 @@ def test_the_pieces_of_a_phase_equal_the_phase_in_one_piece(
     parent, at = theta0, 0
     for number, piece in enumerate((first, second)):
         out = tmp_path / str(number)
-        options = {"seed": 1, "first_sequence": at, "out": out, "optimizer": SETTINGS, "bf16": False}
+        options = {
+            "seed": 1,
+            "data_seed": 1,
+            "first_sequence": at,
+            "out": out,
+            "optimizer": SETTINGS,
+            "bf16": False,
+        }
         parent, at = train_phase(parent, piece, data, **options), at + sequences_read(piece, data, SETTINGS)  # type: ignore
     for file in ("model.safetensors", "optimizer.safetensors"):
         one, two = load_file(detour / file), load_file(parent / file)
@@ -144,7 +167,7 @@ def test_frozen_layers_stay_to_the_bit_though_their_moments_are_not_zero(
 def test_zero_gradients_would_have_moved_them(start: Start, detour: Path, tmp_path: Path) -> None:
     """What freezing must not be: the kept moments and the decay move a weight whose gradient is zero."""
     model, _ = segment.load_start(detour)
-    adam = segment.adamw(model.parameters(), SETTINGS)
+    adam = segment.adamw(model, SETTINGS)
     assert segment.load_optimizer(detour, model, adam)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -205,7 +228,7 @@ def test_a_start_model_without_a_head_is_refused(start: Start, tmp_path: Path) -
     (bare / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="lacks the weights of"):
         decayed(bare, data, tmp_path / "out")
-    with pytest.raises(UserError, match="no directory"):
+    with pytest.raises(UserError, match="not a directory"):
         decayed(tmp_path / "nothing", data, tmp_path / "out")
 
 
@@ -213,7 +236,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(start: Start, 
     theta0, data = start
     wild = OptimizerSettings(1e30, (0.9, 0.98), 1e-8, 0.0, PER_STEP)
     steep = Phase("steep", "clm", 8 * STEP, "warmup-constant")
-    options: dict = {"seed": 1, "bf16": False, "checkpoint_tokens": STEP}
+    options: dict = {**SEEDS, "bf16": False, "checkpoint_tokens": STEP}
     with pytest.raises(UserError, match=r"of step \d \(steep\).*last good checkpoint is") as error:
         train_phase(theta0, steep, data, first_sequence=0, out=tmp_path / "out", optimizer=wild, **options)
     named = Path(str(error.value).split("'")[-2])
@@ -300,6 +323,7 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
             phase,
             data,
             seed=1,
+            data_seed=1,
             first_sequence=at,
             out=tmp_path / objective,
             optimizer=SETTINGS,

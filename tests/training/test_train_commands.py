@@ -17,7 +17,7 @@ from tiny_start import TEXTS, write_start
 from transformers import AutoModelForMaskedLM
 
 from cka_tools.terminal.app import main
-from cka_tools.terminal.train_commands import duration
+from cka_tools.terminal.progress import duration
 from cka_tools.training import checkpoint
 
 Cka = Callable[..., tuple[int, str, str]]
@@ -199,10 +199,13 @@ def test_the_command_itself_is_killed_and_started_again(
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen([sys.executable, "-m", "cka_tools", *command("run")], env=environment)
+    until = time.monotonic() + 120
     while not list(tmp_path.glob("run/1-detour-checkpoints/tokens-*")) and killed.poll() is None:
+        if time.monotonic() > until:
+            break
         time.sleep(0.005)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.wait(timeout=120)
     assert killed.returncode == -9
     assert not (tmp_path / "run" / "final").exists()
     told = [json.loads(cka(*command(out))[1]) for out in ("run", "whole")]
