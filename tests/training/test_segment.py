@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -340,3 +341,97 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
     assert json.loads((parent / "config.json").read_text())["architectures"] == [
         "ModernBertDecoderForCausalLM"
     ]
+
+
+def flip(file: Path) -> None:
+    """Change the last byte."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def stopped(detour: Path, data: PackedTokens, out: Path) -> list[Path]:
+    """Stop a phase of 6 steps after the fifth; return its checkpoints of steps 2 and 4."""
+
+    def stop(done: object) -> None:
+        if done.step == 5:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        # Kept here, as a run keeps the newest alone.
+        for_all = pytest.MonkeyPatch()
+        for_all.setattr(segment, "_clear", lambda *_, **__: None)
+        try:
+            decayed(detour, data, out, checkpoint_tokens=2 * STEP, report=stop)
+        finally:
+            for_all.undo()
+    return sorted(out.with_name(f"{out.name}-checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_training_goes_on_from_the_last_sound_checkpoint_and_says_so(
+    start: Start, detour: Path, tmp_path: Path, name: str, damaged: int
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "whole")
+    places = stopped(detour, start[1], tmp_path / "d")
+    assert len(places) == 2
+    for place in places[2 - damaged :]:
+        flip(place / name)
+    notes: list[str] = []
+    steps: list[int] = []
+    after = decayed(
+        detour, start[1], tmp_path / "d", note=notes.append, report=lambda done: steps.append(done.step)
+    )
+    assert steps[0] == {1: 3, 2: 1}[damaged]
+    assert len(notes) == damaged
+    assert f"tokens-000000000320 is damaged ({name}" in notes[0]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)
+    assert json.loads((tmp_path / "d" / "training.json").read_text())["notes"] == notes
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state.json"])
+def test_a_finished_phase_that_lacks_a_file_is_made_again(
+    start: Start, detour: Path, tmp_path: Path, name: str
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "d")
+    (tmp_path / "d" / name).unlink()
+    notes: list[str] = []
+    after = decayed(detour, start[1], tmp_path / "d", note=notes.append)
+    assert len(notes) == 1
+    assert name in notes[0]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)
+    assert (tmp_path / "d-damaged" / "training.json").is_file()
+
+
+def test_an_optimizer_state_may_be_gone_unless_another_phase_goes_on(
+    start: Start, detour: Path, tmp_path: Path
+) -> None:
+    decayed(detour, start[1], tmp_path / "d")
+    (tmp_path / "d" / "optimizer.safetensors").unlink()
+    notes: list[str] = []
+    decayed(detour, start[1], tmp_path / "d", note=notes.append)
+    assert notes == []
+    decayed(detour, start[1], tmp_path / "d", note=notes.append, goes_on=True)
+    assert "optimizer.safetensors is missing" in notes[0]
+    assert (tmp_path / "d" / "optimizer.safetensors").is_file()
+
+
+def test_a_damaged_parent_is_refused(start: Start, detour: Path, tmp_path: Path) -> None:
+    shutil.copytree(detour, tmp_path / "parent")
+    flip(tmp_path / "parent" / "model.safetensors")
+    with pytest.raises(UserError, match="start model .* is damaged"):
+        decayed(tmp_path / "parent", start[1], tmp_path / "d")
+
+
+def test_checkpoints_of_before_the_hashes_were_recorded_are_taken(
+    start: Start, detour: Path, tmp_path: Path
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "whole")
+    for place in stopped(detour, start[1], tmp_path / "d"):
+        manifest = json.loads((place / "training.json").read_text())
+        kept = {k: v for k, v in manifest.items() if k not in ("optimizer_sha256", "state_sha256")}
+        (place / "training.json").write_text(json.dumps(kept))
+    steps: list[int] = []
+    after = decayed(detour, start[1], tmp_path / "d", report=lambda done: steps.append(done.step))
+    assert steps == [5, 6]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)
