@@ -42,9 +42,11 @@ class Segments:
         self._by_weights = {manifest["weights_sha256"]: p for p, manifest in self.manifests.items()}
 
     def lineage(self, leaf: Path) -> list[Path]:
-        """Return the segments from the start model's to this one."""
+        """Return the segments from the finished start model's, if it was trained here, to this one."""
         parent = self._by_weights.get(self.manifests[leaf]["key"]["parent_weights_sha256"])
-        return [*([] if parent is None else self.lineage(parent)), leaf]
+        if parent is None or self.is_start(leaf):
+            return [leaf]
+        return [*self.lineage(parent), leaf]
 
     def leaf(
         self,

@@ -277,7 +277,7 @@ def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[
         damage = find_damage(place, optimizer=True)
         if damage is None:
             return False, str(place), found
-        found.append(f"checkpoint {place.name} is damaged ({damage}): passed over for the one before it")
+        found.append(f"checkpoint {place.name} is damaged ({damage}): passed over for the last sound one")
     return False, None, found
 
 

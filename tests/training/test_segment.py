@@ -356,14 +356,11 @@ def stopped(detour: Path, data: PackedTokens, out: Path) -> list[Path]:
         if done.step == 5:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        # Kept here, as a run keeps the newest alone.
-        for_all = pytest.MonkeyPatch()
-        for_all.setattr(segment, "_clear", lambda *_, **__: None)
-        try:
+    with pytest.MonkeyPatch.context() as patch:
+        # Both are kept, where a run keeps the newest alone.
+        patch.setattr(segment, "_clear", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
             decayed(detour, data, out, checkpoint_tokens=2 * STEP, report=stop)
-        finally:
-            for_all.undo()
     return sorted(out.with_name(f"{out.name}-checkpoints").iterdir())
 
 
@@ -419,7 +416,7 @@ def test_an_optimizer_state_may_be_gone_unless_another_phase_goes_on(
 def test_a_damaged_parent_is_refused(start: Start, detour: Path, tmp_path: Path) -> None:
     shutil.copytree(detour, tmp_path / "parent")
     flip(tmp_path / "parent" / "model.safetensors")
-    with pytest.raises(UserError, match="start model .* is damaged"):
+    with pytest.raises(UserError, match=r"start model .* is damaged"):
         decayed(tmp_path / "parent", start[1], tmp_path / "d")
 
 

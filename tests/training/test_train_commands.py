@@ -177,8 +177,8 @@ def test_one_order_with_two_seeds_is_the_same_data_under_other_masks(
 def test_pretraining_begins_with_random_weights_and_is_annealed(
     cka: Cka, given: tuple[str, ...], tmp_path: Path
 ) -> None:
-    options = (*given, *SMALL, "--json", "--quiet")
-    code, printed, err = cka("train", "pretraining", *options, "--objective", "clm", "--out", tmp_path / "a")
+    options = (*given, *SMALL, "--objective", "clm", "--json", "--quiet", "--out", tmp_path / "a")
+    code, printed, err = cka("train", "pretraining", *options)
     assert (code, err) == (0, "")
     told = json.loads(printed)
     assert (told["run_tokens"], list(told["losses"])) == (1280, ["pretraining", "annealing"])
