@@ -4,8 +4,8 @@
 
 For each rate a detour, its baseline (the same data, order and seed) and its control (another seed) are
 trained; a sweep that was stopped goes on. Writes one row a rate to `data/learning_rate_sweep.csv`: mean
-divergence of detour and baseline, that of control and baseline, their ratio, and the held-out MLM losses (15 %
-masked, nats a masked token).
+divergence of detour and baseline, that of control and baseline, their ratio, and the held-out MLM losses
+(15 % masked, nats a masked token).
 """
 
 import argparse

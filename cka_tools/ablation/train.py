@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.tree import START_SEED, Segment, StartKey
-from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights, write_json
+from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
 from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.random_start import write_random
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
+from cka_tools.training.run import check_claim, claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start
 
-PLAN = "ablation.json"
+PLAN, WHAT = "ablation.json", "ablation"
+BEFORE: Final = {"noise": "order"}
+"""Of directories of before there was a choice: a control took another order too."""
+
 SEGMENTS = "segments"
 KEY_LETTERS = 16
 SECONDS_BETWEEN_LOOKS = 5
@@ -56,7 +58,7 @@ def train_tree(
         UserError: `out` holds another ablation or something else, or training stops.
     """
     accelerator = make_accelerator(cpu=device == "cpu")
-    from_first(accelerator, lambda: claim(out, plan))
+    from_first(accelerator, lambda: claim(out, plan.identity, PLAN, WHAT, BEFORE))
     tree = plan.tree
     folders = {key: segment_folder(out, key) for key in tree.segments}
     roots: dict[StartKey, Path] = {}
@@ -161,43 +163,9 @@ def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
     return done
 
 
-def claim(out: Path, plan: Plan) -> None:
-    """Make `out` the directory of this ablation.
-
-    Raises:
-        UserError: another ablation, or something else, is in it.
-    """
-    check_out(out, plan.identity)
-    if not (out / PLAN).is_file():
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            staging = out / f".{PLAN}.partial"
-            write_json(staging, plan.identity)
-            staging.replace(out / PLAN)
-        except OSError as error:
-            raise UserError(f"--out {str(out)!r} cannot be written ({error.strerror})") from error
-
-
 def check_out(out: Path, identity: Mapping[str, object]) -> None:
     """Raise a UserError where `out` cannot be, or cannot go on as, the directory of this ablation."""
-    file = out / PLAN
-    if not file.is_file():
-        held = out.exists() and (out.is_file() or {p.name for p in out.iterdir()} - {f".{PLAN}.partial"})
-        if held:
-            raise UserError(f"--out {str(out)!r} holds something else than an ablation: name another")
-        return
-    try:
-        # Before there was a choice, a control took another order too.
-        there = {"noise": "order"} | json.loads(file.read_text(encoding="utf-8"))
-        same = json.loads(json.dumps(dict(identity)))
-        different = [key for key in same if there.get(key) != same[key]]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
-    if different:
-        named = ", ".join(key.replace("_", " ") for key in different)
-        raise UserError(
-            f"--out {str(out)!r} holds another ablation (it differs in {named}): name another directory"
-        )
+    check_claim(out, identity, PLAN, WHAT, BEFORE)
 
 
 WARM, TIMED = 1, 3

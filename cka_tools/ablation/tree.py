@@ -1,4 +1,4 @@
-"""How long everything lasts, in whole optimizer steps."""
+"""The tree of an ablation: how long each run lasts, and the segments of training that runs share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from cka_tools.manifest import NoiseKind
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import (
     ANNEALING_SHARE,
-    DECAY_FLOOR,
-    DECAY_MASKING,
-    PHASE1_MASKING,
     START,
     START_PHASES,
     OptimizerSettings,
     Phase,
     Recipe,
+    constant_phase,
+    decay_phase,
     pretraining_phases,
 )
 
@@ -86,28 +85,12 @@ class Budget:
 
     def phase1_piece(self, branch: Branch, start: int, stop: int) -> Phase:
         """Return Phase 1 from one step to another; the pieces of one Phase 1 together equal it."""
-        objective = branch.objectives[0]
-        return Phase(
-            name="phase 1",
-            objective=objective,
-            tokens=(stop - start) * self.step,
-            schedule="warmup-constant",
-            masking=PHASE1_MASKING if objective == "mlm" else None,
-            warmup_tokens=self.warmup * self.step if start == 0 else 0,
-            frozen=branch.frozen[0],
-        )
+        warmup = self.warmup * self.step if start == 0 else 0
+        tokens = (stop - start) * self.step
+        return constant_phase("phase 1", branch.objectives[0], tokens, warmup, branch.frozen[0])
 
     def decay_phase(self, branch: Branch) -> Phase:
-        objective = branch.objectives[1]
-        return Phase(
-            name="decay",
-            objective=objective,
-            tokens=self.decay(branch) * self.step,
-            schedule="1-sqrt",
-            masking=DECAY_MASKING if objective == "mlm" else None,
-            floor=DECAY_FLOOR,
-            frozen=branch.frozen[1],
-        )
+        return decay_phase(branch.objectives[1], self.decay(branch) * self.step, branch.frozen[1])
 
     def recipe(self, branch: Branch) -> Recipe:
         """Return a whole run's recipe, as `cka train` takes it."""
@@ -125,18 +108,8 @@ class Budget:
         )
 
     def recipe_of(self, name: str, phases: tuple[Phase, ...]) -> Recipe:
-        settings = self.optimizer
-        return Recipe(
-            name=name,
-            scale=self.scale,
-            phases=phases,
-            peak_lr=settings.peak_lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            sequence_length=self.length,
-            sequences_per_step=settings.sequences_per_step,
-        )
+        settings = dataclasses.asdict(self.optimizer)
+        return Recipe(name, self.scale, phases, sequence_length=self.length, **settings)
 
 
 Role = Literal["detour", "baseline", "control"]

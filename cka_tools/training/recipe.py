@@ -322,53 +322,36 @@ def preset(
         raise UserError(f"recipe {name!r} fixes its objectives: leave out --objective {objective}")
     n = size.phase1_tokens if tokens is None else tokens
     first, last = DETOURS[name]
-    phase1 = Phase(
-        name="detour" if name.endswith("detour") else "phase 1",
-        objective=first,
-        masking=PHASE1_MASKING if first == "mlm" else None,
-        tokens=n,
-        schedule="warmup-constant",
-        warmup_tokens=min(size.warmup_tokens, n),
+    phase1 = constant_phase(
+        "detour" if name.endswith("detour") else "phase 1", first, n, min(size.warmup_tokens, n)
     )
-    decay = Phase(
-        name="decay",
-        objective=last,
-        masking=DECAY_MASKING if last == "mlm" else None,
-        tokens=round(n * DECAY_SHARE),
-        schedule="1-sqrt",
-        floor=DECAY_FLOOR,
-    )
-    return at_scale(name, scale, (phase1, decay), size)
+    return at_scale(name, scale, (phase1, decay_phase(last, round(n * DECAY_SHARE))), size)
+
+
+def constant_phase(
+    name: str, objective: ObjectiveName, tokens: int, warmup_tokens: int, frozen: tuple[int, ...] = ()
+) -> Phase:
+    """Return a phase at the peak rate after a warm-up, such as Phase 1; MLM at its masking rate."""
+    masking = PHASE1_MASKING if objective == "mlm" else None
+    return Phase(name, objective, tokens, "warmup-constant", masking, warmup_tokens, frozen=frozen)
+
+
+def decay_phase(objective: ObjectiveName, tokens: int, frozen: tuple[int, ...] = ()) -> Phase:
+    """Return the decay that ends a run; MLM at its masking rate, below Phase 1's."""
+    masking = DECAY_MASKING if objective == "mlm" else None
+    return Phase("decay", objective, tokens, "1-sqrt", masking, floor=DECAY_FLOOR, frozen=frozen)
 
 
 def pretraining_phases(
     objective: ObjectiveName, tokens: int, annealed: int, warmup_tokens: int
 ) -> tuple[Phase, Phase]:
     """Return what makes a start model of random weights: `tokens` at a constant rate, then the annealing."""
-    masking = PHASE1_MASKING if objective == "mlm" else None
-    return (
-        Phase(
-            name=PRETRAINING,
-            objective=objective,
-            masking=masking,
-            tokens=tokens,
-            schedule="warmup-constant",
-            warmup_tokens=min(warmup_tokens, tokens),
-        ),
-        Phase(
-            name=ANNEALING,
-            objective=objective,
-            masking=masking,
-            tokens=annealed,
-            schedule="1-sqrt",
-            floor=ANNEALING_FLOOR,
-        ),
-    )
+    first = constant_phase(PRETRAINING, objective, tokens, min(warmup_tokens, tokens))
+    return first, Phase(ANNEALING, objective, annealed, "1-sqrt", first.masking, floor=ANNEALING_FLOOR)
 
 
-def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale | None = None) -> Recipe:
-    """Return a recipe of these phases with the optimizer and the batch of a scale, or of `size`."""
-    size = size or SCALES[scale]
+def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale) -> Recipe:
+    """Return a recipe of these phases with the optimizer and the batch of `size`."""
     return Recipe(
         name=name,
         scale=scale,

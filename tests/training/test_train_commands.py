@@ -147,7 +147,7 @@ def test_a_directory_with_another_run_or_something_else_is_refused(
     (tmp_path / "mine" / "thesis.txt").touch()
     code, _, err = cka("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "mine")
     assert code == 2
-    assert "holds no training run" in err
+    assert "holds something else" in err
 
 
 def test_one_order_with_two_seeds_is_the_same_data_under_other_masks(
