@@ -322,7 +322,7 @@ def test_figures_are_made_without_pyplot() -> None:
     import sys
 
     code = "import sys, cka_tools.plotting; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize("count", [1, 6, 14, 22, 28, 48, 100])

@@ -1,0 +1,75 @@
+"""The manifest `training.json` beside a checkpoint that was trained here: what was trained, on what, how far.
+
+Read by everything that meets a checkpoint; written by training alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cka_tools.errors import UserError
+
+MANIFEST = "training.json"
+
+NoiseKind = Literal["masks", "order", "unknown"]
+NOISE_IN_WORDS: dict[str, str] = {
+    "masks": "the same data in the same order with other masks",
+    "order": "the data in another order with other masks",
+    "unknown": "a run whose manifest does not say in what it differs",
+}
+"""What a control is, beside the baseline: completes "noise is the divergence of the baseline from …"."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a directory, None where it has none.
+
+    `seed` fixes masks and dropout, `data_seed` the order of the documents. Where a manifest has no
+    `data_seed`, one number fixed both: it is filled in.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"manifest {str(file)!r} cannot be read: remove its directory") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"manifest {str(file)!r} holds no JSON object: remove its directory")
+    if "seed" in manifest:
+        manifest.setdefault("data_seed", manifest["seed"])
+    return manifest
+
+
+def trained_tokens(manifest: Mapping[str, Any] | None) -> int | None:
+    """Return the tokens of the whole run up to a checkpoint, its start model's not counted; None if unknown.
+
+    `tokens` of a manifest that also has `run_tokens` are those of its phase.
+    """
+    count = (manifest or {}).get("run_tokens", (manifest or {}).get("tokens"))
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def noise_kind(manifest_b: Mapping[str, Any] | None, manifest_control: Mapping[str, Any] | None) -> NoiseKind:
+    """Return in what a control differs from the checkpoint B that it is a control of.
+
+    Args:
+        manifest_b, manifest_control: as `read_manifest` gives them; None where a checkpoint has none.
+
+    Returns:
+        "masks": the same data in the same order, another seed. "order": data of another seed. "unknown":
+        a manifest is lacking or says too little, nothing differs, or the data differ in more than their order
+        (one data seed, other data).
+    """
+    b, control = manifest_b or {}, manifest_control or {}
+    facts = [one.get(name) for one in (b, control) for name in ("data_sha256", "seed", "data_seed")]
+    if None in facts:
+        return "unknown"
+    if b["data_sha256"] == control["data_sha256"]:
+        return "masks" if b["seed"] != control["seed"] else "unknown"
+    return "order" if b["data_seed"] != control["data_seed"] else "unknown"
