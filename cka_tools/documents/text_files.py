@@ -197,7 +197,9 @@ def read_csv(path: Path, corpus: Corpus) -> Iterator[Document]:
                     f"{path}, line {reader.line_num}: {len(record)} fields, {column!r} is field "
                     f"{index + 1}; fix the line"
                 )
-            row = dict(reversed(list(zip(header, record, strict=False))))  # of two equal names the first counts
+            row = dict(
+                reversed(list(zip(header, record, strict=False)))
+            )  # of two equal names the first counts
             row.setdefault(column, "")
             yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")
     except csv.Error as error:
