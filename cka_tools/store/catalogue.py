@@ -1,5 +1,6 @@
 """What lies in a store: listed, verified, removed."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -117,7 +118,7 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
             ) from None
     for kind in ("features", "partial", "runs"):
         for folder in (cache / kind).glob(f"{_DOOMED}*"):
-            _remove_left(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _PLACES = {"interrupted": partial_folder, "snapshot": run_folder}
@@ -151,10 +152,3 @@ def _size(folder: Path) -> int:
 
 def _time(folder: Path) -> str:
     return datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
-
-
-def _remove_left(folder: Path) -> None:
-    with suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

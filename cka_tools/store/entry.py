@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -118,24 +118,13 @@ class Layout:
 
     def record(self) -> dict[str, Any]:
         """JSON-ready; `Layout.of` is the way back."""
-        return {
-            "layers": list(self.layers),
-            "widths": list(self.widths),
-            "documents": self.documents,
-            "draws": self.draws,
-            "dtype": self.dtype,
-        }
+        return asdict(self)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Layout":
         """The layout of a manifest."""
-        return cls(
-            tuple(record["layers"]),
-            tuple(record["widths"]),
-            record["documents"],
-            record["draws"],
-            record["dtype"],
-        )
+        lists = {name: tuple(record[name]) for name in ("layers", "widths")}
+        return cls(**record | lists)
 
 
 FEATURES = "features.safetensors"

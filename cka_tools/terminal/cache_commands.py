@@ -60,9 +60,7 @@ def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
         if entries:
             console.print(table)
         total = size_in_words(sum(entry.size for entry in entries))
-        console.print(
-            f"{_entries(len(entries))}, {total}, in {cache}", markup=False, highlight=False, soft_wrap=True
-        )
+        _print_line(console, f"{_entries(len(entries))}, {total}, in {cache}")
 
     data = json.dumps({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
     emit(show, data, out, quiet=quiet, as_json=as_json)
@@ -85,13 +83,11 @@ def verify_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fa
 
     def show(console: Console) -> None:
         for key, reason in damaged.items():
-            line = f"{key[:KEY_LETTERS]} is damaged: {reason}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        line = f"{_entries(len(found))} verified, {len(damaged)} damaged, in {cache}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+            _print_line(console, f"{key[:KEY_LETTERS]} is damaged: {reason}")
+        _print_line(console, f"{_entries(len(found))} verified, {len(damaged)} damaged, in {cache}")
         if damaged:
-            line = f"`cka cache rm {' '.join(key[:KEY_LETTERS] for key in damaged)}` removes what is damaged"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            keys = " ".join(key[:KEY_LETTERS] for key in damaged)
+            _print_line(console, f"`cka cache rm {keys}` removes what is damaged")
 
     entries = [
         {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None}
@@ -132,7 +128,7 @@ def remove_command(
     remove_entries(cache, chosen)
 
     def show(console: Console) -> None:
-        console.print(f"Removed {number} ({size})", markup=False, highlight=False)
+        _print_line(console, f"Removed {number} ({size})")
 
     data = json.dumps({"removed": [entry.key for entry in chosen]})
     emit(show, data, out, quiet=quiet, as_json=as_json)
@@ -149,9 +145,13 @@ def path_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
     cache = str(cache_directory())
 
     def show(console: Console) -> None:
-        console.print(cache, markup=False, highlight=False, soft_wrap=True)
+        _print_line(console, cache)
 
     emit(show, json.dumps({"path": cache}), out, quiet=quiet, as_json=as_json)
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _entries(number: int) -> str:
