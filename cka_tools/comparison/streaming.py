@@ -20,6 +20,7 @@ from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_sorted
 from cka_tools.extraction.extract import describe, plan_forwards, run_batches
 from cka_tools.extraction.features import ModelFeatures
+from cka_tools.extraction.gathered_rows import scaled
 from cka_tools.formatting import size_in_words
 from cka_tools.models import LoadedModel
 from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
@@ -29,7 +30,6 @@ from cka_tools.statistics.pair import FeatureComparison
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison
 from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
-from cka_tools.store.partial import scaled
 from cka_tools.store.snapshot import Snapshot
 
 PILOT_DOCUMENTS = 1024
