@@ -96,7 +96,7 @@ def _record(
     pairs = []
     for at, pair in enumerate(draw.pairs):
         own = at < count
-        facts = {"x": series.x[at]} if own else {}
+        facts: dict[str, Any] = {"x": series.x[at]} if own else {}
         pairs.append(
             pair_entry(
                 pair,

@@ -199,6 +199,8 @@ def read_entry(cache: Path, key: EntryKey, layout: Layout | None = None) -> Mode
     if opened is None:
         return None
     manifest, mapped = opened
+    # A model whose weights were not loaded does not tell its widths: the layout is then the manifest's.
+    layout = layout or manifest.layout
     if manifest.key != key or manifest.layout != layout:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
     if not _is_marked(folder):

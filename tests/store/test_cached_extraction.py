@@ -319,7 +319,7 @@ def test_a_disk_that_is_full_at_the_end_costs_one_line(cache, bert, extract, sam
 
 
 def test_a_store_removed_while_it_is_written_costs_one_line(cache, bert, extract, same_bits, tiny_documents):
-    settings = ExtractionSettings(max_length=64, batch_tokens=256)
+    settings = Settings(max_length=64, batch_tokens=256)
     removed = []
 
     def remove(*done):
