@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from rival_packages import installed_packages
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.errors import UserError
 from cka_tools.extraction import bare_forward, iterate_batches, prepare

@@ -25,6 +25,7 @@ import pandas as pd
 def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, float]:
     """Compare in this process; peak resident MiB before and after, features never in memory as a whole."""
     from cka_tools.comparison.reading import DrawProgress, read_draw
+
     from cka_tools.documents import draw as shelf
     from cka_tools.documents import draw_documents
     from cka_tools.extraction import tokens as growing_array

@@ -55,8 +55,8 @@ def texts_of(documents: int, words: int) -> list[str]:
 def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float]:
     """Peak MiB of one step above the process before it, in this process."""
     import torch
-
     from cka_tools.comparison.reading import DrawProgress, read_draw
+
     from cka_tools.documents import draw_documents
     from cka_tools.extraction import bare_forward, iterate_batches, prepare
     from cka_tools.models import load_model

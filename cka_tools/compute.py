@@ -1,7 +1,7 @@
 """Any number of models over the same documents → features: the one way in for every analysis.
 
 A model is opened once (tokenizer, blocks, limits), found in the activation store or run once over every draw
-of documents, and let go. What only sums features takes the same batches as they come (`comparison.streaming`).
+of documents, and let go. What only sums features takes the same batches (`comparison.streaming`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from cka_tools.store.key import known_content
 if TYPE_CHECKING:
     import datasets
 
-    CorpusGiven = str | PathLike[str] | Sequence[str] | datasets.Dataset
+CorpusGiven: TypeAlias = "str | PathLike[str] | Sequence[Any] | datasets.Dataset"
+"""A corpus: a spec, a path, texts in memory, or a data set of `datasets`."""
 
 Progress = Callable[[int, int, int], None]
 """Called with documents done, tokens done and documents in all, over all models and draws."""

@@ -244,7 +244,9 @@ class Settings:
                     f"{name.replace('_', '-')} {given!r} contradicts protocol 'paper', which has {value!r}: "
                     "leave one of them out"
                 )
-        exact = dataclasses.replace(self, **wanted, plan="corpus-order", batch_size=paper.BATCH_SIZE)
+        exact = dataclasses.replace(
+            self, **dict[str, Any](wanted), plan="corpus-order", batch_size=paper.BATCH_SIZE
+        )
         return exact, paper.DRAW_SEEDS
 
 

@@ -26,7 +26,7 @@ leave different representations. **It is of no use for any language task.**
 | corpus | {corpus_text}; none held out: the held-out loss is on other texts |
 | packing | documents begun by [CLS], ended by [SEP], packed to {length} tokens; no attention across documents |
 | packed data | {packed:,} tokens, SHA-256 `{data_sha256}` |
-| seed | {seed} (order of the documents and masks) |
+| seeds | {seed} (masks), {data_seed} (order of the documents) |
 | optimizer | AdamW, peak learning rate {peak_lr:g}, betas {betas}, weight decay {weight_decay:g} in decoupled form; {step_tokens:,} tokens a step; bfloat16 autocast |
 | weights | float16 safetensors, SHA-256 `{weights_sha256}` |
 
@@ -48,11 +48,11 @@ BASELINE = (
     "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay."
 )
 SECOND = (
-    "Made as `mlm-baseline` with another seed, so other masks and another order of the corpus, of which it "
-    "therefore reads largely other documents: the yardstick for what chance alone does."
+    "Made as `mlm-baseline` from the same data in the same order with another seed, so other masks: the yardstick "
+    "for what chance alone does."
 )
 ORIGIN = {
-    "theta0": "The start model of the family: MLM on general English text, from random weights, without a decay.",
+    "theta0": "The start model of the family: MLM on general English text, from random weights, annealed at its end.",
     "clm-detour": DETOUR,
     "mlm-baseline": BASELINE,
     "mlm-baseline-2": SECOND,
@@ -75,7 +75,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         tokens = round(phase["tokens"] / step_tokens) * step_tokens
         masking = phase["masking"]
         objective = "CLM" if masking is None else f"MLM {masking['rate']:.0%}"
-        schedule = "1-sqrt decay to 10 %" if phase["schedule"] == "1-sqrt" else "warm-up, constant"
+        schedule = f"1-sqrt to {phase['floor']:.0%}" if phase["schedule"] == "1-sqrt" else "warm-up, constant"
         loss = manifest["final_loss"][phase["name"]]
         rows.append(f"| {phase['name']} | {objective} | {tokens:,} | {schedule} | {loss:.3f} |")
     card = CARD.format(
@@ -86,6 +86,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         packed=manifest["tokens"],
         data_sha256=manifest["data_sha256"],
         seed=manifest["seed"],
+        data_seed=manifest["data_seed"],
         peak_lr=recipe["peak_lr"],
         betas=tuple(recipe["betas"]),
         weight_decay=recipe["weight_decay"],

@@ -1,33 +1,33 @@
-"""Take the bundled models out of a finished `cka ablate`, with their cards and held-out losses.
+"""Take the bundled models out of finished runs of `cka train`, with their cards and held-out losses.
 
-    cka ablate all --preset demo --start 8x128 --start 4x64 --weights float16 \\
-        --start-corpus ../shared/corpora/general.jsonl.gz \\
-        --corpus ../shared/corpora/biomed_train.jsonl.gz \\
-        --compare-on ../shared/corpora/pubmed_heldout.jsonl.gz --out runs/ablation
-    python data/make_demo_models.py runs/ablation
+    cka train pretraining --start 8x128 --corpus ../shared/corpora/general.jsonl.gz --epochs 3 \\
+        --seed 1 --data-seed 1 --out runs/start
+    cka train clm-detour --start runs/start/final --corpus ../shared/corpora/biomed_train.jsonl.gz \\
+        --seed 1 --data-seed 1 --out runs/detour
+    …
+    python data/make_demo_models.py theta0=runs/start clm-detour=runs/detour mlm-baseline=…
 
-The weights are copied byte for byte, so that the family's rows of `figures/ablation.csv` can be made again
-from them. The held-out losses come from documents that no model was trained on. No text is kept.
+The weights are rounded to float16. The held-out losses come from documents that no model was trained on. No
+text is kept.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from demo_model_card import write_card
+from demo_model_card import ORIGIN, write_card
 from training_texts import BIOMEDICAL, CORPORA, GENERAL, HELD_OUT, MODELS, read_texts
 
-from cka_tools.ablation.checkpoints import Segments
 from cka_tools.errors import UserError
+from cka_tools.manifest import MANIFEST, read_manifest
 from cka_tools.training.checkpoint import (
     LOSSES,
-    MANIFEST,
-    TOKENIZER_FILES,
     WEIGHTS,
+    copy_tokenizer,
     read_state,
     round_weights,
     write_json,
@@ -35,33 +35,22 @@ from cka_tools.training.checkpoint import (
 )
 from cka_tools.training.loop import LOSS_ROWS, LossRow, held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.recipe import DECAY_SHARE, DEMO, START
+from cka_tools.training.recipe import START
+from cka_tools.training.recipe_file import parse_recipe
+from cka_tools.training.run import phase_folders
 from cka_tools.training.start_model import load_start
 
-SIZE = "8x128"
 HELD_OUT_TOKENS = 100_000
-KEPT = ("recipe", "seed", "data_sha256", "numerics", "notes", "versions", "weights_sha256", "weights_dtype")
-MATCHED = 1.0
-"""The decay that is as long as Phase 1."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A run of the family: Phase 1's objective, the seed of data and masks, the decay's share of Phase 1."""
-
-    name: str
-    objective: str
-    seed: int
-    decay: float
-
-
-FAMILY = (
-    Member("clm-detour", "clm", 1, DECAY_SHARE),
-    Member("mlm-baseline", "mlm", 1, DECAY_SHARE),
-    Member("mlm-baseline-2", "mlm", 2, DECAY_SHARE),
-    Member("clm-detour-matched", "clm", 1, MATCHED),
-    Member("mlm-baseline-matched", "mlm", 1, MATCHED),
-    Member("mlm-baseline-2-matched", "mlm", 2, MATCHED),
+KEPT = (
+    "recipe",
+    "seed",
+    "data_seed",
+    "data_sha256",
+    "numerics",
+    "notes",
+    "versions",
+    "weights_sha256",
+    "weights_dtype",
 )
 
 
@@ -69,46 +58,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("ablation", type=Path, help="the run directory of `cka ablate`")
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help=f"NAME is one of {', '.join(ORIGIN)}")
     parser.add_argument("--corpora", type=Path, default=CORPORA)
     parser.add_argument("--out", type=Path, default=MODELS)
     options = parser.parse_args()
     try:
-        segments = Segments(options.ablation / "segments")
-        leaves = {
-            member.name: segments.leaf(
-                SIZE, (member.objective, "mlm"), member.seed, DEMO.phase1_tokens, member.decay
-            )
-            for member in FAMILY
-        }
-        start = segments.lineage(leaves[FAMILY[0].name])[0]
-        for name, leaf in {START: start, **leaves}.items():
-            take(name, leaf, segments, options.corpora, options.out / name)
+        for given in options.runs:
+            name, _, run = given.partition("=")
+            if name not in ORIGIN or not run:
+                raise UserError(f"{given!r} does not fit: write NAME=RUN, NAME one of {', '.join(ORIGIN)}")
+            take(name, Path(run), options.corpora, options.out / name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -> None:
-    """Copy one model, and write its manifest, its loss curve and its card."""
+def take(name: str, run: Path, corpora: Path, out: Path) -> None:
+    """Copy the model that a run made, and write its manifest, its loss curve and its card.
+
+    Raises:
+        UserError: the run is not there or not finished.
+    """
+    final = run / "final"
+    found = read_manifest(final)
+    if found is None:
+        raise UserError(f"{str(run)!r} is not a finished run of `cka train`: train it to its end")
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    for file in ("config.json", WEIGHTS, *TOKENIZER_FILES):
-        if (place / file).is_file():
-            shutil.copyfile(place / file, out / file)
-    is_start = name == START
-    found = segments.manifests[place]
-    rows = read_state(place).losses if is_start else segments.losses(place)
-    # A trunk is shared by runs that call it differently.
-    first = found["recipe"]["phases"][0]["name"]
-    rows = [replace(row, phase=first) if row.phase == "phase 1" else row for row in rows]
+    for file in ("config.json", WEIGHTS):
+        shutil.copyfile(final / file, out / file)
+    copy_tokenizer(final, out)
+    folders = phase_folders(parse_recipe(found["recipe"]), run)
+    rows = [row for folder in folders for row in read_state(folder).losses]
     write_losses(out / LOSSES, thinned(rows))
-    corpus = GENERAL if is_start else BIOMEDICAL
+    corpus = GENERAL if name == START else BIOMEDICAL
     manifest = {key: found[key] for key in KEPT if key in found}
     manifest |= {
         "model": name,
-        "start": None if is_start else START,
+        "start": None if name == START else START,
         "corpus": corpus,
         "tokens": found["run_tokens"],
         "final_loss": {row.phase: round(row.loss, 4) for row in rows},
@@ -116,7 +104,7 @@ def take(name: str, place: Path, segments: Segments, corpora: Path, out: Path) -
     write_json(out / MANIFEST, manifest)
     round_weights(out, "float16")
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    manifest |= measure(out, read_texts(corpus, corpora), read_texts(HELD_OUT, corpora), found)
+    manifest |= measure(out, read_texts(corpus, corpora), read_texts(HELD_OUT, corpora))
     write_json(out / MANIFEST, manifest)
     write_card(out, manifest)
     print(f"{name}: {manifest['held_out_mlm_loss']:.3f} nats a masked token", flush=True)
@@ -133,12 +121,12 @@ def thinned(rows: list[LossRow], most: int = LOSS_ROWS) -> list[LossRow]:
     ]
 
 
-def measure(folder: Path, trained: list[str], held_out: list[str], found: dict[str, Any]) -> dict[str, Any]:
+def measure(folder: Path, trained: list[str], held_out: list[str]) -> dict[str, Any]:
     """Return the held-out MLM loss of the weights as saved, beside that of guessing by token frequency."""
     model, tokenizer = load_start(folder)
-    length, seed = DEMO.sequence_length, found["seed"]
+    length = (read_manifest(folder) or {})["recipe"]["sequence_length"]
     packed = pack_held_out(held_out, tokenizer, length, HELD_OUT_TOKENS)
-    data = pack_texts(trained, tokenizer, length=length, seed=seed, tokens=found["run_tokens"])
+    data = pack_texts(trained, tokenizer, length=length, seed=0)
     return {
         "held_out_mlm_loss": round(held_out_loss(model, packed, tokenizer, "mlm"), 4),
         "held_out_unigram_loss": round(unigram_loss(data, packed), 4),

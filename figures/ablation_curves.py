@@ -7,10 +7,118 @@ With no argument: the recorded ablation of the demo family.
 
 from __future__ import annotations
 
-from figure_files import ablation_argument, parser, read_table, write
-from published_points import along_the_decay
+from collections.abc import Mapping, Sequence
 
-from cka_tools.plotting.ablation_curves import ablation_curves_figure
+import numpy as np
+import pandas as pd
+from figure_files import ablation_argument, parser, read_table, write
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from points import (
+    Reference,
+    along_the_decay,
+    by_capacity,
+    draw_noise,
+    draw_published,
+    draw_seeds,
+    legend_keys,
+    log_axis,
+    look_of,
+    share_axis,
+)
+
+from cka_tools.errors import UserError
+from cka_tools.plotting.style import PAGE_WIDTH, TEXT, StyledFigure, figure_style
+
+X_LABELS = {
+    "length": "Phase 1, % of n tokens",
+    "decay": "decay, % of the tokens of Phase 1",
+}
+LAYERS = {"mean": "all layers", "early": "early layers"}
+ASIDE = 1.05
+"""Factor on x between two seeds, so that their points stand apart."""
+
+
+def ablation_curves_figure(
+    table: pd.DataFrame,
+    published_decay: Mapping[str, Sequence[Reference]] | None = None,
+) -> Figure:
+    """Draw mean and early divergence along the axes `length` and `decay`, and their ratio to seed noise.
+
+    Args:
+        table: an ablation's tidy table.
+        published_decay: published divergences in percent by "mean" and "early", at shares of the decay.
+
+    Raises:
+        UserError: neither axis in the table.
+    """
+    axes = [axis for axis in X_LABELS if (table["axis"] == axis).any()]
+    if not axes:
+        raise UserError("the ablation has neither axis 'length' nor 'decay': run `cka ablate length`")
+    sizes = by_capacity(list(table["size"]))
+    with figure_style():
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 0.55 + 1.85 * len(axes)))
+        grid = figure.subplots(len(axes), 3, squeeze=False)
+        for row, axis in zip(grid, axes, strict=True):
+            own = table[table["axis"] == axis]
+            for ax, layers in zip(row, LAYERS, strict=False):
+                references = (published_decay or {}).get(layers, ()) if axis == "decay" else ()
+                _divergence(ax, own[own["layer"].astype(str) == layers], sizes, references)
+                ax.set_title(f"{LAYERS[layers]}: divergence (%)", loc="left", fontsize=TEXT)
+            _ratio(row[2], own[own["layer"].astype(str) == "mean"], sizes)
+            row[2].set_title("all layers: × seed noise", loc="left", fontsize=TEXT)
+            for ax in row:
+                ax.set_xlabel(X_LABELS[axis])
+        keys = legend_keys(sizes, published=published_decay is not None and "decay" in axes)
+        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.995))
+        figure.subplots_adjust(
+            left=0.055,
+            right=0.99,
+            bottom=0.105,
+            top=1 - 0.42 / figure.get_figheight(),
+            wspace=0.2,
+            hspace=0.55,
+        )
+        return figure
+
+
+def _divergence(ax: Axes, rows: pd.DataFrame, sizes: Sequence[str], references: Sequence[Reference]) -> None:
+    for size in sizes:
+        own, look = rows[rows["size"] == size], look_of(size, sizes)
+        if own.empty:
+            continue
+        for share, cell in own.groupby("position"):
+            assert isinstance(share, float | int)
+            draw_noise(ax, cell, share / 1.12, share * 1.12, look)
+        draw_seeds(ax, own, _places(own), "divergence", look, scale=100)
+        means = own.groupby("position")["divergence"].mean()
+        ax.plot(means.index, 100 * means, color=look["color"], linestyle=look["linestyle"], zorder=2)
+    if references:
+        draw_published(ax, references)
+    shares = sorted({*rows["position"], *(one.x for one in references)})
+    share_axis(ax, sorted(set(rows["position"])))
+    ax.set_xlim(min(shares) / 1.35, max(shares) * 1.35)
+    log_axis(ax, percent=True)
+
+
+def _ratio(ax: Axes, rows: pd.DataFrame, sizes: Sequence[str]) -> None:
+    for size in sizes:
+        own, look = rows[rows["size"] == size], look_of(size, sizes)
+        if own.empty:
+            continue
+        draw_seeds(ax, own, _places(own), "ratio", look)
+        means = own.groupby("position")["ratio"].mean()
+        ax.plot(means.index, means, color=look["color"], linestyle=look["linestyle"], zorder=2)
+    share_axis(ax, sorted(set(rows["position"])))
+    log_axis(ax, percent=False)
+
+
+def _places(rows: pd.DataFrame) -> np.ndarray:
+    """Where each row stands: its share, moved aside by its seed."""
+    seeds = sorted(set(rows["seed"]))
+    aside = np.array([seeds.index(seed) - (len(seeds) - 1) / 2 for seed in rows["seed"]])
+    places: np.ndarray = rows["position"].to_numpy(dtype=float) * ASIDE**aside
+    return places
 
 
 def main() -> None:

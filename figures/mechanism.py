@@ -7,13 +7,143 @@ With no argument: the recorded comparison and decay of the demo family on PubMed
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from figure_files import RESULTS, parser, write
-from published_points import mechanism_values
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_values
 
 from cka_tools import Comparison, Trajectory
-from cka_tools.plotting.mechanism import mechanism_figure
+from cka_tools.errors import UserError
+from cka_tools.plotting.layer_curves import draw_early_band, layer_axis, numbers
+from cka_tools.plotting.style import (
+    DARK,
+    FIRST,
+    HOLLOW,
+    LOOKS,
+    PAGE_WIDTH,
+    SECOND,
+    TEXT,
+    Look,
+    StyledFigure,
+    figure_style,
+)
+
+CURVES: dict[str, Look] = {"mean": FIRST, "early": LOOKS[2] | HOLLOW}
+NAMES = {"mean": "right: all layers", "early": "right: early layers"}
+
+
+def mechanism_figure(
+    record: dict[str, Any],
+    trajectory: pd.DataFrame | None = None,
+    published: Mapping[str, Sequence[Reference]] | None = None,
+) -> Figure:
+    """Draw a pair against its control by layer, their ratio, and divergence along the decay.
+
+    Args:
+        record: of a comparison with a control.
+        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence`, `ci_low`, `ci_high`) from the
+            decay's start to its end; x in tokens.
+        published: in percent of CKA divergence, "pair" and "control" by relative depth (0 to 1), "ratio" by
+            relative depth, "mean" and "early" by the share of the decay that is done.
+
+    Raises:
+        UserError: a comparison without a control.
+    """
+    if "control" not in record["provenance"]["models"]:
+        raise UserError("the comparison has no control: run `cka compare A B --control B2`")
+    known = published or {}
+    entries = record["layers"]
+    layers = [entry["layer_a"] for entry in entries]
+    with figure_style():
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.5))
+        panels = figure.subplots(1, 2 + (trajectory is not None))
+        early = record["summary"]["early_layers"]
+        band: list[Patch] = []
+        for ax in panels[:2]:
+            band = draw_early_band(ax, layers, early)
+        keys = _by_layer(panels[0], entries, layers, known)
+        _ratio(panels[1], entries, layers, known)
+        for ax in panels[:2]:
+            layer_axis(ax, layers)
+            ax.set_xlabel("layer")
+        panels[0].set_title("divergence by layer (%)", loc="left", fontsize=TEXT)
+        panels[1].set_title("multiple of seed noise", loc="left", fontsize=TEXT)
+        if trajectory is not None:
+            keys += _along(panels[2], trajectory, known)
+            panels[2].set_title("along the decay: divergence (%)", loc="left", fontsize=TEXT)
+        keys += band
+        if known:
+            keys.append(Line2D([], [], label="published, by relative depth", **PUBLISHED))
+        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.01, 0.99))
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.16, top=0.83, wspace=0.17)
+        return figure
+
+
+def _by_layer(
+    ax: Axes,
+    entries: Sequence[dict[str, Any]],
+    layers: Sequence[int],
+    known: Mapping[str, Sequence[Reference]],
+) -> list[Line2D | Patch]:
+    controls = [entry["control"] for entry in entries]
+    drawn = (
+        ("the pair", [1 - numbers(entries, key) for key in ("cka_debiased", "ci_high", "ci_low")], FIRST),
+        ("seed noise", [numbers(controls, key) for key in ("value", "ci_low", "ci_high")], SECOND),
+    )
+    keys: list[Line2D | Patch] = []
+    for label, (value, low, high), look in drawn:
+        ax.vlines(layers, 100 * low, 100 * high, color=look["color"], linewidth=0.9, gid=f"{label} interval")
+        keys += ax.plot(layers, 100 * value, label=label, gid=label, **look)
+    for name, look in (("pair", FIRST), ("control", SECOND)):
+        draw_published(ax, _at_layers(known.get(name, ()), layers), color=look["color"])
+    log_axis(ax, percent=True)
+    return keys
+
+
+def _ratio(
+    ax: Axes,
+    entries: Sequence[dict[str, Any]],
+    layers: Sequence[int],
+    known: Mapping[str, Sequence[Reference]],
+) -> None:
+    ratios = [entry["ratio"] for entry in entries]
+    value, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
+    ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid="ratio interval")
+    ax.plot(layers, value, gid="ratio", **FIRST)
+    draw_published(ax, _at_layers(known.get("ratio", ()), layers))
+    log_axis(ax, percent=False)
+
+
+def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference]]) -> list[Line2D | Patch]:
+    keys: list[Line2D | Patch] = []
+    table = table[table["role"] == "checkpoint"]
+    start, end = float(table["x"].min()), float(table["x"].max())
+    for name, look in CURVES.items():
+        rows = table[table["layer"].astype(str) == name].sort_values("x")
+        x, value, low, high = (
+            rows[key].to_numpy(dtype=float) for key in ("x", "divergence", "ci_low", "ci_high")
+        )
+        ax.fill_between(x / 1e6, 100 * low, 100 * high, color=look["color"], alpha=0.18, linewidth=0)
+        keys += ax.plot(x / 1e6, 100 * value, label=NAMES[name], gid=f"along {name}", **look)
+        published = known.get(name, ())
+        places = [Reference((start + (end - start) * one.x) / 1e6, one.y) for one in published]
+        draw_published(ax, places, color=look["color"])
+    ax.set_xlabel("tokens (millions)")
+    log_axis(ax, percent=True)
+    return keys
+
+
+def _at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
+    """Published values at relative depths, on our layers' axis."""
+    first, last = layers[0], layers[-1]
+    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
 
 
 def main() -> None:
@@ -23,7 +153,7 @@ def main() -> None:
     options = made.parse_args()
     along = options.trajectory or (None if options.run else RESULTS / "decay")
     figure = mechanism_figure(
-        Comparison.load(options.run or RESULTS / "detour"),
+        Comparison.load(options.run or RESULTS / "detour").record,
         None if along is None else Trajectory.load(along).to_frame(),
         mechanism_values(),
     )

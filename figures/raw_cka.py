@@ -7,13 +7,88 @@ With no argument: the recorded comparison of the demo family on PubMed abstracts
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from figure_files import RESULTS, parser, write
-from published_points import cka_by_depth
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from points import PUBLISHED, Reference, cka_by_depth, draw_published
 
 from cka_tools import Comparison
-from cka_tools.plotting.raw_cka import raw_cka_figure
+from cka_tools.plotting.layer_curves import BIASED, DEBIASED, layer_axis, numbers
+from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
+
+PREFIXES = {"pair": "", "control": "control."}
+LOOKS: dict[str, Look] = {"debiased": DEBIASED | {"zorder": 4}, "biased": BIASED | {"zorder": 3}}
+
+
+def raw_cka_figure(
+    record: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    published: Mapping[str, Sequence[Reference]] | None = None,
+) -> Figure:
+    """Draw CKA of the paired layers, and beside it that of the control where there is one.
+
+    Args:
+        record, arrays: of a comparison with or without a control.
+        published: CKA (0 to 1) of "pair" and "control" by relative depth.
+    """
+    entries = record["layers"]
+    layers = [entry["layer_a"] for entry in entries]
+    panels = {"pair": "the pair: CKA by layer"}
+    if "control" in record["provenance"]["models"]:
+        panels["control"] = "the control (two seeds): CKA by layer"
+    with figure_style():
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.4))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, (name, title) in zip(axes, panels.items(), strict=True):
+            for estimator, look in LOOKS.items():
+                ax.plot(
+                    layers,
+                    _values(record, arrays[f"{PREFIXES[name]}matrix.{estimator}"], name),
+                    gid=f"{name} {estimator}",
+                    **look,
+                )
+            low, high = _ends(entries, name)
+            ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid=f"{name} interval")
+            depth = layers[-1] - layers[0]
+            draw_published(
+                ax, [Reference(layers[0] + depth * one.x, one.y) for one in (published or {}).get(name, ())]
+            )
+            layer_axis(ax, layers)
+            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_xlabel("layer")
+            ax.grid(axis="y")
+        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)
+        keys = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
+        keys.append(
+            Line2D([], [], color=INK, linewidth=0.9, label="95 % interval of the debiased, over documents")
+        )
+        if published:
+            keys.append(Line2D([], [], label="published (biased), by relative depth", **PUBLISHED))
+        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.165, top=0.83, wspace=0.06)
+        return figure
+
+
+def _values(record: dict[str, Any], matrix: np.ndarray, name: str) -> np.ndarray:
+    rows = {layer: at for at, layer in enumerate(record["matrix"]["layers_a"])}
+    columns = {layer: at for at, layer in enumerate(record["matrix"]["layers_b"])}
+    if name == "control":  # it is of B's depth, and each of its layers is compared with the same layer of B
+        rows, key = columns, "layer_b"
+    else:
+        key = "layer_a"
+    return np.array([matrix[rows[entry[key]], columns[entry["layer_b"]]] for entry in record["layers"]])
+
+
+def _ends(entries: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    if name == "pair":
+        return numbers(entries, "ci_low"), numbers(entries, "ci_high")
+    controls = [entry["control"] for entry in entries]
+    return 1 - numbers(controls, "ci_high"), 1 - numbers(controls, "ci_low")
 
 
 def main() -> None:
@@ -22,7 +97,8 @@ def main() -> None:
         "run", nargs="?", type=Path, default=RESULTS / "detour", help="a run directory of `cka compare`"
     )
     options = made.parse_args()
-    write(raw_cka_figure(Comparison.load(options.run), cka_by_depth()), options.out)
+    comparison = Comparison.load(options.run)
+    write(raw_cka_figure(comparison.record, comparison.arrays, cka_by_depth()), options.out)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,6 @@ def test_layers_are_written_as_a_reader_writes_them() -> None:
 def test_sizes_are_read_and_anything_else_is_quoted() -> None:
     assert [parse_bytes(size, "--limit") for size in ("1.5KiB", " 2 MiB", 7, "0")] == [1536, 2 << 20, 7, 0]
     for text in ("8 GB", "-1", "", "GiB"):
-        with pytest.raises(UserError, match="--limit .* is not a valid size") as error:
+        with pytest.raises(UserError, match=r"--limit .* is not a valid size") as error:
             parse_bytes(text, "--limit")
         assert repr(text) in str(error.value)

@@ -200,7 +200,7 @@ def make_cells(
 
 
 def control_seed(seed: int, seeds: Sequence[int]) -> int:
-    """Return the seed of the baseline that shows seed noise: the next of those given, or one of its own."""
+    """Return the seed of a seed's control: the next of those given, or one of its own."""
     return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else seed + 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from cka_tools.ablation.axes import (
 )
 from cka_tools.ablation.measure import Trained, Trio
 from cka_tools.errors import UserError
+from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
 from cka_tools.models.folder import hash_json
-from cka_tools.training.checkpoint import MANIFEST, read_manifest, read_state
+from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import LossRow
-from cka_tools.training.recipe import DECAY_SHARE, PRETRAINING
+from cka_tools.training.random_start import read_config
+from cka_tools.training.recipe import DECAY_SHARE, START_PHASES
 
 
 class Segments:
@@ -41,12 +42,20 @@ class Segments:
         self._by_weights = {manifest["weights_sha256"]: p for p, manifest in self.manifests.items()}
 
     def lineage(self, leaf: Path) -> list[Path]:
-        """Return the segments from the start model's to this one."""
+        """Return the segments from the finished start model's, if it was trained here, to this one."""
         parent = self._by_weights.get(self.manifests[leaf]["key"]["parent_weights_sha256"])
-        return [*([] if parent is None else self.lineage(parent)), leaf]
+        if parent is None or self.is_start(leaf):
+            return [leaf]
+        return [*self.lineage(parent), leaf]
 
     def leaf(
-        self, size: str, objectives: tuple[str, str], seed: int, phase1: int, decay: float = DECAY_SHARE
+        self,
+        size: str,
+        objectives: tuple[str, str],
+        seed: int,
+        phase1: int,
+        decay: float = DECAY_SHARE,
+        data_seed: int | None = None,
     ) -> Path:
         """Return the last checkpoint of a run with no layer frozen.
 
@@ -54,6 +63,7 @@ class Segments:
             size: layers x hidden size.
             objectives: of Phase 1 and of the decay.
             phase1: tokens of Phase 1; decay: its length as a share of them. Both in whole steps.
+            data_seed: of the order of the documents; `seed` when None.
 
         Raises:
             UserError: it is not there, or not finished.
@@ -66,7 +76,9 @@ class Segments:
             asked = [round(phase1 / step), round(decay * round(phase1 / step))]
             if (
                 manifest["key"]["phase_index"] == 1
+                and not self.is_start(place)
                 and manifest["seed"] == seed
+                and manifest["data_seed"] == (seed if data_seed is None else data_seed)
                 and [phase["objective"] for phase in phases] == list(objectives)
                 and not any(phase.get("frozen") for phase in phases)
                 and steps == asked
@@ -79,8 +91,7 @@ class Segments:
         )
 
     def size(self, place: Path) -> str:
-        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        return f"{config['num_hidden_layers']}x{config['hidden_size']}"
+        return _size(place)
 
     def losses(self, leaf: Path) -> list[LossRow]:
         """Return the training losses of a run, its start model's left out."""
@@ -88,7 +99,7 @@ class Segments:
         return [row for place in own for row in read_state(place).losses]
 
     def is_start(self, place: Path) -> bool:
-        return bool(self.manifests[place]["phase"]["name"] == PRETRAINING)
+        return self.manifests[place]["phase"]["name"] in START_PHASES
 
 
 BASELINE_OF = {DETOUR: BASELINE, REVERSE_DETOUR: CLM_BASELINE}
@@ -103,17 +114,29 @@ class Known:
     objectives: tuple[str, str]
     tokens: tuple[int, int]
     frozen: tuple[tuple[int, ...], tuple[int, ...]]
-    data: str | None
     step: int
+    manifest: dict[str, Any]
+
+    @property
+    def data(self) -> str | None:
+        return self.manifest.get("data_sha256")
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What two runs share that differ in their seeds alone."""
+        return self.size, self.objectives, self.tokens, self.frozen
 
 
-def find_trios(axis: str, folders: Sequence[Path], n: int | None = None) -> tuple[list[Trio], list[str]]:
+def find_trios(
+    axis: str, folders: Sequence[Path], n: int | None = None, noise: NoiseKind = "masks"
+) -> tuple[list[Trio], list[str]]:
     """Return the trios that checkpoints make up, and notes on what was left out.
 
     A detour's baseline has its size, tokens, seed and data; the control is that baseline with another seed.
 
     Args:
         n: tokens that count as Phase 1 at its full length; the longest Phase 1 when None.
+        noise: which kind of control is taken where there are several; each trio says which it has.
 
     Raises:
         UserError: a directory without a manifest, no detour, or one without its baseline.
@@ -137,7 +160,10 @@ def find_trios(axis: str, folders: Sequence[Path], n: int | None = None) -> tupl
     trios = []
     for detour in detours:
         baseline = _baseline(detour, known)
-        control = next((one for one in known if _is_control(one, baseline)), None)
+        controls = [
+            (noise_kind(baseline.manifest, one.manifest), one) for one in known if _is_control(one, baseline)
+        ]
+        kind, control = min(controls, key=lambda found: found[0] != noise, default=(None, None))
         for at, (cell, position) in _cells(axes, detour, full).items():
             trios.append(
                 Trio(
@@ -150,6 +176,7 @@ def find_trios(axis: str, folders: Sequence[Path], n: int | None = None) -> tupl
                     detour.trained,
                     baseline.trained,
                     None if control is None else control.trained,
+                    kind,
                 )
             )
     order = {name: i for i, name in enumerate(axes)}
@@ -168,24 +195,31 @@ def _read(folder: Path) -> Known | None:
         )
     recipe = manifest.get("recipe")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        size = f"{config['num_hidden_layers']}x{config['hidden_size']}"
         if not isinstance(recipe, dict) or len(recipe["phases"]) != 2 or _is_unfinished(manifest):
             return None
         first, last = recipe["phases"]
+        if last["name"] in START_PHASES:
+            return None
         step = recipe["sequence_length"] * recipe["sequences_per_step"]
         tokens = [round(phase["tokens"] / step) * step for phase in (first, last)]
         return Known(
-            Trained(folder, int(manifest["seed"]), sum(tokens), hash_json(recipe)),
-            size,
+            Trained(
+                folder, int(manifest["seed"]), int(manifest["data_seed"]), sum(tokens), hash_json(recipe)
+            ),
+            _size(folder),
             (first["objective"], last["objective"]),
             (tokens[0], tokens[1]),
             (tuple(first.get("frozen", ())), tuple(last.get("frozen", ()))),
-            manifest.get("data_sha256"),
             step,
+            manifest,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"manifest of checkpoint {str(folder)!r} cannot be read ({error!r})") from error
+
+
+def _size(folder: Path) -> str:
+    config = read_config(folder)
+    return f"{config['num_hidden_layers']}x{config['hidden_size']}"
 
 
 def _is_unfinished(manifest: dict[str, Any]) -> bool:
@@ -210,13 +244,7 @@ def _baseline(detour: Known, known: Sequence[Known]) -> Known:
 
 
 def _is_control(one: Known, baseline: Known) -> bool:
-    same = (one.size, one.objectives, one.tokens, one.frozen)
-    return one.trained.seed != baseline.trained.seed and same == (
-        baseline.size,
-        baseline.objectives,
-        baseline.tokens,
-        baseline.frozen,
-    )
+    return one.trained.seed != baseline.trained.seed and one.shape == baseline.shape
 
 
 def _named(tokens: int, of: int, step: int, shares: Sequence[float]) -> float:

@@ -11,10 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, control_seed, make_cells
+from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, make_cells
 from cka_tools.ablation.starts import (
-    DEFAULT_START,
-    DEMO_START_TOKENS,
     SECOND_SHAPE,
     Start,
     find_starts,
@@ -24,20 +22,23 @@ from cka_tools.ablation.starts import (
 from cka_tools.ablation.tree import START_SEED, Budget, StartKey, StartNode, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
+from cka_tools.manifest import NoiseKind
 from cka_tools.training.checkpoint import WeightsDtype
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import SCALES, OptimizerSettings, preset
+from cka_tools.training.random_start import DEFAULT_START
+from cka_tools.training.recipe import SCALES, START_TOKENS, OptimizerSettings, preset
 
 
 class PackedCorpus:
-    """A corpus under one tokenizer; a seed fixes the order of its documents, as in `cka train`.
+    """A corpus under one tokenizer, read up to `epochs` times; a seed fixes its order, as in `cka train`.
 
     Raises:
         UserError: the corpus cannot be read.
     """
 
-    def __init__(self, spec: str, tokenizer_of: Path, length: int) -> None:
+    def __init__(self, spec: str, tokenizer_of: Path, length: int, epochs: int = 1) -> None:
         self.spec = spec
+        self.epochs = epochs
         self.length = length
         self.texts = [document.text for document in stream_documents(spec)]
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(tokenizer_of)
@@ -48,7 +49,6 @@ class PackedCorpus:
         self.texts_sha256 = digest.hexdigest()
         self._tokenizer_sha256 = tokenizer_hash(tokenizer_of)
         self._packed: dict[int, PackedTokens] = {}
-        self._whole: set[int] = set()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,25 +57,29 @@ class PackedCorpus:
             "texts_sha256": self.texts_sha256,
             "tokenizer_sha256": self._tokenizer_sha256,
             "length": self.length,
-        }
+        } | ({} if self.epochs == 1 else {"epochs": self.epochs})
 
     def packed(self, seed: int, tokens: int | None = None) -> PackedTokens:
-        """Return the packed tokens of a seed: at least `tokens`, or all when None.
+        """Return the packed tokens of a data seed: `tokens` in whole sequences, or all when None.
 
         Raises:
             UserError: the corpus holds fewer.
         """
         held = self._packed.get(seed)
-        enough = held is not None and (seed in self._whole or (tokens is not None and held.tokens >= tokens))
-        if held is None or not enough or (tokens is not None and held.tokens < tokens):
+        if held is None or tokens is None or held.tokens < tokens:
             try:
-                held = pack_texts(self.texts, self.tokenizer, length=self.length, seed=seed, tokens=tokens)
+                held = pack_texts(
+                    self.texts,
+                    self.tokenizer,
+                    length=self.length,
+                    seed=seed,
+                    tokens=tokens,
+                    epochs=self.epochs,
+                )
             except UserError as error:
                 raise UserError(f"corpus {self.spec!r}: {error}") from None
             self._packed[seed] = held
-            if tokens is None:
-                self._whole.add(seed)
-        return held
+        return held if tokens is None else held.part(range(-(-tokens // self.length)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,10 @@ class AblationSettings:
     Attributes:
         starts: model specs or shapes such as "4x64", one of each size.
         decoder_starts: decoders for the axis `direction`; one is trained for each start that has none.
-        start_corpus, start_tokens: what start models of a shape are trained on, and for how long.
+        start_corpus, start_tokens, start_epochs: what start models of a shape are trained on, for how long,
+            and how often each of its documents may be read.
+        noise: in what a control differs from its baseline: "masks" (the same data in the same order) or
+            "order" (another order too).
         n: tokens of Phase 1 at its full length.
         weights: number format in which runs' last checkpoints are kept, and compared.
     """
@@ -97,6 +104,8 @@ class AblationSettings:
     decoder_starts: Sequence[str] = ()
     start_corpus: str | None = None
     start_tokens: int | None = None
+    start_epochs: int = 1
+    noise: NoiseKind = "masks"
     n: int | None = None
     seeds: Sequence[int] = (1, 2)
     fractions: Sequence[float] = FRACTIONS
@@ -118,6 +127,8 @@ class AblationSettings:
         for name, number in (("--n", self.n), ("--start-tokens", self.start_tokens)):
             if number is not None and number < 1:
                 raise UserError(f"{name} {number} is nothing to train on: give more tokens")
+        if self.start_epochs < 1:
+            raise UserError(f"--start-epochs {self.start_epochs} does not fit: give at least 1")
 
     @property
     def optimizer(self) -> OptimizerSettings:
@@ -150,12 +161,6 @@ class Plan:
     template: Path
     identity: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds of all runs: those given, and the control's."""
-        given = list(self.settings.seeds)
-        return list(dict.fromkeys([*given, *(control_seed(seed, given) for seed in given)]))
 
 
 def make_plan(settings: AblationSettings) -> Plan:
@@ -193,7 +198,9 @@ def make_plan(settings: AblationSettings) -> Plan:
                 f"start models of a shape are trained on the corpus itself, {spec!r}: "
                 f"name another with --start-corpus"
             )
-        start_corpus = PackedCorpus(spec, template, settings.length) if spec != corpus.spec else corpus
+        start_corpus = corpus
+        if spec != corpus.spec or settings.start_epochs > 1:
+            start_corpus = PackedCorpus(spec, template, settings.length, settings.start_epochs)
         pretraining_steps = _start_steps(settings, starts, start_corpus, budget, notes)
     nodes = {
         key: StartNode(
@@ -202,7 +209,7 @@ def make_plan(settings: AblationSettings) -> Plan:
             start.identity,
             budget.pretraining("clm" if start.name == "decoder" else "mlm", pretraining_steps)
             if start.folder is None
-            else None,
+            else (),
         )
         for key, start in chosen.items()
     }
@@ -212,10 +219,13 @@ def make_plan(settings: AblationSettings) -> Plan:
         "optimizer": dataclasses.asdict(budget.optimizer),
         "bf16": settings.bf16,
     }
-    tree = grow_tree(cells, settings.seeds, nodes, budget, identity)
+    tree = grow_tree(cells, settings.seeds, nodes, budget, identity, settings.noise)
+    if settings.noise == "masks" and any("mlm" not in cell.baseline.objectives for cell in cells):
+        notes.append("a CLM baseline draws no masks: its control reads the data in another order")
     whole = identity | {
         "axis": settings.axis,
         "seeds": list(settings.seeds),
+        "noise": settings.noise,
         "cells": [str(cell) for cell in cells],
         "n": budget.n * budget.step,
         "starts": {f"{name} {size}": node.identity for (name, size), node in nodes.items()},
@@ -275,7 +285,7 @@ def _start_steps(
 ) -> int:
     """Steps of the start models that are trained here: as long as a given one, or the demo's."""
     known = [start.trained_on for start in starts if start.trained_on]
-    asked = settings.start_tokens or (known[0] if known else DEMO_START_TOKENS)
+    asked = settings.start_tokens or (known[0] if known else START_TOKENS)
     assert asked is not None
     steps = round(asked / budget.step)
     try:
@@ -286,13 +296,13 @@ def _start_steps(
         if settings.start_tokens is not None:
             raise UserError(
                 f"start corpus {corpus.spec!r} holds {held:,} tokens, fewer than --start-tokens {asked:,}: "
-                f"give a larger one, or at most {most * budget.step:,}"
+                f"give a larger one, at most {most * budget.step:,}, or more --start-epochs"
             ) from None
         notes.append(f"start models are trained on {most * budget.step:,} tokens, all of {corpus.spec!r}")
         steps = most
-    if steps < 1:
+    if steps < 2:
         raise UserError(
-            f"start models of {asked:,} tokens are shorter than one step of {budget.step:,} tokens: "
+            f"start models of {asked:,} tokens are shorter than two steps of {budget.step:,} tokens: "
             f"give more --start-tokens or smaller steps"
         )
     return steps

@@ -29,6 +29,10 @@ COLUMNS: Final = (
     "effective_dim_b",
     "top_feature_share_a",
     "top_feature_share_b",
+    "noise",
+    "data_seed",
+    "control_seed",
+    "control_data_seed",
     "mask",
     "tokens",
     "n_documents",
@@ -160,6 +164,8 @@ def write_ablation(out: Path, record: JsonObject) -> Path:
 def read_ablation(run_dir: Path) -> JsonObject:
     """Return the record of an ablation.
 
+    Where it does not say which kind of noise its ratios are to, the control took another order too.
+
     Raises:
         UserError: none there, damaged, or of a later format.
     """
@@ -169,4 +175,9 @@ def read_ablation(run_dir: Path) -> JsonObject:
         raise UserError(f"{str(run_dir)!r} holds no finished ablation ({error}): run it again") from error
     if record.pop("format", 0) > FORMAT:
         raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
+    for cell in record["cells"]:
+        if "noise" not in cell:
+            other = cell.get("control_seed")
+            cell |= {"data_seed": cell["seed"], "control_data_seed": other}
+            cell["noise"] = None if other is None else "order"
     return record

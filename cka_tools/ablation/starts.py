@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import StartName
 from cka_tools.ablation.tree import START_SEED
 from cka_tools.errors import UserError
+from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
-from cka_tools.training.checkpoint import TOKENIZER_FILES, read_manifest, whole_folder
+from cka_tools.training.random_start import DEFAULT_START, parse_shape, read_config, shaped_config
 from cka_tools.training.start_model import find_start
 
-DEFAULT_START: Final = "demo:theta0"
 SECOND_SHAPE: Final = "4x64"
 """The other size of the axes `size` and `all`, where none is given."""
-
-DEMO_START_TOKENS: Final = 3_000_000
-
-_SHAPE = re.compile(r"(\d+)x(\d+)")
 
 
 @dataclass(frozen=True)
@@ -62,9 +55,7 @@ class Start:
     @property
     def trained_on(self) -> int | None:
         """Tokens that a given model was trained on, where its manifest tells."""
-        manifest = (read_manifest(self.folder) if self.folder is not None else None) or {}
-        tokens = manifest.get("run_tokens", manifest.get("tokens"))
-        return tokens if isinstance(tokens, int) else None
+        return None if self.folder is None else trained_tokens(read_manifest(self.folder))
 
 
 def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) -> tuple[list[Start], Path]:
@@ -75,7 +66,7 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     Raises:
         UserError: a model that cannot be trained, two of one size, tokenizers that differ.
     """
-    models = [find_start(spec) for spec in (*given, *decoders) if not _SHAPE.fullmatch(spec)]
+    models = [find_start(spec) for spec in (*given, *decoders) if parse_shape(spec) is None]
     template = models[0] if models else find_start(DEFAULT_START)
     encoders = [_start("encoder", spec, template) for spec in given]
     _one_of_each(encoders)
@@ -114,52 +105,8 @@ def _one_of_each(starts: list[Start]) -> None:
 
 
 def _start(name: StartName, given: str, template: Path) -> Start:
-    shape = _SHAPE.fullmatch(given)
+    shape = parse_shape(given)
     if shape is None:
         folder = find_start(given)
-        return Start(name, given, folder, _read_config(folder))
-    return Start(name, given, None, _shaped(_read_config(template), int(shape[1]), int(shape[2])))
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
-
-
-def _shaped(config: dict[str, Any], layers: int, hidden: int) -> dict[str, Any]:
-    """A config of another shape: heads keep their width, the feed-forward layers their ratio."""
-    if config["model_type"] != "modernbert":
-        raise UserError(f"shape {layers}x{hidden} needs a ModernBERT --start to take its settings from")
-    width = config["hidden_size"] // config["num_attention_heads"]
-    heads = max(1, hidden // width)
-    if layers < 1 or hidden < 2 or hidden % heads or hidden // heads % 2:
-        raise UserError(
-            f"shape {layers}x{hidden} does not fit: give layers x hidden size, a multiple of {width}"
-        )
-    kinds = config["layer_types"]
-    every = next((i for i in range(1, len(kinds)) if kinds[i] == kinds[0]), 3)
-    pattern = [kinds[i % every] for i in range(layers)]
-    return config | {
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "num_attention_heads": heads,
-        "intermediate_size": max(1, round(config["intermediate_size"] / config["hidden_size"] * hidden)),
-        "layer_types": pattern,
-    }
-
-
-def write_random(start: Start, tokenizer_of: Path, folder: Path) -> Path:
-    """Write a start's random weights, unless they are there; return their directory."""
-    import shutil
-
-    if (folder / "config.json").is_file():
-        return folder
-    torch.manual_seed(START_SEED)
-    kept = {k: v for k, v in start.config.items() if k not in ("architectures", "transformers_version")}
-    config = ModernBertConfig(**(kept | {"dtype": "float32"}))
-    with whole_folder(folder) as staging, quiet_transformers():
-        ModernBertForMaskedLM._from_config(config).save_pretrained(staging)
-        for name in TOKENIZER_FILES:
-            if (tokenizer_of / name).is_file():
-                shutil.copyfile(tokenizer_of / name, staging / name)
-    return folder
+        return Start(name, given, folder, read_config(folder))
+    return Start(name, given, None, shaped_config(read_config(template), *shape))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cka_tools.ablation.plan import Plan
-from cka_tools.ablation.starts import write_random
-from cka_tools.ablation.tree import Segment, StartKey
-from cka_tools.errors import UserError
-from cka_tools.training.checkpoint import OPTIMIZER, read_manifest, round_weights, write_json
-from cka_tools.training.loop import StepReport, train
-from cka_tools.training.objectives import ObjectiveName
+from cka_tools.ablation.tree import START_SEED, Segment, StartKey
+from cka_tools.manifest import read_manifest
+from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
+from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
+from cka_tools.training.objectives import Objective, ObjectiveName
 from cka_tools.training.processes import from_first, make_accelerator
+from cka_tools.training.random_start import write_random
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
+from cka_tools.training.run import check_claim, claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start
 
-PLAN = "ablation.json"
+PLAN, WHAT = "ablation.json", "ablation"
+BEFORE: Final = {"noise": "order"}
+"""Of directories of before there was a choice: a control took another order too."""
+
 SEGMENTS = "segments"
 KEY_LETTERS = 16
 SECONDS_BETWEEN_LOOKS = 5
@@ -55,14 +58,14 @@ def train_tree(
         UserError: `out` holds another ablation or something else, or training stops.
     """
     accelerator = make_accelerator(cpu=device == "cpu")
-    from_first(accelerator, lambda: claim(out, plan))
+    from_first(accelerator, lambda: claim(out, plan.identity, PLAN, WHAT, BEFORE))
     tree = plan.tree
     folders = {key: segment_folder(out, key) for key in tree.segments}
     roots: dict[StartKey, Path] = {}
     for key, start in plan.starts.items():
         place = out / SEGMENTS / f"random-{start.name}-{start.size}"
         roots[key] = start.folder or from_first(
-            accelerator, partial(write_random, start, plan.template, place)
+            accelerator, partial(write_random, start.config, START_SEED, plan.template, place)
         )
 
     def train(segment: Segment) -> None:
@@ -74,14 +77,15 @@ def train_tree(
         train_phase(
             roots[segment.start] if segment.parent is None else folders[segment.parent],
             segment.phase,
-            corpus.packed(segment.seed, needed),
+            corpus.packed(segment.data_seed, needed),
             seed=segment.seed,
-            data_seed=segment.seed,
+            data_seed=segment.data_seed,
             first_sequence=segment.first_step * plan.budget.optimizer.sequences_per_step,
             out=folders[segment.key],
             optimizer=plan.budget.optimizer,
             bf16=plan.settings.bf16,
             phase_index=segment.phase_index,
+            goes_on=goes_on(segment),
             report=None if report is None else lambda done: report(segment, done),
             note=note,
             checkpoint_tokens=max(segment.tokens // SAVES, STEPS_BETWEEN_SAVES * plan.budget.step),
@@ -94,23 +98,30 @@ def train_tree(
             },
         )
 
+    def is_sound(segment: Segment) -> bool:
+        return is_finished(folders[segment.key], segment.key, optimizer=goes_on(segment))
+
+    def goes_on(segment: Segment) -> bool:
+        """Tell whether a segment's optimizer state is still needed: a start model hands none on."""
+        return not tree.ends_start(segment) and not all(map(is_sound, tree.children(segment.key)))
+
     def visit(segment: Segment) -> bool:
         """Train a segment and all that go on from it; False where another process is at one of them."""
-        if not from_first(accelerator, lambda: is_finished(folders[segment.key], segment.key)):
+        if not from_first(accelerator, lambda: is_sound(segment)):
             try:
                 train(segment)
             except BeingTrainedError:
                 if accelerator.num_processes > 1:
                     raise
                 return False
-        if segment.is_start:
+        if tree.ends_start(segment):
             drop_optimizer(folders[segment.key])
         children = tree.children(segment.key)
-        if finished := visit_each(children):
+        if done := visit_each(children):
             drop_optimizer(folders[segment.key])
             if not children and accelerator.is_main_process:
                 round_weights(folders[segment.key], plan.settings.weights)
-        return finished
+        return done
 
     def drop_optimizer(folder: Path) -> None:
         if accelerator.is_main_process:
@@ -119,8 +130,8 @@ def train_tree(
 
     def visit_each(segments: list[Segment]) -> bool:
         # All of them, whatever the first one gives.
-        finished = [visit(segment) for segment in segments]
-        return all(finished)
+        done = [visit(segment) for segment in segments]
+        return all(done)
 
     trunks = [segment for key in plan.starts for segment in tree.children(None, key)]
     while not visit_each(trunks):
@@ -132,10 +143,14 @@ def segment_folder(out: Path, key: str) -> Path:
     return out / SEGMENTS / key[:KEY_LETTERS]
 
 
-def is_finished(folder: Path, key: str) -> bool:
-    """Tell whether a directory holds this very segment, trained to its end."""
+def is_finished(folder: Path, key: str, *, optimizer: bool = False) -> bool:
+    """Tell whether a directory holds this very segment, trained to its end and undamaged."""
     manifest = read_manifest(folder)
-    return manifest is not None and manifest.get("segment") == key
+    return (
+        manifest is not None
+        and manifest.get("segment") == key
+        and find_damage(folder, optimizer=optimizer) is None
+    )
 
 
 def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
@@ -148,42 +163,9 @@ def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
     return done
 
 
-def claim(out: Path, plan: Plan) -> None:
-    """Make `out` the directory of this ablation.
-
-    Raises:
-        UserError: another ablation, or something else, is in it.
-    """
-    check_out(out, plan.identity)
-    if not (out / PLAN).is_file():
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            staging = out / f".{PLAN}.partial"
-            write_json(staging, plan.identity)
-            staging.replace(out / PLAN)
-        except OSError as error:
-            raise UserError(f"--out {str(out)!r} cannot be written ({error.strerror})") from error
-
-
 def check_out(out: Path, identity: Mapping[str, object]) -> None:
     """Raise a UserError where `out` cannot be, or cannot go on as, the directory of this ablation."""
-    file = out / PLAN
-    if not file.is_file():
-        held = out.exists() and (out.is_file() or {p.name for p in out.iterdir()} - {f".{PLAN}.partial"})
-        if held:
-            raise UserError(f"--out {str(out)!r} holds something else than an ablation: name another")
-        return
-    try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-        same = json.loads(json.dumps(dict(identity)))
-        different = [key for key in same if there.get(key) != same[key]]
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
-    if different:
-        named = ", ".join(key.replace("_", " ") for key in different)
-        raise UserError(
-            f"--out {str(out)!r} holds another ablation (it differs in {named}): name another directory"
-        )
+    check_claim(out, identity, PLAN, WHAT, BEFORE)
 
 
 WARM, TIMED = 1, 3
@@ -193,36 +175,39 @@ Speeds = dict[tuple[str, ObjectiveName], float]
 def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
     """Return tokens a second by size and objective; about `WARM + TIMED` steps of each are trained."""
     speeds: Speeds = {}
-    device = make_accelerator(cpu=cpu).device
-    data = plan.corpus.packed(plan.settings.seeds[0], plan.budget.step * (WARM + TIMED))
+    accelerator = make_accelerator(cpu=cpu)
+    settings, step = plan.budget.optimizer, plan.budget.step
+    data = plan.corpus.packed(plan.settings.seeds[0], step * (WARM + TIMED))
+    objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
     for start in plan.starts.values():
         with tempfile.TemporaryDirectory() as place:
-            folder = start.folder or write_random(start, plan.template, Path(place) / "random")
-            model, tokenizer = load_start(folder, device_type=device.type)
-        model.to(device)
-        objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
-        for objective in objectives:
-            if (start.size, objective) in speeds:
-                continue
-            steps = min(WARM + TIMED, data.tokens // plan.budget.step)
-            phase = Phase(
-                "probe",
-                objective,
-                steps * plan.budget.step,
-                "warmup-constant",
-                PHASE1_MASKING if objective == "mlm" else None,
+            folder = start.folder or write_random(
+                start.config, START_SEED, plan.template, Path(place) / "random"
             )
+            model, tokenizer = load_start(folder, device_type=accelerator.device.type)
+        model.to(accelerator.device)
+        for name in objectives:
+            if (start.size, name) in speeds:
+                continue
+            masking = PHASE1_MASKING if name == "mlm" else None
+            tokens = min(WARM + TIMED, data.tokens // step) * step
             ends: list[float] = []
-
-            def report(done: StepReport, ends: list[float] = ends) -> None:
-                ends.append(time.perf_counter())
-
-            recipe = plan.budget.recipe_of("probe", (phase,))
-            bf16 = plan.settings.bf16
-            train(model, data, recipe, seed=0, mask_id=tokenizer.mask_token_id, bf16=bf16, report=report)
+            run_steps(
+                model,
+                data,
+                Phase("probe", name, tokens, "warmup-constant", masking),
+                Objective(name, masking, tokenizer.mask_token_id, model.config.vocab_size, 0, 0),
+                adamw(model, settings),
+                settings,
+                PhaseState(),
+                accelerator,
+                first_sequence=0,
+                bf16=plan.settings.bf16,
+                report=lambda done, ends=ends: ends.append(time.perf_counter()),  # type: ignore[misc]
+            )
             # The first step also pays for what is set up once.
             if len(ends) > 1:
-                speeds[start.size, objective] = (len(ends) - 1) * plan.budget.step / (ends[-1] - ends[0])
+                speeds[start.size, name] = (len(ends) - 1) * step / (ends[-1] - ends[0])
     return speeds
 
 

@@ -1,4 +1,4 @@
-"""How long everything lasts, in whole optimizer steps."""
+"""The tree of an ablation: how long each run lasts, and the segments of training that runs share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Any, Literal
 
 from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, StartName, control_seed
 from cka_tools.errors import UserError
+from cka_tools.manifest import NoiseKind
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import (
-    DECAY_FLOOR,
-    DECAY_MASKING,
-    PHASE1_MASKING,
-    PRETRAINING,
+    ANNEALING_SHARE,
     START,
+    START_PHASES,
     OptimizerSettings,
     Phase,
     Recipe,
+    constant_phase,
+    decay_phase,
+    pretraining_phases,
 )
 
 
@@ -83,28 +85,12 @@ class Budget:
 
     def phase1_piece(self, branch: Branch, start: int, stop: int) -> Phase:
         """Return Phase 1 from one step to another; the pieces of one Phase 1 together equal it."""
-        objective = branch.objectives[0]
-        return Phase(
-            name="phase 1",
-            objective=objective,
-            tokens=(stop - start) * self.step,
-            schedule="warmup-constant",
-            masking=PHASE1_MASKING if objective == "mlm" else None,
-            warmup_tokens=self.warmup * self.step if start == 0 else 0,
-            frozen=branch.frozen[0],
-        )
+        warmup = self.warmup * self.step if start == 0 else 0
+        tokens = (stop - start) * self.step
+        return constant_phase("phase 1", branch.objectives[0], tokens, warmup, branch.frozen[0])
 
     def decay_phase(self, branch: Branch) -> Phase:
-        objective = branch.objectives[1]
-        return Phase(
-            name="decay",
-            objective=objective,
-            tokens=self.decay(branch) * self.step,
-            schedule="1-sqrt",
-            masking=DECAY_MASKING if objective == "mlm" else None,
-            floor=DECAY_FLOOR,
-            frozen=branch.frozen[1],
-        )
+        return decay_phase(branch.objectives[1], self.decay(branch) * self.step, branch.frozen[1])
 
     def recipe(self, branch: Branch) -> Recipe:
         """Return a whole run's recipe, as `cka train` takes it."""
@@ -114,30 +100,16 @@ class Budget:
             phase1 = dataclasses.replace(phase1, name="detour")
         return self.recipe_of(name, (phase1, self.decay_phase(branch)))
 
-    def pretraining(self, objective: ObjectiveName, steps: int) -> Phase:
-        """Return the one phase of a start model, from random weights, never decayed."""
-        return Phase(
-            name=PRETRAINING,
-            objective=objective,
-            tokens=steps * self.step,
-            schedule="warmup-constant",
-            masking=PHASE1_MASKING if objective == "mlm" else None,
-            warmup_tokens=min(self.warmup, steps) * self.step,
+    def pretraining(self, objective: ObjectiveName, steps: int) -> tuple[Phase, ...]:
+        """Return the phases of a start model of random weights, of so many steps, at least 2."""
+        annealed = max(1, round(steps * ANNEALING_SHARE))
+        return pretraining_phases(
+            objective, (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
         )
 
     def recipe_of(self, name: str, phases: tuple[Phase, ...]) -> Recipe:
-        settings = self.optimizer
-        return Recipe(
-            name=name,
-            scale=self.scale,
-            phases=phases,
-            peak_lr=settings.peak_lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            sequence_length=self.length,
-            sequences_per_step=settings.sequences_per_step,
-        )
+        settings = dataclasses.asdict(self.optimizer)
+        return Recipe(name, self.scale, phases, sequence_length=self.length, **settings)
 
 
 Role = Literal["detour", "baseline", "control"]
@@ -152,13 +124,13 @@ class StartNode:
 
     Attributes:
         identity: JSON data that fixes its weights, or the random ones that `pretraining` begins with.
-        pretraining: the phase that makes it of random weights, on the start corpus; None where it is given.
+        pretraining: the phases that make it of random weights, on the start corpus; none where it is given.
     """
 
     name: StartName
     size: str
     identity: dict[str, Any]
-    pretraining: Phase | None = None
+    pretraining: tuple[Phase, ...] = ()
 
     @property
     def key(self) -> StartKey:
@@ -172,7 +144,7 @@ class Segment:
     Attributes:
         key: hash of all that fixes its result.
         parent: the segment it goes on from; None for the first after a start model.
-        phase, phase_index, seed: as `train_phase` takes them.
+        phase, phase_index, seed, data_seed: as `train_phase` takes them.
         first_step: of its data, counted in optimizer steps.
         recipe: of the run that ends here, or that a trunk's piece is the beginning of.
     """
@@ -183,6 +155,7 @@ class Segment:
     phase: Phase
     phase_index: int
     seed: int
+    data_seed: int
     first_step: int
     steps: int
     recipe: Recipe
@@ -193,18 +166,32 @@ class Segment:
 
     @property
     def is_start(self) -> bool:
-        return self.phase.name == PRETRAINING
+        return self.phase.name in START_PHASES
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What a run draws from: `masks` fixes masks and dropout, `data` the order of the documents."""
+
+    masks: int
+    data: int
 
 
 @dataclass(frozen=True)
 class Use:
-    """Whose run it is: a cell's, as seen with one seed."""
+    """Whose run it is: a cell's, as seen with one seed.
+
+    Attributes:
+        run: the seeds of the run itself; a control's differ from its baseline's.
+        noise: in what a control differs from its baseline; None for the other roles.
+    """
 
     cell: Cell
     seed: int
     role: Role
     branch: Branch
-    run_seed: int
+    run: Seeds
+    noise: NoiseKind | None = None
 
 
 @dataclass
@@ -213,12 +200,16 @@ class Tree:
 
     starts: dict[StartKey, StartNode]
     segments: dict[str, Segment] = field(default_factory=dict)
-    leaves: dict[tuple[Branch, int], str] = field(default_factory=dict)
+    leaves: dict[tuple[Branch, Seeds], str] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
 
     def children(self, key: str | None, start: StartKey | None = None) -> list[Segment]:
         """Segments that go on from a segment, or (None) directly from a start model."""
         return [s for s in self.segments.values() if s.parent == key and start in (None, s.start)]
+
+    def ends_start(self, segment: Segment) -> bool:
+        """Tell whether a start model is finished with this segment."""
+        return segment.is_start and not any(child.is_start for child in self.children(segment.key))
 
     def path(self, key: str) -> list[Segment]:
         """Segments from the start model to this one."""
@@ -226,7 +217,7 @@ class Tree:
         return [*([] if segment.parent is None else self.path(segment.parent)), segment]
 
     def leaf(self, use: Use) -> Segment:
-        return self.segments[self.leaves[use.branch, use.run_seed]]
+        return self.segments[self.leaves[use.branch, use.run]]
 
     def shared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
         """Tokens to train, by size and objective, each segment once."""
@@ -234,7 +225,7 @@ class Tree:
 
     def unshared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
         """The same with a run of its own for every detour, baseline and control; start models count once."""
-        every = [s for use in self.uses for s in self.path(self.leaves[use.branch, use.run_seed])]
+        every = [s for use in self.uses for s in self.path(self.leaves[use.branch, use.run])]
         starts = [s for s in self.segments.values() if s.is_start]
         return _sum([*starts, *(s for s in every if not s.is_start)])
 
@@ -246,18 +237,24 @@ def _sum(segments: Iterable[Segment]) -> dict[tuple[str, ObjectiveName], int]:
     return dict(total)
 
 
-def list_uses(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Use]:
-    """Return what each cell needs: for every seed its detour, its baseline, and the seed-noise baseline."""
-    return [
-        use
-        for cell in cells
-        for seed in seeds
-        for use in (
-            Use(cell, seed, "detour", cell.detour, seed),
-            Use(cell, seed, "baseline", cell.baseline, seed),
-            Use(cell, seed, "control", cell.baseline, control_seed(seed, seeds)),
-        )
-    ]
+def list_uses(cells: Sequence[Cell], seeds: Sequence[int], noise: NoiseKind = "masks") -> list[Use]:
+    """Return what each cell needs: for every seed its detour, its baseline, and the control.
+
+    A baseline without any MLM draws no masks: its control takes another order whatever `noise` says, as it
+    would be the same run otherwise.
+    """
+    uses = []
+    for cell in cells:
+        kind = noise if "mlm" in cell.baseline.objectives else "order"
+        for seed in seeds:
+            own, other = Seeds(seed, seed), control_seed(seed, seeds)
+            control = Seeds(other, seed if kind == "masks" else other)
+            uses += [
+                Use(cell, seed, "detour", cell.detour, own),
+                Use(cell, seed, "baseline", cell.baseline, own),
+                Use(cell, seed, "control", cell.baseline, control, kind),
+            ]
+    return uses
 
 
 def grow_tree(
@@ -266,54 +263,60 @@ def grow_tree(
     starts: Mapping[StartKey, StartNode],
     budget: Budget,
     identity: dict[str, Any],
+    noise: NoiseKind = "masks",
 ) -> Tree:
     """Return the tree of all runs that the cells need.
 
     Args:
+        noise: in what a control differs from its baseline: "masks" or "order".
         identity: JSON data that every segment depends on besides its own: data, optimizer, precision.
 
     Raises:
         UserError: a phase shorter than one step.
     """
     budget.check(cells)
-    uses = list_uses(cells, seeds)
+    uses = list_uses(cells, seeds, noise)
     tree = Tree(dict(starts), uses=uses)
-    runs = list(dict.fromkeys((use.branch, use.run_seed) for use in uses))
-    trunks: dict[tuple[Any, ...], list[tuple[Branch, int]]] = defaultdict(list)
-    for branch, seed in runs:
-        trunks[branch.start, branch.size, branch.objectives[0], branch.frozen[0], seed].append((branch, seed))
+    runs = list(dict.fromkeys((use.branch, use.run) for use in uses))
+    trunks: dict[tuple[Any, ...], list[tuple[Branch, Seeds]]] = defaultdict(list)
+    for branch, seeds_of in runs:
+        trunk = branch.start, branch.size, branch.objectives[0], branch.frozen[0], seeds_of
+        trunks[trunk].append((branch, seeds_of))
 
     def plant(
-        parent: str | None, start: StartNode, phase: Phase, index: int, seed: int, first: int, recipe: Recipe
+        parent: str | None, start: StartNode, phase: Phase, index: int, run: Seeds, first: int, recipe: Recipe
     ) -> str:
         root = parent or json.dumps(start.identity, sort_keys=True)
-        content = [root, identity, phase.to_dict(), index, seed, first]
+        content = [root, identity, phase.to_dict(), index, run.masks, first]
+        # Left out where one number is both: as in trees of before there were two.
+        content += [] if run.data == run.masks else [run.data]
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         steps = phase.tokens // budget.step
-        tree.segments[key] = Segment(key, parent, start.key, phase, index, seed, first, steps, recipe)
+        tree.segments[key] = Segment(
+            key, parent, start.key, phase, index, run.masks, run.data, first, steps, recipe
+        )
         return key
 
     planted: dict[StartKey, str | None] = {}
     for (name, size, *_), members in trunks.items():
         start = starts[name, size]
         if start.key not in planted:
-            pretraining = start.pretraining
-            planted[start.key] = None
-            if pretraining is not None:
-                recipe = budget.recipe_of(START, (pretraining,))
-                planted[start.key] = plant(None, start, pretraining, 0, START_SEED, 0, recipe)
+            planted[start.key], at = None, 0
+            for index, phase in enumerate(start.pretraining):
+                recipe = budget.recipe_of(START, start.pretraining)
+                run = Seeds(START_SEED, START_SEED)
+                planted[start.key] = plant(planted[start.key], start, phase, index, run, at, recipe)
+                at += phase.tokens // budget.step
         parent = planted[start.key]
         cuts = sorted({budget.phase1(branch) for branch, _ in members})
         for begin, end in pairwise([0, *cuts]):
             ending = [member for member in members if budget.phase1(member[0]) == end]
-            branch, seed = ending[0]
-            whole = budget.recipe(branch)
+            branch, run = ending[0]
             piece = budget.phase1_piece(branch, begin, end)
-            parent = plant(parent, start, piece, 0, seed, begin, whole)
-            for branch, seed in ending:
+            parent = plant(parent, start, piece, 0, run, begin, budget.recipe(branch))
+            for branch, run in ending:
                 phase = budget.decay_phase(branch)
-                leaf = plant(parent, start, phase, 1, seed, end, budget.recipe(branch))
-                tree.leaves[branch, seed] = leaf
+                tree.leaves[branch, run] = plant(parent, start, phase, 1, run, end, budget.recipe(branch))
     tree.segments = {s.key: s for key in starts for s in _depth_first(tree, None, key)}
     return tree
 

@@ -6,7 +6,7 @@ Every model runs once, its own statistics are made once, and every pair costs wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,22 +112,7 @@ def compare_pairs(
             f"measure {refused!r} needs features that are kept, and these take more than --keep-features "
             f"{run.settings.keep_bytes:,} bytes: raise it, or take fewer documents or layers"
         )
-    told = Told(progress, sum(len(prepared.kept) for prepared in run.prepared))
-    models = [run.load(at) for at in range(len(run.sources))]
-    results = []
-    for draw in range(len(run.draws)):
-        streamed = stream_draw(run, models, draw, plan.layers, plan.wanted, told)
-        results.append(
-            DrawResult(
-                run.draws[draw],
-                run.ids(draw),
-                from_first(lambda s=streamed: _streamed_pairs(run, plan, s)),  # type: ignore[misc]
-                [(streamed.extraction, at) for at in run.order],
-                [models[at].provenance for at in run.order],
-            )
-        )
-        streamed.snapshot.finish()
-    return results
+    return _streamed_draws(run, plan, progress)
 
 
 @dataclass(frozen=True)
@@ -148,10 +133,10 @@ class _Plan:
             chosen = choose_layers(depths[pair.a], depths[pair.b], settings.layers)
             own.append(chosen)
             for model, side in ((pair.a, 0), (pair.b, 1)):
-                layers = needed[run.order[model]]
-                if layers is not None:
-                    layers.update(one[side] for one in chosen)
-        layers = [None if some is None else tuple(sorted(some)) for some in needed]
+                some = needed[run.order[model]]
+                if some is not None:
+                    some.update(one[side] for one in chosen)
+        layers: list[Layers] = [None if some is None else tuple(sorted(some)) for some in needed]
         indices = [
             list(range(len(outline.blocks))) if some is None else list(some)
             for outline, some in zip(run.outlines, layers, strict=True)
@@ -200,8 +185,10 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
 
     def statistics(model: int, *, rescale: bool = False) -> ModelStatistics:
         if (model, rescale) not in made:
-            arrays = list(features[model].layers.values())
-            made[model, rescale] = ModelStatistics(arrays, device=run.device, rescale=rescale)
+            own = ModelStatistics(list(features[model].layers.values()), device=run.device)
+            made.setdefault((model, False), own)
+            if rescale:
+                made[model, True] = made[model, False].rescaled()
         return made[model, rescale]
 
     def compared(at: int, *, rescale: bool = False) -> FeatureComparison:
@@ -217,8 +204,9 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
         )
 
     def ratio(at: int, control: int) -> DivergenceRatio:
-        models = (plan.wanted[at].first, plan.wanted[control].first, plan.wanted[at].second)
-        second = ratio_second_order(*(statistics(m) for m in models), plain[at], plain[control])
+        one, other = plan.wanted[at], plan.wanted[control]
+        a, twin, b = (statistics(model) for model in (one.first, other.first, one.second))
+        second = ratio_second_order(a, twin, b, plain[at], plain[control])
         return divergence_ratio(plain[at], plain[control], second)
 
     plain = [compared(at) for at in range(len(plan.pairs))]
@@ -243,18 +231,76 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
     return results
 
 
-def _streamed_pairs(run: FeatureRun, plan: _Plan, streamed: StreamedDraw) -> list[PairResult]:
+def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:
+    """As kept features would give it; models that are compared with each other are in memory together."""
+    groups = _groups(plan.wanted)
+    documents = sum(len(prepared.kept) for prepared in run.prepared)
+    told = Told(progress, documents * len(groups))
+    draws = range(len(run.draws))
+    found: list[dict[int, PairResult]] = [{} for _ in draws]
+    extractions: list[dict[int, tuple[Extraction, int]]] = [{} for _ in draws]
+    origins: dict[int, dict[str, Any]] = {}
+    for chosen, members in groups:
+        models = [run.load(at) for at in chosen]
+        origins |= {at: model.provenance for at, model in zip(chosen, models, strict=True)}
+        wanted = [
+            replace(one, first=chosen.index(one.first), second=chosen.index(one.second))
+            for one in (plan.wanted[at] for at in members)
+        ]
+        layers = [plan.layers[at] for at in chosen]
+        for draw in draws:
+            streamed = stream_draw(run, chosen, models, draw, layers, wanted, told)
+            extractions[draw] |= {at: (streamed.extraction, place) for place, at in enumerate(chosen)}
+            found[draw] |= from_first(
+                lambda s=streamed, m=members, w=wanted: _streamed_pairs(run, plan, s, m, w)  # type: ignore[misc]
+            )
+            streamed.snapshot.finish()
     return [
-        plan.result(
+        DrawResult(
+            run.draws[draw],
+            run.ids(draw),
+            [found[draw][at] for at in range(len(plan.pairs))],
+            [extractions[draw][at] for at in run.order],
+            [origins[at] for at in run.order],
+        )
+        for draw in draws
+    ]
+
+
+def _groups(wanted: Sequence[Wanted]) -> list[tuple[list[int], list[int]]]:
+    """Models that are linked by pairs, and those pairs; each model is in one group."""
+    groups: list[tuple[set[int], list[int]]] = []
+    for at, one in enumerate(wanted):
+        models, members = {one.first, one.second}, [at]
+        apart = []
+        for group in groups:
+            if group[0] & models:
+                models, members = models | group[0], [*group[1], *members]
+            else:
+                apart.append(group)
+        groups = [*apart, (models, members)]
+    return [(sorted(models), sorted(members)) for models, members in groups]
+
+
+def _streamed_pairs(
+    run: FeatureRun, plan: _Plan, streamed: StreamedDraw, members: Sequence[int], wanted: Sequence[Wanted]
+) -> dict[int, PairResult]:
+    plain = {
+        at: streamed.compare(one, called=plan.pairs[at].called)
+        for at, one in zip(members, wanted, strict=True)
+    }
+    results = {}
+    for at, one in zip(members, wanted, strict=True):
+        control = plan.pairs[at].control
+        results[at] = plan.result(
             at,
-            streamed.compare(one, called=plan.pairs[at].called),
+            plain[at],
             rescaled=streamed.compare(one, rescale=True) if run.settings.rescale else None,
             ratio=None
-            if plan.pairs[at].control is None
-            else streamed.ratio(one, plan.wanted[plan.pairs[at].control]),  # type: ignore[index]
+            if control is None
+            else streamed.ratio(one, wanted[members.index(control)], plain[at], plain[control]),
         )
-        for at, one in enumerate(plan.wanted)
-    ]
+    return results
 
 
 def known(value: float | None) -> float:

@@ -70,11 +70,14 @@ def mean_entries(found: FeatureComparison) -> JsonObject:
     }
 
 
-def pair_entry(result: PairResult, control: PairResult | None = None, **facts: Any) -> JsonObject:
+def pair_entry(
+    result: PairResult, control: PairResult | None = None, *, best: bool = False, **facts: Any
+) -> JsonObject:
     """A pair of models as the record holds it.
 
     Args:
         control: the pair whose divergence is seed noise for this one.
+        best: name the layer of B that matches best, null where only pairs were compared.
         facts: what the kind of run knows of the pair besides.
     """
     entry: JsonObject = {"a": result.pair.a, "b": result.pair.b, **facts, **mean_entries(result.plain)}
@@ -87,11 +90,11 @@ def pair_entry(result: PairResult, control: PairResult | None = None, **facts: A
             "smallest": number(ratio.smallest),
             "largest": number(ratio.largest),
         }
-    entry["layers"] = [_layer(result, at, control) for at in range(len(result.plain.layers))]
+    entry["layers"] = [_layer(result, at, control, best=best) for at in range(len(result.plain.layers))]
     return entry
 
 
-def _layer(result: PairResult, at: int, control: PairResult | None) -> JsonObject:
+def _layer(result: PairResult, at: int, control: PairResult | None, *, best: bool) -> JsonObject:
     pair = result.plain.layers[at]
     entry: JsonObject = {
         "layer_a": result.layers_a[pair.layer_a],
@@ -101,9 +104,10 @@ def _layer(result: PairResult, at: int, control: PairResult | None) -> JsonObjec
         "divergence_biased": number(pair.biased.complement().value),
         **_cka(pair),
     }
-    if result.pair.whole:
-        best, value = _best(result.plain.matrices["debiased"][pair.layer_a])
-        entry["best_layer_b"] = None if best is None else result.layers_b[best]
+    if best:
+        row = result.plain.matrices["debiased"][pair.layer_a] if result.pair.whole else np.empty(0)
+        other, value = _best(row)
+        entry["best_layer_b"] = None if other is None else result.layers_b[other]
         entry["best_cka_debiased"] = value
     for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
         entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
@@ -139,7 +143,7 @@ def _best(row: np.ndarray) -> tuple[int | None, float | None]:
 
 
 def best_matches(result: PairResult) -> list[JsonObject]:
-    """For each layer of A the layer of B with the highest debiased CKA; none where only pairs were compared."""
+    """For each layer of A the layer of B with the highest debiased CKA; none of the pairs alone."""
     if not result.pair.whole:
         return []
     matches = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +22,13 @@ from cka_tools.comparison.record import (
 )
 from cka_tools.comparison.results import Comparison
 from cka_tools.comparison.warnings import find_warnings, overlap_warning
-from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.models import ModelGiven
 from cka_tools.settings import Settings, takes_settings
 from cka_tools.statistics.intervals import LEVEL
 from cka_tools.statistics.pair import FeatureComparison, ratio_of_means
 from cka_tools.statistics.ratio import ROUNDING
-
-if TYPE_CHECKING:
-    from cka_tools.compute import CorpusGiven
 
 NOT_COMPUTED = "pairs 'diagonal': only the paired layers were compared; all other entries are null"
 
@@ -98,7 +95,7 @@ def _record(
     warnings = find_warnings(plain, pair.layers_a, pair.layers_b)
     if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
         warnings.append(overlap)
-    entry = pair_entry(pair, control, role="pair")
+    entry = pair_entry(pair, control, best=True, role="pair")
     pairs = [entry] + ([] if control is None else [pair_entry(control, role="control")])
     summary: dict[str, Any] = {
         **mean_entries(plain),

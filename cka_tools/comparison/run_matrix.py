@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.cluster import hierarchy
@@ -15,13 +15,10 @@ from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs, known
 from cka_tools.comparison.record import ESTIMATORS, MATRIX, MEANS, early_of, pair_entry, provenance
 from cka_tools.comparison.results import ModelMatrix
 from cka_tools.comparison.warnings import many_summary
-from cka_tools.compute import Progress, open_run
+from cka_tools.compute import CorpusGiven, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.models import ModelGiven
 from cka_tools.settings import Settings, takes_settings
-
-if TYPE_CHECKING:
-    from cka_tools.compute import CorpusGiven
 
 DIAGONAL = "0 by definition: no model is compared with itself"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,15 +16,12 @@ from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
 from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, early_of, pair_entry, provenance
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
-from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.manifest import noise_kind, read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings, takes_settings
-
-if TYPE_CHECKING:
-    from cka_tools.compute import CorpusGiven
 
 XKind = Literal["tokens", "given", "position"]
 LABELS: dict[XKind, str] = {
@@ -99,7 +96,7 @@ def _record(
     pairs = []
     for at, pair in enumerate(draw.pairs):
         own = at < count
-        facts = {"x": series.x[at]} if own else {}
+        facts: dict[str, Any] = {"x": series.x[at]} if own else {}
         pairs.append(
             pair_entry(
                 pair,

@@ -20,16 +20,16 @@ from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.extract import describe, plan_forwards, run_batches, without_padding
 from cka_tools.extraction.features import ModelFeatures
+from cka_tools.extraction.gathered_rows import scaled
 from cka_tools.formatting import size_in_words
 from cka_tools.models import LoadedModel
 from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
 from cka_tools.settings import Settings
 from cka_tools.statistics.linear_cka import FOLD_ROWS
 from cka_tools.statistics.pair import FeatureComparison
-from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, second_order_of_ratio
+from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 from cka_tools.statistics.streamed_pair import Pilot, StreamedComparison
 from cka_tools.store.key import EntryKey, NotKeyed, entry_key, make_key, numerics
-from cka_tools.store.partial import scaled
 from cka_tools.store.snapshot import Snapshot
 
 PILOT_DOCUMENTS = 1024
@@ -71,33 +71,16 @@ class StreamedDraw:
         self, wanted: Wanted, *, rescale: bool = False, called: tuple[str, str] = ("A", "B")
     ) -> FeatureComparison:
         """What two of the models' features say, as `statistics.pair.compare_statistics` gives it."""
-        return self._own(wanted, self._joint(wanted, rescale=rescale, called=called))
+        layers = self.sides.layers(wanted)
+        return self.sums.compare(wanted.pairs, wanted.early, rescale=rescale, sides=called, layers=layers)
 
-    def ratio(self, pair: Wanted, control: Wanted) -> DivergenceRatio:
-        """The ratio of a pair's divergence to a control's; both have one second model."""
-        found = [self._joint(wanted) for wanted in (pair, control)]
-        first, second = self.sums.left_out()
-        return divergence_ratio(*found, second_order_of_ratio(first, first, second, *found))
-
-    def _joint(
-        self, wanted: Wanted, *, rescale: bool = False, called: tuple[str, str] = ("A", "B")
-    ) -> FeatureComparison:
-        pairs = self.sides.pairs(wanted)
-        return self.sums.compare(pairs, wanted.early, rescale=rescale, sides=called)
-
-    def _own(self, wanted: Wanted, found: FeatureComparison) -> FeatureComparison:
-        rows, columns = self.sides.first[wanted.first], self.sides.second[wanted.second]
-        return replace(
-            found,
-            matrices={
-                e: matrix[rows.start : rows.stop, columns.start : columns.stop]
-                for e, matrix in found.matrices.items()
-            },
-            layers=[
-                replace(one, layer_a=one.layer_a - rows.start, layer_b=one.layer_b - columns.start)
-                for one in found.layers
-            ],
-        )
+    def ratio(
+        self, pair: Wanted, control: Wanted, plain: FeatureComparison, apart: FeatureComparison
+    ) -> DivergenceRatio:
+        """The ratio of a pair's divergence to a control's, of their comparisons with one second model."""
+        a, b = self.sums.left_out(layers=self.sides.layers(pair))
+        twin, _ = self.sums.left_out(layers=self.sides.layers(control))
+        return divergence_ratio(plain, apart, ratio_second_order(a, twin, b, plain, apart))
 
 
 class _Sides:
@@ -116,7 +99,13 @@ class _Sides:
             start += len(widths[model])
         return places
 
+    def layers(self, wanted: Wanted) -> tuple[slice, slice]:
+        """Which layers of the two sides a pair of models has."""
+        rows, columns = self.first[wanted.first], self.second[wanted.second]
+        return slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+
     def pairs(self, wanted: Wanted) -> list[tuple[int, int]]:
+        """Its layer pairs, counted over the sides."""
         a, b = self.first[wanted.first].start, self.second[wanted.second].start
         return [(a + i, b + j) for i, j in wanted.pairs]
 
@@ -130,30 +119,34 @@ class _Sides:
 
     def join(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Layers of the two sides, of each model's."""
-        first, second = ([layer for model in side for layer in values[model]] for side in (self.first, self.second))  # fmt: skip
+        sides = (self.first, self.second)
+        first, second = ([layer for model in side for layer in values[model]] for side in sides)
         return first, second
 
 
 def stream_draw(
     run: FeatureRun,
+    chosen: Sequence[int],
     models: Sequence[LoadedModel],
     draw: int,
     layers: Sequence[Layers],
     wanted: Sequence[Wanted],
     told: Told,
 ) -> StreamedDraw:
-    """Run one draw through all models, batch by batch, and sum what their comparisons need.
+    """Run one draw through models, batch by batch, and sum what their comparisons need.
 
     An interrupted run goes on from its last snapshot, to the same bits for the same number of processes.
 
     Args:
-        models: the distinct models of the run, loaded. layers: of each.
+        chosen: places of the models among the distinct ones of the run. models: these, loaded. layers: of
+            each. wanted: pairs of them, by position in `chosen`.
 
     Raises:
         UserError: as `extract_features` does.
     """
     team, settings = crew(), run.settings
-    prepared = without_padding(run.prepared[draw], models)
+    tables = [run.prepared[draw].tables[at] for at in chosen]
+    prepared = without_padding(replace(run.prepared[draw], tables=tables), models)
     documents = run.draws[draw].documents
     forwards = plan_forwards(models, settings, layers)
     sides = _Sides(wanted, [forward.widths for forward in forwards])
@@ -208,7 +201,7 @@ def stream_draw(
         "pilot_documents": min(PILOT_DOCUMENTS, sums.total) if settings.rescale else None,
         "processes": team.world,
     }
-    extraction.notes += [_announcement(run, layers, sums), *notes, *snapshot.notes]
+    extraction.notes += [_announcement(run, forwards, sums), *notes, *snapshot.notes]
     facts = (extraction.splits, extraction.notes, extraction.cache)
     extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
     return StreamedDraw(extraction, sums, snapshot, sides)
@@ -303,9 +296,11 @@ def _key(run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: 
     )
 
 
-def _announcement(run: FeatureRun, layers: Sequence[Layers], sums: StreamedComparison) -> str:
+def _announcement(run: FeatureRun, forwards: Sequence[PooledForward], sums: StreamedComparison) -> str:
     n, few = sums.total, len(sums.documents)
-    size, limit = size_in_words(run.size(layers)), size_in_words(run.settings.keep_bytes)
+    rows, item = n * sums.draws, result_dtype(run).itemsize
+    size = size_in_words(rows * item * sum(sum(forward.widths) for forward in forwards))
+    limit = size_in_words(run.settings.keep_bytes)
     text = (
         f"Features of {n:,} documents take {size}, more than --keep-features {limit}: statistics were "
         "streamed; values are exact over all documents, intervals come from "

@@ -112,7 +112,9 @@ def _matrix(record: JsonObject) -> JsonObject:
 
 
 def _ablation(record: JsonObject) -> JsonObject:
-    cells, models, places = [], [], {}
+    cells: list[JsonObject] = []
+    models: list[JsonObject] = []
+    places: dict[str, int] = {}
 
     def place(weights: str | None, role: str) -> int | None:
         if weights is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cka_tools.statistics.intervals import LEVEL, MINIMUM_DOCUMENTS
+from cka_tools.formatting import layer_list
+from cka_tools.statistics.features import MASSIVE_SHARE
+from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 
 if TYPE_CHECKING:
     from cka_tools.comparison.pairs import DrawResult
@@ -14,9 +16,6 @@ from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
 """Biased and debiased CKA further apart than this: the sample is too small for the biased one."""
-
-MASSIVE_SHARE = 0.5
-"""One feature with more than this share of a layer's variance decides its CKA."""
 
 DRAW_OVERLAP = 0.25
 """Draws that share more than this part of their documents are not independent."""
@@ -28,17 +27,6 @@ class Warned(TypedDict):
     code: str
     text: str
     layers: list[int]
-
-
-def layer_list(layers: Sequence[int]) -> str:
-    """Layers as a reader writes them: 0–3, 5, 7–9."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
 
 
 def _layers(layers: Sequence[int]) -> str:
@@ -57,10 +45,10 @@ def find_warnings(found: FeatureComparison, layers_a: Sequence[int], layers_b: S
     def warn(code: str, text: str, layers: list[int]) -> None:
         found_warnings.append({"code": code, "text": text, "layers": layers})
 
-    if found.n < MINIMUM_DOCUMENTS:
+    if found.n < INTERVAL_DOCUMENTS:
         warn(
             "few-documents",
-            f"{found.n} documents are fewer than the {MINIMUM_DOCUMENTS} an interval needs: none is given.",
+            f"{found.n} documents are fewer than the {INTERVAL_DOCUMENTS} an interval needs: none is given.",
             [],
         )
     constant = [p for p in found.layers if p.debiased.value is None]

@@ -97,6 +97,6 @@ class Corpus:
     notes: list[str] = field(default_factory=list)
 
     def set_aside(self, reason: str) -> None:
-        """Count a record that is no document."""
+        """Count a record that does not become a document."""
         self.counts["read"] += 1
         self.counts[reason] += 1

@@ -94,15 +94,20 @@ def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False) -> Chec
     return Checkpoint(spec, folder, revision, trust_remote_code, written, config, tokenizer, notes)
 
 
-def empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The base model on torch's meta device, without its weights.
+def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """The base model on torch's meta device, without its weights; `device` is where it will run.
 
     Raises:
         UserError: as `load_weights`.
     """
     try:
         with quiet_transformers(), torch.device("meta"):
-            return AutoModel.from_config(checkpoint.config, dtype=dtype, trust_remote_code=checkpoint.trusted)
+            return AutoModel.from_config(
+                checkpoint.config,
+                dtype=dtype,
+                attn_implementation=attention_for(checkpoint.config, device, dtype),
+                trust_remote_code=checkpoint.trusted,
+            )
     except Exception:
         # Code that comes with a model may not run without data: its weights are loaded, then let go.
         return load_weights(checkpoint, torch.device("cpu"), dtype, allow_unused=True).to("meta")
@@ -175,19 +180,24 @@ def finish(loaded: LoadedModel) -> LoadedModel:
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
     check_padding(loaded)
-    config = text_config(loaded.model.config)
-    loaded.provenance |= {
-        "architecture": type(loaded.model).__name__,
-        "model_type": getattr(config, "model_type", None),
-        "layers": len(loaded.blocks),
-        "hidden_size": loaded.blocks[-1].width,
-        "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "max_length": loaded.max_length,
-        "attention": getattr(config, "_attn_implementation", None),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "device": str(loaded.device),
-    }
+    loaded.provenance |= describe(loaded)
     return loaded
+
+
+def describe(model: LoadedModel) -> dict[str, Any]:
+    """What provenance says of a model, loaded or not, besides where it came from; JSON-ready."""
+    config = text_config(model.model.config)
+    return {
+        "architecture": type(model.model).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "layers": len(model.blocks),
+        "hidden_size": model.blocks[-1].width or getattr(config, "hidden_size", None),
+        "parameters": sum(p.numel() for p in model.model.parameters()),
+        "max_length": model.max_length,
+        "attention": getattr(config, "_attn_implementation", None),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
 
 
 class UntrustedCode(UserError):  # noqa: N818 - a kind of UserError that a fingerprint has to know

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +22,7 @@ from cka_tools.models.folder import (
 from cka_tools.models.load import (
     Checkpoint,
     UntrustedCode,
+    describe,
     empty_model,
     finish,
     load_weights,
@@ -67,6 +69,10 @@ class ModelSource(Protocol):
     def name(self) -> str:
         """The model as the user named it; the class's name for a model in memory."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The directory that was named, where a manifest of its training may lie; None for others."""
+
     def fingerprint(self) -> dict[str, Any] | None:
         """JSON-ready identity of the content, known without loading weights into a model.
 
@@ -106,6 +112,11 @@ class SpecSource:
         """The spec as it was given."""
         return self.spec.given
 
+    @property
+    def folder(self) -> Path | None:
+        """The directory, None for the hub."""
+        return self.spec.folder
+
     def open(self, *, trust_remote_code: bool = False) -> Checkpoint:
         """Its files, config and tokenizer.
 
@@ -128,20 +139,23 @@ class SpecSource:
         """The model on torch's meta device."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
-        model = empty_model(opened, number)
-        return _outline(self.name, model, opened.tokenizer, place, notes=list(opened.notes))
+        model = empty_model(opened, place, number)
+        origin = self._origin(opened)
+        return _outline(self.name, model, opened.tokenizer, place, origin, notes=list(opened.notes))
 
     def load(self, options: LoadOptions) -> LoadedModel:
         """The base model, without a head."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
-        content = opened.fingerprint()
+        origin = self._origin(opened)
         model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights)
-        if opened.fingerprint() != content:
+        if self._origin(opened) != origin:
             raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
-        repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
-        origin = {"spec": self.name, "kind": self.spec.kind} | repo | content
         return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
+
+    def _origin(self, opened: Checkpoint) -> dict[str, Any]:
+        repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
+        return {"spec": self.name, "kind": self.spec.kind, **repo, **opened.fingerprint()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +198,18 @@ class MemorySource:
         """The name of the model's class."""
         return type(self.model).__name__
 
+    @property
+    def folder(self) -> None:
+        """None: it lies in memory."""
+
     def fingerprint(self) -> None:
         """None: its objects may have been changed in any way, which hashes of its weights do not tell."""
 
     def outline(self, options: LoadOptions) -> ModelOutline:
         """The model itself, not yet checked."""
         base, place = self._base(options)
-        return _outline(self.name, base, self.tokenizer, place, in_memory=True)
+        origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": hash_tokenizer(self.tokenizer)}
+        return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True)
 
     def load(self, options: LoadOptions) -> LoadedModel:
         """The model itself, checked."""
@@ -240,6 +259,11 @@ class CausalSource:
         """The base's name."""
         return self.base.name
 
+    @property
+    def folder(self) -> Path | None:
+        """The base's."""
+        return self.base.folder
+
     def fingerprint(self) -> dict[str, Any] | None:
         """That of the base, and the mask."""
         own = self.base.fingerprint()
@@ -247,7 +271,9 @@ class CausalSource:
 
     def outline(self, options: LoadOptions) -> ModelOutline:
         """That of the base: the mask changes neither tokens nor blocks."""
-        return self.base.outline(options)
+        outline = self.base.outline(options)
+        outline.provenance |= {"mask": "causal", "attention": "sdpa"}
+        return outline
 
     def load(self, options: LoadOptions) -> LoadedModel:
         """The base's weights in a model that builds the causal mask itself, checked anew."""
@@ -317,9 +343,12 @@ def outline_model(
     return as_source(given).outline(LoadOptions(device, dtype, trust_remote_code))
 
 
-def _outline(name: str, model: Any, tokenizer: Any, place: torch.device, **others: Any) -> ModelOutline:
-    origin = {"tokenizer_sha256": hash_tokenizer(tokenizer)}
-    return ModelOutline(name, model, tokenizer, find_blocks(name, model), origin, place=place, **others)
+def _outline(
+    name: str, model: Any, tokenizer: Any, place: torch.device, origin: dict[str, Any], **others: Any
+) -> ModelOutline:
+    outline = ModelOutline(name, model, tokenizer, find_blocks(name, model), origin, place=place, **others)
+    outline.provenance |= describe(outline)
+    return outline
 
 
 def _no_pair(*given: object) -> UserError:

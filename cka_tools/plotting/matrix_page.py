@@ -35,8 +35,8 @@ NAME_LETTERS, CORPUS_LETTERS = 30, 48
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
 
-DARK_CELLS = 0.55
-"""Of the colours' range: below it white is read better than black, above it black."""
+DARK_CELLS = 0.52
+"""Of the colours' range: below it white has the higher contrast, above it black."""
 
 Record = dict[str, Any]
 
@@ -84,7 +84,7 @@ def draw_matrix(ax: Axes, values: np.ndarray) -> QuadMesh:
     mesh = draw_mesh(ax, values, low, high, "divergence")
     ax.set_ylim(len(values) - 0.5, -0.5)
     for row, column in np.ndindex(values.shape) if len(values) <= MOST_NUMBERS else ():
-        value = values[row, column]
+        value = float(values[row, column])
         if row != column and np.isfinite(value):
             colour = "white" if (value - low) / (high - low) < DARK_CELLS else INK
             look: Look = {"ha": "center", "va": "center", "size": SMALL, "color": colour}

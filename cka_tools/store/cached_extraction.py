@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cka_tools.errors import reason_of
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.extract import (
     Extraction,
@@ -21,6 +22,13 @@ from cka_tools.extraction.extract import (
     without_padding,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
+from cka_tools.extraction.gathered_rows import (
+    RowShape,
+    Work,
+    own_and_gathered,
+    scaled,
+    sending_stores,
+)
 from cka_tools.extraction.tokens import TextDocument
 from cka_tools.models.model import LoadedModel
 from cka_tools.processes import at_first, crew, from_first
@@ -28,15 +36,7 @@ from cka_tools.settings import Settings
 from cka_tools.store.directory import cache_directory, entry_folder, lock_file, locked
 from cka_tools.store.entry import DamagedEntry, Layout, read_entry, remove_folder
 from cka_tools.store.key import EntryKey, NotKeyed, entry_key
-from cka_tools.store.partial import (
-    PartialEntry,
-    RowShape,
-    Work,
-    own_and_gathered,
-    reason_of,
-    scaled,
-    sending_stores,
-)
+from cka_tools.store.partial import PartialEntry
 
 
 def extract_cached(

@@ -1,5 +1,6 @@
-"""What lies in a store, and how it is removed."""
+"""What lies in a store: listed, verified, removed."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -7,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, reason_of
 from cka_tools.store.directory import entry_folder, lock_file, locked, partial_folder, run_folder
-from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder
-from cka_tools.store.partial import reason_of
+from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder, verify_entry
 
 # What a removal that was interrupted leaves.
 _DOOMED = ".removed-"
@@ -20,7 +20,7 @@ _DOOMED = ".removed-"
 class StoredEntry:
     """One entry: `size` in bytes, `created` in UTC.
 
-    `state` is `complete`, `damaged` (its manifest; the features are verified when they are used),
+    `state` is `complete`, `damaged` (its manifest; `verify_entries` looks at the features too),
     `interrupted`, or `snapshot` (of a streamed run that has not finished). What only the manifest tells is
     None where there is none.
     """
@@ -53,6 +53,29 @@ def list_entries(cache: Path) -> list[StoredEntry]:
     except OSError as error:
         raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
     return sorted(found, key=lambda entry: (entry.created, entry.key))
+
+
+def verify_entries(cache: Path) -> dict[str, str]:
+    """Read every byte of every finished entry. By key: what is wrong with it, or "" where nothing is.
+
+    Interrupted entries and snapshots are verified when a run resumes from them.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    found: dict[str, str] = {}
+    try:
+        for folder in sorted(_folders(cache / "features")):
+            try:
+                verify_entry(folder)
+                found[folder.name] = ""
+            except DamagedEntry as error:
+                found[folder.name] = str(error)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+    except OSError as error:
+        raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
+    return found
 
 
 def choose_entries(entries: Sequence[StoredEntry], keys: Sequence[str]) -> list[StoredEntry]:
@@ -95,7 +118,7 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
             ) from None
     for kind in ("features", "partial", "runs"):
         for folder in (cache / kind).glob(f"{_DOOMED}*"):
-            _remove_left(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _PLACES = {"interrupted": partial_folder, "snapshot": run_folder}
@@ -129,10 +152,3 @@ def _size(folder: Path) -> int:
 
 def _time(folder: Path) -> str:
     return datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
-
-
-def _remove_left(folder: Path) -> None:
-    with suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

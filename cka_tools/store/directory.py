@@ -1,11 +1,11 @@
 """The cache directory: where it lies, and its locks."""
 
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 #: Names the cache directory; it wins over the platform's.
 VARIABLE = "CKA_TOOLS_CACHE"
@@ -43,58 +43,24 @@ def lock_file(cache: Path, key: str) -> Path:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file; wait while another process or thread holds it.
 
-    The operating system keeps the lock (flock; on Windows a locked byte), so one whose holder was killed is
-    free at once and nothing is ever stale. Over network file systems it is as good as their flock.
+    The operating system keeps the lock, so one whose holder was killed is free at once. Over network file
+    systems it is as good as their locks.
 
     Raises:
         BlockingIOError: another holds it, and `wait` is False.
         OSError: the file cannot be made, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _acquire(file, wait)
-            # The last holder removed the file while we waited: our lock is on a file nobody else can find.
-            if _is_at(file, path):
-                break
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
+    # A lock that is only a file would stay when its holder is killed.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise BlockingIOError(f"{path} is locked by another process") from None
     try:
         yield
     finally:
-        # Removed while it is held, so that nobody can lock it in between.
+        # Removed while it is held: who waits for a removed file finds out and makes a new one.
         with suppress(OSError):
             path.unlink()
-        os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _acquire(file: int, wait: bool) -> None:
-        """Lock an open file."""
-        while True:
-            try:
-                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-                return
-            except OSError:
-                if not wait:
-                    raise BlockingIOError from None
-            time.sleep(0.1)
-
-else:
-    import fcntl
-
-    def _acquire(file: int, wait: bool) -> None:
-        """Lock an open file."""
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()

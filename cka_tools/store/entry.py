@@ -1,4 +1,8 @@
-"""Checksum of a file of any size, several processors at once."""
+"""A finished entry: a safetensors file of one tensor a layer, a manifest, and the mark of a verified file.
+
+A hit reads the manifest and compares size and header; the features themselves are hashed once, when they were
+not written here (see `mark_of`), and by `verify_entry`.
+"""
 
 import hashlib
 import json
@@ -8,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -114,28 +118,19 @@ class Layout:
 
     def record(self) -> dict[str, Any]:
         """JSON-ready; `Layout.of` is the way back."""
-        return {
-            "layers": list(self.layers),
-            "widths": list(self.widths),
-            "documents": self.documents,
-            "draws": self.draws,
-            "dtype": self.dtype,
-        }
+        return asdict(self)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Layout":
         """The layout of a manifest."""
-        return cls(
-            tuple(record["layers"]),
-            tuple(record["widths"]),
-            record["documents"],
-            record["draws"],
-            record["dtype"],
-        )
+        lists = {name: tuple(record[name]) for name in ("layers", "widths")}
+        return cls(**record | lists)
 
 
 FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
+VERIFIED = "verified"
+"""Holds the mark of the feature file that was written, or verified, in this place."""
 
 
 class DamagedEntry(Exception):  # noqa: N818 - a condition that is repaired, not a fault
@@ -190,13 +185,71 @@ class Manifest:
 
 
 def read_entry(cache: Path, key: EntryKey, layout: Layout | None = None) -> ModelFeatures | None:
-    """Features of a key, mapped into memory, once every byte was verified; None where there is no entry.
+    """Features of a key, mapped into memory; None where there is no entry.
+
+    Every byte of the manifest is verified, and size and header of the features. The features themselves are
+    verified where the file does not have its mark: it was copied here, or written to.
 
     Raises:
         DamagedEntry: the entry is there, but not as it was written.
         OSError: it cannot be read.
     """
     folder = entry_folder(cache, key.digest)
+    opened = _open_entry(folder)
+    if opened is None:
+        return None
+    manifest, mapped = opened
+    # A model whose weights were not loaded does not tell its widths: the layout is then the manifest's.
+    layout = layout or manifest.layout
+    if manifest.key != key or manifest.layout != layout:
+        raise DamagedEntry(f"{MANIFEST} is of another entry")
+    if not _is_marked(folder):
+        _verify(folder, manifest, mapped)
+    return features_of(layout, mapped)
+
+
+def verify_entry(folder: Path) -> None:
+    """Verify every byte of an entry, and mark its file as verified.
+
+    Raises:
+        DamagedEntry: a byte is not as it was written.
+        FileNotFoundError: there is no such entry.
+        OSError: it cannot be read.
+    """
+    opened = _open_entry(folder)
+    if opened is None:
+        raise FileNotFoundError(folder)
+    _verify(folder, *opened)
+
+
+def mark_of(file: Path) -> str:
+    """What tells a file from its copies and from what was written to it later: inode, times and size.
+
+    A disk that loses bits by itself does not change it.
+
+    Raises:
+        OSError: the file cannot be found.
+    """
+    found = file.stat()
+    return f"{found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_size}"
+
+
+def _is_marked(folder: Path) -> bool:
+    try:
+        return (folder / VERIFIED).read_text(encoding="ascii") == mark_of(folder / FEATURES)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _verify(folder: Path, manifest: Manifest, mapped: np.memmap) -> None:
+    mark = mark_of(folder / FEATURES)  # before it is read: what is written meanwhile changes it
+    if checksum(mapped) != manifest.sha256:
+        raise DamagedEntry(f"{FEATURES} does not have its checksum")
+    with suppress(OSError):  # a store that cannot be written is verified each time
+        (folder / VERIFIED).write_text(mark, encoding="ascii")
+
+
+def _open_entry(folder: Path) -> tuple[Manifest, np.memmap] | None:
     try:
         data = (folder / MANIFEST).read_bytes()
         mapped = map_features(folder / FEATURES)
@@ -205,14 +258,12 @@ def read_entry(cache: Path, key: EntryKey, layout: Layout | None = None) -> Mode
             raise DamagedEntry(f"{Path(error.filename).name} is missing") from None
         return None
     manifest = Manifest.from_bytes(data)
-    layout = layout or manifest.layout  # a model whose weights were not loaded does not tell its widths
-    if manifest.key != key or manifest.layout != layout:
+    layout = manifest.layout
+    if manifest.key.digest != folder.name:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
     if len(mapped) != layout.size or bytes(mapped[: len(layout.header)]) != layout.header:
         raise DamagedEntry(f"{FEATURES} has another size or header")
-    if checksum(mapped) != manifest.sha256:
-        raise DamagedEntry(f"{FEATURES} does not have its checksum")
-    return features_of(layout, mapped)
+    return manifest, mapped
 
 
 def features_of(layout: Layout, mapped: np.memmap) -> ModelFeatures:
@@ -253,6 +304,7 @@ def publish(
         file.write(manifest.to_bytes())
         file.flush()
         os.fsync(file.fileno())
+    (partial / VERIFIED).write_text(mark_of(partial / FEATURES), encoding="ascii")
     target = entry_folder(cache, key.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(target)

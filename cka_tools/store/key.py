@@ -1,4 +1,4 @@
-"""The machine and the libraries, as far as they can change a bit of a feature."""
+"""The key of an entry: everything that can change a bit of its features, and nothing else."""
 
 import hashlib
 import json
@@ -110,7 +110,7 @@ class NotKeyed(Exception):  # noqa: N818 - a condition for the caller to name, n
     """A model whose output cannot be told from its content; the message says why."""
 
 
-def hash_foreign_code(loaded: LoadedModel) -> dict[str, str]:
+def hash_custom_code(loaded: LoadedModel) -> dict[str, str]:
     """sha256 of the source files of classes that came with the model or are the caller's own, by file name.
 
     Of remote code every file beside them counts, as they import each other.
@@ -122,7 +122,7 @@ def hash_foreign_code(loaded: LoadedModel) -> dict[str, str]:
     for module in loaded.model.modules():
         if "forward" in vars(module):
             raise NotKeyed("a module's forward was replaced")
-    if _foreign_hooks(loaded.model) and _hooks_change_output(loaded):
+    if _custom_hooks(loaded.model) and _hooks_change_output(loaded):
         raise NotKeyed("its modules have hooks that change the output")
     hashes: dict[str, str] = {}
     for path in sorted(_source_files(objects)):
@@ -147,7 +147,7 @@ def _source_files(objects: Iterable[Any]) -> set[Path]:
     return files
 
 
-def _foreign_hooks(model: nn.Module) -> list[tuple[dict[int, Any], int]]:
+def _custom_hooks(model: nn.Module) -> list[tuple[dict[int, Any], int]]:
     """Forward hooks that neither torch nor transformers set: the module's dictionary, the key in it."""
     return [
         (hooks, key)
@@ -169,9 +169,9 @@ def _hooks_change_output(loaded: LoadedModel) -> bool:
         return result[0] if isinstance(result, tuple) else result.last_hidden_state
 
     hooked = output()
-    held = [(hooks, hooks.copy()) for hooks, _ in _foreign_hooks(loaded.model)]
+    held = [(hooks, hooks.copy()) for hooks, _ in _custom_hooks(loaded.model)]
     try:
-        for hooks, key in _foreign_hooks(loaded.model):
+        for hooks, key in _custom_hooks(loaded.model):
             del hooks[key]
         bare = output()
     finally:
@@ -276,7 +276,7 @@ def _model_content(model: LoadedModel) -> dict[str, Any]:
         "buffers": hash_state_dict(others),
         "config": hash_json(_config_content(model.model.config.to_dict())),
         "tokenizer": model.provenance["tokenizer_sha256"],
-        "code": hash_foreign_code(model),
+        "code": hash_custom_code(model),
         "dtypes": sorted({str(p.dtype) for p in model.model.parameters()}),
         "attention": model.provenance["attention"],
     }

@@ -8,16 +8,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from cka_tools.errors import reason_of
 from cka_tools.processes import Crew
 from cka_tools.store.directory import cache_directory, lock_file, locked, run_folder
-from cka_tools.store.key import EntryKey, canonical
-from cka_tools.store.partial import reason_of
-
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64"}
+from cka_tools.store.key import EntryKey
 
 _held: ContextVar[list[Callable[[], None]] | None] = ContextVar("held", default=None)
 
@@ -92,13 +90,13 @@ class Snapshot:
             return
         fresh = self._path.with_suffix(".new")
         try:
-            with fresh.open("wb") as file:
-                _write(file, state, {"record": json.dumps(record | {"batches": batches})})
-                file.flush()
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+            save_file(tensors, fresh, {"record": json.dumps(record | {"batches": batches})})
+            with fresh.open("rb+") as file:
                 os.fsync(file.fileno())
             fresh.replace(self._path)
             _sync_folder(self._path.parent)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             with suppress(OSError):
                 fresh.unlink()
             self._give_up(error)
@@ -122,28 +120,11 @@ class Snapshot:
                 self._path.parent.rmdir()  # the last process finds it empty
         self._lock.close()
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: OSError | SafetensorError) -> None:
         self._path = None
-        self.notes.append(f"No snapshots were kept in {cache_directory()} ({reason_of(error)}).")
-
-
-def _write(file: Any, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, tensor by tensor: the library would copy all of them first."""
-    outline: dict[str, Any] = {"__metadata__": metadata}
-    start = 0
-    for name, tensor in state.items():
-        stop = start + tensor.nbytes
-        outline[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, stop],
-        }
-        start = stop
-    header = canonical(outline)
-    header += b" " * (-(8 + len(header)) % 8)
-    file.write(len(header).to_bytes(8, "little") + header)
-    for tensor in state.values():
-        file.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
+        # The library says a failed write in its own words.
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        self.notes.append(f"No snapshots were kept in {cache_directory()} ({reason}).")
 
 
 def _sync_folder(folder: Path) -> None:

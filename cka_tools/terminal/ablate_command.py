@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +12,11 @@ import typer
 from rich.console import Console
 
 from cka_tools.errors import UserError
+from cka_tools.formatting import printable
 from cka_tools.terminal.exit_codes import INTERRUPTED
-from cka_tools.terminal.options import Json, NoCache, Quiet
-from cka_tools.terminal.train_commands import (
-    Precision,
-    ScaleChoice,
-    TrainingDevice,
-    duration,
-)
+from cka_tools.terminal.options import Json, NoCache, Quiet, numbers
+from cka_tools.terminal.progress import TrainingLine, tell
+from cka_tools.terminal.train_commands import Precision, ScaleChoice, TrainingDevice
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -28,8 +24,14 @@ if TYPE_CHECKING:
     from cka_tools.ablation.tree import Segment
     from cka_tools.training.loop import StepReport
 
-SECONDS_A_LINE = 30
 COMPARING = ".comparing.lock"
+
+
+class Noise(StrEnum):
+    """In what a control differs from its baseline."""
+
+    masks = "masks"
+    order = "order"
 
 
 class Weights(StrEnum):
@@ -69,8 +71,11 @@ def ablate_command(
     ] = None,
     start_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens they are trained on.  [default: as many as the given start's]"),
+        typer.Option(
+            help="Tokens of their training, the last tenth annealed.  [default: as the given start's]"
+        ),
     ] = None,
+    start_epochs: Annotated[int, typer.Option(help="How often their training may read each document.")] = 1,
     n: Annotated[
         int | None,
         typer.Option(
@@ -79,7 +84,13 @@ def ablate_command(
             help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of data order and masks, as 1,2.")] = "1,2",
+    seeds: Annotated[
+        str, typer.Option(help="Of the runs, as 1,2: each fixes the order of the documents and the masks.")
+    ] = "1,2",
+    noise: Annotated[
+        Noise,
+        typer.Option(help="A control has other masks on the same data, or (order) another order of it too."),
+    ] = Noise.masks,
     fractions: Annotated[
         str | None, typer.Option(help="Of the axis length.  [default: 0.1,0.25,0.5,1,2]")
     ] = None,
@@ -139,7 +150,15 @@ def ablate_command(
         raise UserError(f"{str(more[0])!r} is one argument too many: the axis is {axis!r}")
     if checkpoints:
         compare_checkpoints(
-            axis, [*checkpoints, *(more or ())], n, compare_on, options, device.value, out, quiet, as_json
+            axis,
+            [*checkpoints, *(more or ())],
+            (n, noise.value),
+            compare_on,
+            options,
+            device.value,
+            out,
+            quiet,
+            as_json,
         )
         return
     settings = AblationSettings(
@@ -150,6 +169,8 @@ def ablate_command(
         decoder_starts=tuple(decoder_start or ()),
         start_corpus=start_corpus,
         start_tokens=start_tokens,
+        start_epochs=start_epochs,
+        noise=noise.value,
         n=n,
         seeds=[int(seed) for seed in numbers(seeds, "--seeds", whole=True)],
         fractions=FRACTIONS if fractions is None else numbers(fractions, "--fractions"),
@@ -172,19 +193,6 @@ def ablate_command(
         train_and_compare(plan, compare_on, options, device.value, out, quiet, as_json)
         return
     show_plan(plan, out, speeds_given, device.value, quiet, as_json)
-
-
-def numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
-    """Numbers separated by commas.
-
-    Raises:
-        UserError: something else.
-    """
-    try:
-        return [int(part) if whole else float(part) for part in text.split(",")]
-    except ValueError:
-        kind = "whole numbers" if whole else "numbers"
-        raise UserError(f"{option} {text!r} is no list of {kind}: write them with commas, as 1,2") from None
 
 
 def check_parent(out: Path) -> None:
@@ -223,7 +231,7 @@ def make_comparer(compare_on: str, options: dict[str, Any], device: str, quiet: 
 def compare_checkpoints(
     axis: str,
     folders: list[Path],
-    n: int | None,
+    chosen: tuple[int | None, Any],
     compare_on: str,
     options: dict[str, Any],
     device: str,
@@ -231,13 +239,13 @@ def compare_checkpoints(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Compare checkpoints that are there."""
+    """Compare checkpoints that are there; `chosen` is n and the kind of noise."""
     from cka_tools.ablation.checkpoints import find_trios
     from cka_tools.ablation.measure import run_checkpoints
     from cka_tools.comparison.run_directory import check_free
 
     check_free(out)
-    trios, notes = find_trios(axis, folders, n)
+    trios, notes = find_trios(axis, folders, *chosen)
     comparer = make_comparer(compare_on, options, device, quiet)
     finish(run_checkpoints(axis, trios, comparer, notes), out, quiet, as_json)
 
@@ -247,18 +255,28 @@ def train_and_compare(
 ) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
-    from cka_tools.ablation.train import train_tree
+    from cka_tools.ablation.train import is_finished, segment_folder, train_tree
     from cka_tools.store.directory import locked
     from cka_tools.training.processes import leave_processes
 
     comparer = make_comparer(compare_on, options, device, quiet)
-    line = TreeLine(plan, out)
-    note = None if quiet else lambda text: tell(f"note: {text}")
+    pieces = {
+        s.key: (s.tokens, (s.start[1], s.phase.objective))
+        for s in plan.tree.segments.values()
+        if not is_finished(segment_folder(out, s.key), s.key)
+    }
+    line = TrainingLine(pieces)
+
+    def report(segment: Segment, done: StepReport) -> None:
+        words = f"{segment.start[1]} {done.phase} ({done.objective}) seed {segment.seed}"
+        line.show(segment.key, done, words)
+
+    note = None if quiet else lambda text: tell(f"note: {printable(text)}")
     for text in plan.notes:
         if note is not None:
             note(text)
     try:
-        train_tree(plan, out, device=device, report=None if quiet else line.show, note=note)
+        train_tree(plan, out, device=device, report=None if quiet else report, note=note)
     except KeyboardInterrupt:
         line.end()
         tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
@@ -283,51 +301,3 @@ def finish(record: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> Non
         print_ablation(record, console)
         written = f"Saved in {out} (result.json, ablation.csv, figure.pdf, figure.png)"
         console.print(written, markup=False, highlight=False, soft_wrap=True)
-
-
-def tell(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
-class TreeLine:
-    """Where an ablation stands: one line that changes in a terminal, one now and then elsewhere."""
-
-    def __init__(self, plan: Plan, out: Path) -> None:
-        from cka_tools.ablation.train import is_finished, segment_folder
-
-        segments = plan.tree.segments.values()
-        waiting = [s for s in segments if not is_finished(segment_folder(out, s.key), s.key)]
-        self._left = {s.key: s.tokens for s in waiting}
-        self._number = {s.key: i for i, s in enumerate(waiting, 1)}
-        self._place = {s.key: (s.start[1], s.phase.objective) for s in waiting}
-        self._speeds: dict[tuple[str, str], float] = {}
-        self._console = Console(stderr=True)
-        self._told = time.monotonic()
-
-    def show(self, segment: Segment, done: StepReport) -> None:
-        self._left[segment.key] = segment.tokens - done.tokens
-        # What has not been trained yet may be faster or slower: this one's speed until it is known.
-        self._speeds[segment.start[1], segment.phase.objective] = now = done.tokens_per_second
-        left = sum(
-            tokens / self._speeds.get(self._place.get(key, ("", "")), now)
-            for key, tokens in self._left.items()
-        )
-        text = (
-            f"segment {self._number.get(segment.key, 0)}/{len(self._number)}  {segment.start[1]} "
-            f"{done.phase} ({done.objective}) seed {segment.seed}  step {done.step:,}/{done.steps:,}  "
-            f"loss {done.loss:.3f}  lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s  "
-            f"{duration(left)} left"
-        )
-        if self._console.is_terminal:
-            self._console.file.write(f"\r\x1b[2K{text[: self._console.width - 1]}")
-            self._console.file.flush()
-        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
-            self._told = time.monotonic()
-            tell(text)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._console.is_terminal:
-            self._console.file.write("\r\x1b[2K")
-            self._console.file.flush()

@@ -12,6 +12,8 @@ from rich.text import Text
 from rich.tree import Tree as Drawing
 
 from cka_tools.formatting import NOTHING, counted, percent, percent_interval, printable
+from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.terminal.progress import duration
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -42,6 +44,7 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
         "n": plan.budget.n * plan.budget.step,
         "cells": [str(cell) for cell in plan.cells],
         "seeds": list(plan.settings.seeds),
+        "noise": plan.settings.noise,
         "tokens": {
             "shared": sum(shared.values()),
             "unshared": sum(unshared.values()),
@@ -64,6 +67,7 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
                 "start": segment.start[0],
                 "size": segment.start[1],
                 "seed": segment.seed,
+                "data_seed": segment.data_seed,
                 "phase": segment.phase.to_dict(),
                 "tokens": segment.tokens,
                 "cells": _cells_of(plan, segment),
@@ -76,8 +80,6 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
 
 def print_plan(plan: Plan, data: dict[str, Any], console: Console) -> None:
     """Print the tree, its cost with and without sharing, and the time expected."""
-    from cka_tools.terminal.train_commands import duration
-
     tree = plan.tree
     title = f"cka ablate {plan.settings.axis}: n = {data['n']:,} tokens, {counted(len(plan.cells), 'cell')}, "
     title += f"seeds {', '.join(map(str, plan.settings.seeds))}"
@@ -117,6 +119,8 @@ def _grow(branch: Drawing, plan: Plan, segment: Segment) -> None:
         f"{in_millions(at)} to {in_millions(at + segment.tokens)}" if at else in_millions(segment.tokens)
     )
     words = f"{phase.name} {phase.objective.upper()}{masking}, {stretch}, seed {segment.seed}"
+    if segment.data_seed != segment.seed:
+        words += f" on the order of seed {segment.data_seed}"
     if phase.frozen:
         words += f", frozen {phase.frozen[0]}-{phase.frozen[-1]}"
     text = Text(words)
@@ -152,8 +156,8 @@ def print_ablation(record: dict[str, Any], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("Cell", "Size", "Seed"):
         table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
-    for column in ("Mean %", "interval", "Early", "Noise", "Ratio", "interval"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("Mean %", "interval", "Early", "Noise", "of", "Ratio", "interval"):
+        table.add_column(column, justify="left" if column == "of" else "right", no_wrap=True)
     last = None
     for cell in record["cells"]:
         if last != cell["axis"]:
@@ -170,6 +174,7 @@ def print_ablation(record: dict[str, Any], console: Console) -> None:
             percent_interval(cell["mean_divergence"]) or NOTHING,
             percent(cell["early_divergence"]["value"]),
             percent(cell["control_mean_divergence"]["value"]),
+            cell.get("noise") or NOTHING,
             NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
             NOTHING if low is None else f"{low:.2f} to {high:.2f}",
         )
@@ -187,10 +192,15 @@ def print_ablation(record: dict[str, Any], console: Console) -> None:
         where = counted(len(warning["cells"]), "comparison")
         code = (f"[{warning['code']}] ", "yellow")
         _say(console, Text.assemble(("warning ", "bold yellow"), code, f"in {where}: {warning['text']}"))
-    cells_in_words = counted(len(record["cells"]), "comparison")
-    sentence = f"{cells_in_words} over {counted(summary['n_documents'], 'document')}, debiased; ratio of the "
-    sentence += "mean divergence to noise, that of two baselines with different seeds."
-    _say(console, Text(sentence, style="bold"))
+    sentence = f"{counted(len(record['cells']), 'comparison')} over "
+    sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
+    kinds = list(dict.fromkeys(cell["noise"] for cell in record["cells"] if cell.get("noise")))
+    described = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in kinds)
+    if kinds:
+        sentence += (
+            f"; ratio of the mean divergence to noise, that of the baseline and its control ({described})"
+        )
+    _say(console, Text(f"{sentence}.", style="bold"))
 
 
 def _say(console: Console, text: Text) -> None:

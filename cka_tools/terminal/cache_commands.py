@@ -1,4 +1,4 @@
-"""`cka cache list`, `cka cache rm` and `cka cache path`."""
+"""`cka cache list`, `cka cache verify`, `cka cache rm` and `cka cache path`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
+from cka_tools.terminal.exit_codes import DAMAGED
 from cka_tools.terminal.options import Json, OutFile, Quiet
 from cka_tools.terminal.run_commands import emit
 
@@ -59,11 +60,42 @@ def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
         if entries:
             console.print(table)
         total = size_in_words(sum(entry.size for entry in entries))
-        number = counted(len(entries), "entry").replace("entrys", "entries")
-        console.print(f"{number}, {total}, in {cache}", markup=False, highlight=False, soft_wrap=True)
+        _print_line(console, f"{_entries(len(entries))}, {total}, in {cache}")
 
     data = json.dumps({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
     emit(show, data, out, quiet=quiet, as_json=as_json)
+
+
+@cache_app.command("verify")
+def verify_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Read every byte of every finished entry and compare its checksum; nothing is removed.
+
+    Exit code 1 where an entry is damaged.
+
+    Example: cka cache verify
+    """
+    from cka_tools.store.catalogue import verify_entries
+    from cka_tools.store.directory import cache_directory
+
+    cache = cache_directory()
+    found = verify_entries(cache)
+    damaged = {key: reason for key, reason in found.items() if reason}
+
+    def show(console: Console) -> None:
+        for key, reason in damaged.items():
+            _print_line(console, f"{key[:KEY_LETTERS]} is damaged: {reason}")
+        _print_line(console, f"{_entries(len(found))} verified, {len(damaged)} damaged, in {cache}")
+        if damaged:
+            keys = " ".join(key[:KEY_LETTERS] for key in damaged)
+            _print_line(console, f"`cka cache rm {keys}` removes what is damaged")
+
+    entries = [
+        {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None}
+        for key, reason in found.items()
+    ]
+    emit(show, json.dumps({"path": str(cache), "entries": entries}), out, quiet=quiet, as_json=as_json)
+    if damaged:
+        raise typer.Exit(DAMAGED)
 
 
 @cache_app.command("rm")
@@ -90,13 +122,13 @@ def remove_command(
     entries = list_entries(cache)
     chosen = entries if everything else choose_entries(entries, keys or [])
     size = size_in_words(sum(entry.size for entry in chosen))
-    number = counted(len(chosen), "entry").replace("entrys", "entries")
+    number = _entries(len(chosen))
     if chosen and not yes and not _confirmed(f"Remove {number} ({size}) from {cache}?"):
         raise UserError("nothing was removed from the cache: answer y, or add --yes")
     remove_entries(cache, chosen)
 
     def show(console: Console) -> None:
-        console.print(f"Removed {number} ({size})", markup=False, highlight=False)
+        _print_line(console, f"Removed {number} ({size})")
 
     data = json.dumps({"removed": [entry.key for entry in chosen]})
     emit(show, data, out, quiet=quiet, as_json=as_json)
@@ -113,9 +145,17 @@ def path_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
     cache = str(cache_directory())
 
     def show(console: Console) -> None:
-        console.print(cache, markup=False, highlight=False, soft_wrap=True)
+        _print_line(console, cache)
 
     emit(show, json.dumps({"path": cache}), out, quiet=quiet, as_json=as_json)
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _entries(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"
 
 
 def _confirmed(question: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.errors import UserError
+from cka_tools.formatting import printable
 from cka_tools.terminal.exit_codes import INTERRUPTED
-from cka_tools.terminal.options import Json, OutFile, Quiet
+from cka_tools.terminal.options import Json, OutFile, Quiet, at_least
+from cka_tools.terminal.progress import TrainingLine, tell
 from cka_tools.terminal.run_commands import emit
 
 if TYPE_CHECKING:
-    from cka_tools.training.loop import StepReport
     from cka_tools.training.recipe import Phase, Recipe
 
 CHECKPOINTS_BY_DEFAULT = 20
-SECONDS_A_LINE = 30
 RATES_SHOWN = 10
 CONVENTION = (
     "Steps count from 0 in each phase. Warm-up over W steps: (s+1)/W of the peak, from 0, which no step has. "
@@ -37,6 +36,13 @@ class ScaleChoice(StrEnum):
 
     paper = "paper"
     demo = "demo"
+
+
+class ObjectiveChoice(StrEnum):
+    """Objectives of training."""
+
+    mlm = "mlm"
+    clm = "clm"
 
 
 class Precision(StrEnum):
@@ -63,14 +69,23 @@ class TrainingDevice(StrEnum):
 
 
 RecipeGiven = Annotated[
-    str, typer.Argument(help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, or a .toml file.")
+    str,
+    typer.Argument(
+        help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, pretraining, or a .toml file."
+    ),
 ]
 Scale = Annotated[
     ScaleChoice | None,
     typer.Option(help="Constants of a named recipe.  [default: demo]", show_default=False),
 ]
 Tokens = Annotated[
-    int | None, typer.Option(help="Tokens of Phase 1 of a named recipe; the decay keeps its share of them.")
+    int | None,
+    typer.Option(
+        help="Tokens of Phase 1 of a named recipe, the decay keeps its share of them; of pretraining, all."
+    ),
+]
+ObjectiveGiven = Annotated[
+    ObjectiveChoice | None, typer.Option(help="Of pretraining.  [default: mlm]", show_default=False)
 ]
 
 recipe_app = typer.Typer(no_args_is_help=True, help="Training recipes.")
@@ -79,12 +94,17 @@ recipe_app = typer.Typer(no_args_is_help=True, help="Training recipes.")
 def train_command(
     recipe: RecipeGiven,
     start: Annotated[
-        str, typer.Option(help="Model to start from: demo:NAME, a directory, org/name or org/name@revision.")
+        str,
+        typer.Option(
+            help="Model to start from: demo:NAME, a directory, org/name or org/name@revision; or a shape, "
+            "such as 8x128, of random weights. Pretraining takes a model's shape alone."
+        ),
     ],
     corpus: Annotated[str, typer.Option(help="Texts to train on, as `cka compare --corpus` takes them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; the model will be in its final/.")],
     scale: Scale = None,
     tokens: Tokens = None,
+    objective: ObjectiveGiven = None,
     freeze: Annotated[
         list[str] | None,
         typer.Option(help="LAYERS@PHASE, such as low@clm, 8-14@clm, 0-7@decay or head@decay; repeatable."),
@@ -92,7 +112,7 @@ def train_command(
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
     sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes masks and dropout.")] = 42,
+    seed: Annotated[int, typer.Option(help="Fixes masks, dropout and random weights.")] = 42,
     data_seed: Annotated[int, typer.Option(help="Fixes the order of the documents.")] = 42,
     epochs: Annotated[int, typer.Option(help="How often each document may be read.")] = 1,
     precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = Precision.bf16,
@@ -118,89 +138,101 @@ def train_command(
 ) -> None:
     """Train a model by a recipe; started again, a stopped run goes on where it was.
 
+    Two runs of one --data-seed read the same data in the same order; another --seed gives them other masks.
+
     Several processes: torchrun --nproc-per-node 2 -m -- cka_tools train …
 
     Example: cka train clm-detour --start demo:theta0 --corpus texts.jsonl.gz --out runs/detour
+
+    Example: cka train pretraining --start 8x128 --corpus texts.jsonl.gz --epochs 2 --out runs/start
     """
     from cka_tools.documents.draw import stream_documents
-    from cka_tools.training.checkpoint import read_manifest
+    from cka_tools.manifest import read_manifest
     from cka_tools.training.freezing import freeze as frozen_by
     from cka_tools.training.packing import pack_texts
     from cka_tools.training.processes import leave_processes
+    from cka_tools.training.random_start import parse_shape, start_folder
+    from cka_tools.training.recipe import DETOURS, PRETRAINING
     from cka_tools.training.recipe_file import find_recipe
-    from cka_tools.training.run import run_notes, train_run
-    from cka_tools.training.start_model import find_start, load_start
+    from cka_tools.training.run import phase_folders, run_notes, train_run
+    from cka_tools.training.start_model import load_start
 
-    for name, number in (
-        ("checkpoint-tokens", checkpoint_tokens),
-        ("sequences-per-forward", sequences_per_forward),
-        ("epochs", epochs),
-    ):
-        if number is not None and number < 1:
-            raise UserError(f"--{name} {number} does not fit: give at least 1")
-    for name, number in (("seed", seed), ("data-seed", data_seed)):
-        if number < 0:
-            raise UserError(f"--{name} {number} does not fit: give a whole number from 0")
+    at_least(
+        1, checkpoint_tokens=checkpoint_tokens, sequences_per_forward=sequences_per_forward, epochs=epochs
+    )
+    at_least(0, seed=seed, data_seed=data_seed)
     changed: dict[str, Any] = {
         "peak_lr": learning_rate,
         "sequence_length": sequence_length,
         "sequences_per_step": sequences_per_step,
     }
     constants = {key: value for key, value in changed.items() if value is not None}
-    chosen = find_recipe(recipe, None if scale is None else scale.value, tokens, constants)
-    folder = find_start(start)
-    model, tokenizer = load_start(folder, given=start)
-    for intervention in freeze or ():
-        chosen = frozen_by(chosen, intervention, len(model.model.layers))
+    chosen = find_recipe(recipe, *_named(scale, tokens, objective), constants)
+    if parse_shape(start) is not None and recipe in DETOURS:
+        raise UserError(
+            f"--start {start!r} has random weights, recipe {recipe!r} goes on from a trained model: "
+            f"train it by the recipe {PRETRAINING} first"
+        )
     texts = [document.text for document in stream_documents(corpus)]
-    data = pack_texts(
-        texts,
-        tokenizer,
-        length=chosen.sequence_length,
-        seed=data_seed,
-        tokens=chosen.tokens,
-        epochs=epochs,
-    )
-    del model, texts
-
-    console = Console(stderr=True)
-    line = ProgressLine(chosen, console)
-    try:
-        final = train_run(
-            chosen,
-            folder,
-            data,
-            out,
-            seed=seed,
-            data_seed=data_seed,
-            bf16=precision is Precision.bf16,
-            report=None if quiet else line.show,
-            note=lambda text: console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True),
-            checkpoint_tokens=checkpoint_tokens or -(-chosen.tokens // CHECKPOINTS_BY_DEFAULT),
-            keep_checkpoints=keep_checkpoints,
-            sequences_per_forward=sequences_per_forward,
-            attention=attention.value,
-            device=device.value,
-            extra={"start": start, "corpus": corpus},
+    with start_folder(start, random=recipe == PRETRAINING, seed=seed) as folder:
+        model, tokenizer = load_start(folder, given=start)
+        for intervention in freeze or ():
+            chosen = frozen_by(chosen, intervention, len(model.model.layers))
+        del model
+        length, needed = chosen.sequence_length, chosen.tokens
+        data = pack_texts(texts, tokenizer, length=length, seed=data_seed, tokens=needed, epochs=epochs)
+        del texts
+        line = TrainingLine(
+            {p.name: (chosen.steps(p) * chosen.tokens_per_step, p.objective) for p in chosen.phases}
         )
-    except KeyboardInterrupt:
-        line.end()
-        print(
-            f"cka: interrupted: the same command goes on from the last checkpoint in {out}", file=sys.stderr
-        )
-        sys.exit(INTERRUPTED)
+        try:
+            final = train_run(
+                chosen,
+                folder,
+                data,
+                out,
+                seed=seed,
+                data_seed=data_seed,
+                bf16=precision is Precision.bf16,
+                report=None
+                if quiet
+                else lambda done: line.show(done.phase, done, f"{done.phase} ({done.objective})"),
+                note=lambda text: tell(f"note: {printable(text)}"),
+                checkpoint_tokens=checkpoint_tokens or -(-chosen.tokens // CHECKPOINTS_BY_DEFAULT),
+                keep_checkpoints=keep_checkpoints,
+                sequences_per_forward=sequences_per_forward,
+                attention=attention.value,
+                device=device.value,
+                extra={"start": start, "corpus": corpus},
+            )
+        except KeyboardInterrupt:
+            line.end()
+            tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
+            sys.exit(INTERRUPTED)
     line.end()
     if not leave_processes():
         return
     manifest = read_manifest(final) or {}
+    losses = {
+        phase.name: (read_manifest(folder) or {}).get("final_loss")
+        for phase, folder in zip(chosen.phases, phase_folders(chosen, out), strict=True)
+    }
     if as_json:
         told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "data_seed")
-        facts = {key: manifest.get(key) for key in told} | {"notes": run_notes(chosen, out)}
+        facts = {key: manifest.get(key) for key in told}
+        facts |= {"losses": losses, "notes": run_notes(chosen, out)}
         typer.echo(json.dumps({"model": str(final)} | facts))
     elif not quiet:
-        loss = manifest.get("final_loss")
-        stated = "" if loss is None else f", last training loss {loss:.3f} nats a target"
-        typer.echo(f"Wrote {final} ({manifest.get('run_tokens', 0):,} tokens{stated})")
+        stated = ", ".join(f"{loss:.3f} in {name}" for name, loss in losses.items() if loss is not None)
+        tokens_read = f"{manifest.get('run_tokens', 0):,} tokens"
+        typer.echo(f"Wrote {final} ({tokens_read}; last training losses in nats a target: {stated})")
+
+
+def _named(
+    scale: ScaleChoice | None, tokens: int | None, objective: ObjectiveChoice | None
+) -> tuple[Any, int | None, Any]:
+    """Return the options of a named recipe as `find_recipe` takes them."""
+    return None if scale is None else scale.value, tokens, None if objective is None else objective.value
 
 
 @recipe_app.command("show")
@@ -208,6 +240,7 @@ def show_recipe_command(
     name: RecipeGiven,
     scale: Scale = None,
     tokens: Tokens = None,
+    objective: ObjectiveGiven = None,
     toml: Annotated[
         bool, typer.Option("--toml", help="Print it as TOML, to be changed and trained.")
     ] = False,
@@ -221,7 +254,7 @@ def show_recipe_command(
     """
     from cka_tools.training.recipe_file import find_recipe, to_toml
 
-    recipe = find_recipe(name, None if scale is None else scale.value, tokens)
+    recipe = find_recipe(name, *_named(scale, tokens, objective))
     if toml:
         text = to_toml(recipe)
         emit(lambda console: console.print(text, end="", markup=False, highlight=False, soft_wrap=True),
@@ -283,43 +316,3 @@ def print_recipe(recipe: Recipe, console: Console) -> None:
             grid.add_row(f"{point['step']:,}", f"{point['learning_rate']:.4g}")
         console.print(grid)
     say(CONVENTION, "dim")
-
-
-class ProgressLine:
-    """Where a run stands: one line that changes in a terminal, one now and then elsewhere."""
-
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        self._later = {phase.name: recipe.steps(phase) for phase in recipe.phases}
-        self._console = console
-        self._told = time.monotonic()
-
-    def show(self, done: StepReport) -> None:
-        self._later.pop(done.phase, None)
-        pace = done.seconds_left / (done.steps - done.step) if done.step < done.steps else 0.0
-        left = done.seconds_left + pace * sum(self._later.values())
-        text = (
-            f"{done.phase} ({done.objective})  step {done.step:,}/{done.steps:,}  {done.tokens:,} tokens  "
-            f"loss {done.loss:.3f}  lr {done.learning_rate:.2e}  {done.tokens_per_second:,.0f} tokens/s  "
-            f"{duration(left)} left"
-        )
-        if self._console.is_terminal:
-            shown = text[: self._console.width - 1]
-            self._console.file.write(f"\r\x1b[2K{shown}")
-            self._console.file.flush()
-        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
-            self._told = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._console.is_terminal:
-            self._console.file.write("\r\x1b[2K")
-            self._console.file.flush()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

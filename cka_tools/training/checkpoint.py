@@ -26,15 +26,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
-from cka_tools.models.folder import hash_weight_files, weight_files
+from cka_tools.manifest import MANIFEST, read_manifest
+from cka_tools.models.folder import hash_file, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
 from cka_tools.store.directory import locked
-from cka_tools.training.loop import LossRow, PhaseState, TrainingRun
+from cka_tools.training.loop import LossRow, PhaseState
 
-MANIFEST = "training.json"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "trainer_state.json"
@@ -74,7 +74,7 @@ def write_checkpoint(
     tokenizer_of: Path,
     manifest: dict[str, Any],
 ) -> None:
-    """Write a checkpoint whole, with the weights' hash in its manifest.
+    """Write a checkpoint whole, with the hashes of weights, optimizer and training state in its manifest.
 
     Args:
         tokenizer_of: the directory whose tokenizer is copied, byte for byte.
@@ -82,14 +82,24 @@ def write_checkpoint(
     with whole_folder(folder) as staging:
         with quiet_transformers():
             model.save_pretrained(staging)
-        for name in TOKENIZER_FILES:
-            if (tokenizer_of / name).is_file():
-                shutil.copyfile(tokenizer_of / name, staging / name)
+        copy_tokenizer(tokenizer_of, staging)
         save_file(optimizer_tensors(model, optimizer), staging / OPTIMIZER)
         write_json(staging / STATE, dataclasses.asdict(state))
         write_losses(staging / LOSSES, state.losses)
-        weights = hash_weight_files(weight_files(staging))
-        write_json(staging / MANIFEST, manifest | {"weights_sha256": weights, "versions": versions()})
+        written = {
+            "weights_sha256": hash_weight_files(weight_files(staging)),
+            "optimizer_sha256": hash_file(staging / OPTIMIZER),
+            "state_sha256": hash_file(staging / STATE),
+            "versions": versions(),
+        }
+        write_json(staging / MANIFEST, manifest | written)
+
+
+def copy_tokenizer(of: Path, to: Path) -> None:
+    """Copy a directory's tokenizer, byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (of / name).is_file():
+            shutil.copyfile(of / name, to / name)
 
 
 def optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -105,13 +115,17 @@ def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.
     """Give the optimizer the state in `folder`; False where there is none.
 
     Raises:
-        UserError: the state belongs to another model.
+        UserError: the state belongs to another model, or its file is damaged.
     """
     file = folder / OPTIMIZER
     if not file.is_file():
         return False
     parameters = dict(model.named_parameters())
-    for key, value in load_file(file).items():
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"the optimizer state {str(file)!r} cannot be read ({error}): remove it") from error
+    for key, value in tensors.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or (moment != "step" and value.shape != parameter.shape):
@@ -130,22 +144,34 @@ def read_state(folder: Path) -> PhaseState:
     return PhaseState(**data | {"losses": [LossRow(**row) for row in data["losses"]]})
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a directory, None where it has none.
+def find_damage(folder: Path, *, optimizer: bool = False) -> str | None:
+    """Return what is wrong with a checkpoint that was written here, None where nothing is.
 
-    Raises:
-        UserError: it cannot be read.
+    Weights, optimizer state and training state are compared with the hashes in the manifest. A checkpoint of
+    before they were recorded is taken with those that it has.
+
+    Args:
+        optimizer: whether the optimizer state must be there; else it may have been removed.
     """
-    file = folder / MANIFEST
-    if not file.is_file():
-        return None
+    manifest = read_manifest(folder) or {}
+    if not (folder / "config.json").is_file():
+        return "config.json is missing"
+    weights = weight_files(folder)
+    if not weights:
+        return f"{WEIGHTS} is missing"
+    if manifest.get("weights_sha256") != hash_weight_files(weights):
+        return f"{WEIGHTS} is not what was written"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"manifest {str(file)!r} cannot be read: remove its directory") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"manifest {str(file)!r} holds no JSON object: remove its directory")
-    return manifest
+        read_state(folder)
+    except (OSError, ValueError, TypeError, KeyError):
+        return f"{STATE} is missing or cannot be read"
+    if optimizer and not (folder / OPTIMIZER).is_file():
+        return f"{OPTIMIZER} is missing"
+    for name, recorded in ((OPTIMIZER, "optimizer_sha256"), (STATE, "state_sha256")):
+        there = (folder / name).is_file() and recorded in manifest
+        if there and manifest[recorded] != hash_file(folder / name):
+            return f"{name} is not what was written"
+    return None
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -212,40 +238,6 @@ def versions() -> dict[str, str]:
         "accelerate": accelerate.__version__,
         "numpy": np.__version__,
     }
-
-
-def save_run(
-    out: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    run: TrainingRun,
-    *,
-    dtype: torch.dtype = torch.float32,
-    extra: dict[str, Any] | None = None,
-) -> None:
-    """Write what a run in memory left: a Hugging Face directory in `dtype`, `loss.csv` and the manifest.
-
-    The manifest is written last: a directory that has one is complete. The model is left in `dtype`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    model.to(dtype)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_losses(out / LOSSES, run.losses)
-    manifest = {
-        "recipe": run.recipe.to_dict(),
-        "seed": run.seed,
-        "data_sha256": run.data_fingerprint,
-        "tokens": run.tokens,
-        "targets": run.targets,
-        "seconds": round(run.seconds, 1),
-        "final_loss": {row.phase: row.loss for row in run.losses},
-        "dtype": str(dtype).removeprefix("torch."),
-        "weights_sha256": hash_weight_files(weight_files(out)),
-        "versions": versions(),
-        **(extra or {}),
-    }
-    write_json(out / MANIFEST, manifest)
 
 
 def _flush(path: Path) -> None:

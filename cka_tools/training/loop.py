@@ -1,4 +1,4 @@
-"""AdamW with the weight decay of the paper's form."""
+"""The steps of a phase: optimizer, losses, updates; and the loss on texts that are held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from cka_tools.errors import UserError
 from cka_tools.training.freezing import frozen_list, frozen_parameters
 from cka_tools.training.objectives import Objective, ObjectiveName, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.processes import make_accelerator
-from cka_tools.training.recipe import DECAY_MASKING, OptimizerSettings, Phase, Recipe
+from cka_tools.training.recipe import DECAY_MASKING, OptimizerSettings, Phase
 
 
 def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
@@ -112,7 +110,6 @@ def run_steps(
     first_sequence: int,
     bf16: bool = False,
     sequences_per_forward: int | None = None,
-    row_every: int | None = None,
     report: Callable[[StepReport], None] | None = None,
     after_step: Callable[[PhaseState], None] | None = None,
 ) -> None:
@@ -125,7 +122,6 @@ def run_steps(
         first_sequence: the packed sequence with which the phase begins.
         bf16: autocast the forward pass to bfloat16; weights and optimizer stay float32.
         sequences_per_forward: how many sequences a process takes at once; all of its share when None.
-        row_every: steps a row of the loss curve.
         report: called after each step.
         after_step: called after each step's update, to save.
 
@@ -134,7 +130,7 @@ def run_steps(
     """
     steps = phase.steps(settings.sequences_per_step * data.length)
     tokens_per_step = settings.sequences_per_step * data.length
-    row_every = row_every or -(-steps // LOSS_ROWS)
+    row_every = -(-steps // LOSS_ROWS)
     with frozen_parameters(model, phase):
         loss_module = accelerator.prepare(TargetLoss(model).train())
         began, window_began, began_at = time.perf_counter(), time.perf_counter(), state.step
@@ -253,79 +249,6 @@ def check_fits(
         )
     if phase.objective == "mlm" and mask_id is None:
         raise UserError(f"phase {phase.name!r} is MLM, but the tokenizer has no [MASK] token: add one")
-
-
-@dataclass
-class TrainingRun:
-    """What a run in memory leaves besides the weights."""
-
-    recipe: Recipe
-    seed: int
-    data_fingerprint: str
-    tokens: int = 0
-    targets: int = 0
-    seconds: float = 0.0
-    losses: list[LossRow] = field(default_factory=list)
-
-
-def train(
-    model: PreTrainedModel,
-    data: PackedTokens,
-    recipe: Recipe,
-    *,
-    seed: int,
-    mask_id: int | None,
-    bf16: bool = False,
-    sequences_per_forward: int | None = None,
-    report: Callable[[StepReport], None] | None = None,
-) -> TrainingRun:
-    """Train the model in place through all phases of the recipe; nothing is written, nothing can be resumed.
-
-    The phases read on through the packed sequences, so no sequence is seen twice. The optimizer's state is
-    kept between phases; only the schedule starts anew. See `run_steps` for the arguments.
-
-    Args:
-        model: float32 weights on their device.
-        mask_id: the id of [MASK]; may be None where no phase is MLM.
-
-    Raises:
-        UserError: the data do not fit the recipe or the model, or the loss is not finite.
-    """
-    if data.length != recipe.sequence_length:
-        raise UserError(
-            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
-            f"pack again"
-        )
-    borders = [0, *np.cumsum([recipe.steps(p) * recipe.sequences_per_step for p in recipe.phases]).tolist()]
-    TargetLoss(model)
-    for phase, (start, stop) in zip(recipe.phases, pairwise(borders), strict=True):
-        check_fits(model, data, range(start, stop), mask_id, phase)
-    accelerator = make_accelerator(cpu=model.device.type == "cpu")
-    optimizer = adamw(model, recipe.optimizer)
-    row_every = -(-sum(recipe.steps(phase) for phase in recipe.phases) // (LOSS_ROWS - len(recipe.phases)))
-    run = TrainingRun(recipe, seed, data.fingerprint)
-    for index, (phase, start) in enumerate(zip(recipe.phases, borders[:-1], strict=True)):
-        state = PhaseState()
-        run_steps(
-            model,
-            data,
-            phase,
-            Objective(phase.objective, phase.masking, mask_id, model.config.vocab_size, seed, index),
-            optimizer,
-            recipe.optimizer,
-            state,
-            accelerator,
-            first_sequence=start,
-            bf16=bf16,
-            sequences_per_forward=sequences_per_forward,
-            row_every=row_every,
-            report=report,
-        )
-        run.tokens += state.step * recipe.tokens_per_step
-        run.targets += state.targets
-        run.seconds += state.seconds
-        run.losses += state.losses
-    return run
 
 
 def evaluate(model: PreTrainedModel, data: PackedTokens, objective: Objective, at_once: int = 8) -> float:

@@ -225,7 +225,6 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-PresetName = Literal["clm-detour", "mlm-baseline", "reverse-detour", "clm-baseline"]
 ScaleName = Literal["paper", "demo"]
 
 
@@ -265,11 +264,15 @@ DEMO = Scale(
     sequences_per_step=4,
 )
 SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
-START, PRETRAINING = "theta0", "pretraining"
-"""The start model θ0 that is trained here, and its one phase."""
+# A start model that is trained here: our own constants, as the paper starts from models of others.
+START = "theta0"
+PRETRAINING, ANNEALING = START_PHASES = ("pretraining", "annealing")
+START_TOKENS = 12_000_000
+ANNEALING_SHARE = 0.1
+ANNEALING_FLOOR = 0.05
 
 # Phase 1 and decay of each; its masking where it is MLM. The last two start from a decoder trained by CLM.
-PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
+DETOURS: dict[str, tuple[ObjectiveName, ObjectiveName]] = {
     "clm-detour": ("clm", "mlm"),
     "mlm-baseline": ("mlm", "mlm"),
     "reverse-detour": ("mlm", "clm"),
@@ -277,52 +280,78 @@ PRESETS: dict[PresetName, tuple[ObjectiveName, ObjectiveName]] = {
 }
 
 
+PRESETS = (*DETOURS, PRETRAINING)
+
+
 def preset(
-    name: PresetName,
+    name: str,
     scale: ScaleName = "demo",
-    phase1_tokens: int | None = None,
+    tokens: int | None = None,
+    objective: ObjectiveName | None = None,
     **constants: float,
 ) -> Recipe:
     """Return a named recipe.
 
     Args:
-        phase1_tokens: replaces the scale's n; the decay keeps its share of it.
+        tokens: of Phase 1, in place of the scale's n, and the decay keeps its share of it; of `pretraining`
+            all tokens, the annealing's included.
+        objective: of `pretraining` alone, which is MLM unless it says "clm".
         constants: `peak_lr`, `sequence_length` or `sequences_per_step` in place of the scale's.
 
     Raises:
-        UserError: no such preset or scale.
+        UserError: no such preset or scale, or one that does not take what is given.
     """
     if name not in PRESETS:
         raise UserError(f"no recipe is called {name!r}: choose from {', '.join(PRESETS)}")
     if scale not in SCALES:
         raise UserError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
-    if phase1_tokens is not None and phase1_tokens <= 0:
-        raise UserError(f"a Phase 1 of {phase1_tokens} tokens is nothing to train on: give more")
+    if tokens is not None and tokens <= 0:
+        raise UserError(f"{tokens} tokens is nothing to train on: give more")
     size = replace(SCALES[scale], **cast(dict[str, Any], constants))
-    n = size.phase1_tokens if phase1_tokens is None else phase1_tokens
-    first, last = PRESETS[name]
-    phase1 = Phase(
-        name="detour" if name.endswith("detour") else "phase 1",
-        objective=first,
-        masking=PHASE1_MASKING if first == "mlm" else None,
-        tokens=n,
-        schedule="warmup-constant",
-        warmup_tokens=min(size.warmup_tokens, n),
+    if name == PRETRAINING:
+        if scale != "demo":
+            raise UserError(
+                f"recipe {name!r} has no scale {scale!r}, as the paper starts from models of others: "
+                f"leave it out, and give --tokens"
+            )
+        whole = tokens or START_TOKENS
+        annealed = round(whole * ANNEALING_SHARE)
+        phases = pretraining_phases(objective or "mlm", whole - annealed, annealed, size.warmup_tokens)
+        return at_scale(name, scale, phases, size)
+    if objective is not None:
+        raise UserError(f"recipe {name!r} fixes its objectives: leave out --objective {objective}")
+    n = size.phase1_tokens if tokens is None else tokens
+    first, last = DETOURS[name]
+    phase1 = constant_phase(
+        "detour" if name.endswith("detour") else "phase 1", first, n, min(size.warmup_tokens, n)
     )
-    decay = Phase(
-        name="decay",
-        objective=last,
-        masking=DECAY_MASKING if last == "mlm" else None,
-        tokens=round(n * DECAY_SHARE),
-        schedule="1-sqrt",
-        floor=DECAY_FLOOR,
-    )
-    return at_scale(name, scale, (phase1, decay), size)
+    return at_scale(name, scale, (phase1, decay_phase(last, round(n * DECAY_SHARE))), size)
 
 
-def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale | None = None) -> Recipe:
-    """Return a recipe of these phases with the optimizer and the batch of a scale, or of `size`."""
-    size = size or SCALES[scale]
+def constant_phase(
+    name: str, objective: ObjectiveName, tokens: int, warmup_tokens: int, frozen: tuple[int, ...] = ()
+) -> Phase:
+    """Return a phase at the peak rate after a warm-up, such as Phase 1; MLM at its masking rate."""
+    masking = PHASE1_MASKING if objective == "mlm" else None
+    return Phase(name, objective, tokens, "warmup-constant", masking, warmup_tokens, frozen=frozen)
+
+
+def decay_phase(objective: ObjectiveName, tokens: int, frozen: tuple[int, ...] = ()) -> Phase:
+    """Return the decay that ends a run; MLM at its masking rate, below Phase 1's."""
+    masking = DECAY_MASKING if objective == "mlm" else None
+    return Phase("decay", objective, tokens, "1-sqrt", masking, floor=DECAY_FLOOR, frozen=frozen)
+
+
+def pretraining_phases(
+    objective: ObjectiveName, tokens: int, annealed: int, warmup_tokens: int
+) -> tuple[Phase, Phase]:
+    """Return what makes a start model of random weights: `tokens` at a constant rate, then the annealing."""
+    first = constant_phase(PRETRAINING, objective, tokens, min(warmup_tokens, tokens))
+    return first, Phase(ANNEALING, objective, annealed, "1-sqrt", first.masking, floor=ANNEALING_FLOOR)
+
+
+def at_scale(name: str, scale: ScaleName, phases: tuple[Phase, ...], size: Scale) -> Recipe:
+    """Return a recipe of these phases with the optimizer and the batch of `size`."""
     return Recipe(
         name=name,
         scale=scale,

@@ -36,7 +36,7 @@ from typing import Any, cast
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import one_line
-from cka_tools.training.objectives import Masking
+from cka_tools.training.objectives import Masking, ObjectiveName
 from cka_tools.training.recipe import PRESETS, Phase, Recipe, ScaleName, preset
 
 OWN_SCALE = "own"
@@ -77,25 +77,29 @@ MASKING_KEYS = {"rate": NUMBER, "mask*": NUMBER, "random*": NUMBER}
 def find_recipe(
     given: str,
     scale: ScaleName | None = None,
-    phase1_tokens: int | None = None,
+    tokens: int | None = None,
+    objective: ObjectiveName | None = None,
     constants: Mapping[str, float] = MappingProxyType({}),
 ) -> Recipe:
-    """Return the recipe that a name or a TOML file gives; scale and Phase 1's tokens belong to named ones.
+    """Return the recipe that a name or a TOML file gives; scale, tokens and objective belong to named ones.
 
     Args:
+        scale, tokens, objective: as `preset` takes them; None is the recipe's own.
         constants: `peak_lr`, `sequence_length` or `sequences_per_step` in place of the recipe's own.
 
     Raises:
         UserError: neither a preset nor a file, or a file that does not fit.
     """
     if given in PRESETS:
-        return preset(given, scale or "demo", phase1_tokens, **constants)
+        return preset(given, scale or "demo", tokens, objective, **constants)
     if not given.endswith(".toml"):
         raise UserError(
             f"no recipe is called {given!r}: choose from {', '.join(PRESETS)}, or give a .toml file"
         )
-    if scale is not None or phase1_tokens is not None:
-        raise UserError(f"recipe {given!r} is a file: set its tokens and its constants there, not by options")
+    if any(option is not None for option in (scale, tokens, objective)):
+        raise UserError(
+            f"recipe {given!r} is a file: set its tokens, objectives and constants there, not by options"
+        )
     return dataclasses.replace(read_recipe(Path(given)), **cast(dict[str, Any], dict(constants)))
 
 

@@ -9,13 +9,15 @@ loss.csv              the loss curve of all phases
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import read_manifest
 from cka_tools.models.folder import hash_weight_files, weight_files
-from cka_tools.training.checkpoint import LOSSES, read_manifest, read_state, write_json, write_losses
+from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits
 from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
@@ -49,7 +51,8 @@ def train_run(
     """Train all phases of a recipe into the directory `out`; return that of the final model.
 
     The same call on a stopped run goes on with it, on a finished one it returns at once. The phases read on
-    through the packed sequences. See `train_phase` for the arguments.
+    through the packed sequences. What is found damaged is made again from the last sound state, with a note.
+    See `train_phase` for the arguments.
 
     Raises:
         UserError: anything that does not fit, before any training; a loss that is not finite.
@@ -79,6 +82,7 @@ def train_run(
             optimizer=recipe.optimizer,
             bf16=bf16,
             phase_index=index,
+            goes_on=any(find_damage(later) is not None for later in folders[index + 1 :]),
             report=report,
             note=note,
             checkpoint_tokens=checkpoint_tokens,
@@ -141,34 +145,53 @@ def phase_folders(recipe: Recipe, out: Path) -> list[Path]:
     return [out / name for name in (*names[:-1], FINAL)]
 
 
-def claim(out: Path, identity: dict[str, Any]) -> None:
-    """Make `out` the directory of this run.
+def claim(
+    out: Path,
+    identity: Mapping[str, Any],
+    name: str = RUN,
+    what: str = "run",
+    before: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Make `out` the directory of the work that `identity` fixes, written to its file `name`.
+
+    Args:
+        identity: JSON data.
+        what: what the user calls such work.
+        before: what held of directories whose file does not mention it.
 
     Raises:
-        UserError: another run, or something else, is in it.
+        UserError: other work, or something else, is in it; it cannot be written.
     """
-    same: dict[str, Any] = json.loads(json.dumps(identity))
-    file = out / RUN
-    if file.is_file():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-            different = [key for key in same if there.get(key) != same[key]]
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
-        if different:
-            named = ", ".join(key.removesuffix("_sha256").replace("_", " ") for key in different)
-            raise UserError(
-                f"output directory {str(out)!r} holds another run (it differs in {named}): name another"
-            )
+    check_claim(out, identity, name, what, before)
+    if (out / name).is_file():
         return
-    staging = out / f".{RUN}.partial"
+    staging = out / f".{name}.partial"
     try:
-        if out.exists() and (out.is_file() or set(out.iterdir()) - {staging}):
-            raise UserError(
-                f"output directory {str(out)!r} is not empty and holds no training run: name another"
-            )
         out.mkdir(parents=True, exist_ok=True)
-        write_json(staging, same)
-        staging.replace(file)
+        write_json(staging, dict(identity))
+        staging.replace(out / name)
     except OSError as error:
         raise UserError(f"output directory {str(out)!r} cannot be written ({error.strerror})") from error
+
+
+def check_claim(
+    out: Path, identity: Mapping[str, Any], name: str, what: str, before: Mapping[str, Any]
+) -> None:
+    """Raise a UserError where `claim` would, before anything is written."""
+    file = out / name
+    if not file.is_file():
+        if out.exists() and (out.is_file() or {place.name for place in out.iterdir()} - {f".{name}.partial"}):
+            raise UserError(
+                f"output directory {str(out)!r} holds something else than a training {what}: name another"
+            )
+        return
+    try:
+        there = {**before, **json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{str(file)!r} cannot be read: remove its directory, or name another") from error
+    same = json.loads(json.dumps(dict(identity)))
+    if different := [key for key in same if there.get(key) != same[key]]:
+        named = ", ".join(key.removesuffix("_sha256").replace("_", " ") for key in different)
+        raise UserError(
+            f"output directory {str(out)!r} holds another {what} (it differs in {named}): name another"
+        )

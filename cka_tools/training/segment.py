@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import MANIFEST, read_manifest
 from cka_tools.models.folder import hash_file, hash_weight_files, one_line, weight_files
 from cka_tools.store.directory import locked
 from cka_tools.training.checkpoint import (
     OPTIMIZER,
     STATE,
+    find_damage,
     load_optimizer,
-    read_manifest,
     read_state,
     versions,
     write_checkpoint,
@@ -58,6 +59,7 @@ def train_phase(
     optimizer: OptimizerSettings,
     bf16: bool,
     phase_index: int = 0,
+    goes_on: bool = False,
     report: Callable[[StepReport], None] | None = None,
     note: Callable[[str], None] | None = None,
     checkpoint_tokens: int | None = None,
@@ -74,6 +76,10 @@ def train_phase(
     processes and versions to the very weights of a run that was never stopped, otherwise with a note that it
     does not. A parent with an optimizer state hands it on; one without starts a fresh optimizer.
 
+    Files are compared with the hashes that were recorded when they were written. Training goes on from the
+    last sound checkpoint; a damaged `out` is put aside as `out`-damaged and made again; both are told. A
+    damaged parent is refused.
+
     Several processes (`torchrun`, `accelerate launch`) call this together; the first one writes.
 
     Args:
@@ -82,6 +88,7 @@ def train_phase(
         first_sequence: the packed sequence with which the phase begins; see `sequences_read`.
         phase_index: which of its run's phases this is: with seed and sequence it fixes the masks. Pieces of
             one phase share it, and together equal the phase in one piece.
+        goes_on: another phase will go on from `out`, so that its optimizer state must be there too.
         report: called after each step, in the first process.
         note: takes what the user should know; by default a Python warning.
         checkpoint_tokens: write a checkpoint about every so many tokens, in `out`-checkpoints.
@@ -96,12 +103,15 @@ def train_phase(
             finite (the last good checkpoint stays).
     """
     check_start(parent)
+    _check_parent(parent)
     stop = first_sequence + sequences_read(phase, data, optimizer)
     key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
-        finished, resume = from_first(accelerator, lambda: _find(out, folder, key))
+        finished, resume, found = from_first(accelerator, lambda: _find(out, folder, key, goes_on))
+        for damage in found if accelerator.is_main_process else ():
+            (note or _warn)(damage)
         if finished:
             if accelerator.is_main_process:
                 _clear(folder, keep=keep_checkpoints)
@@ -117,7 +127,7 @@ def train_phase(
         kept_moments = load_optimizer(source, model, adam)
         numerics = _numerics(accelerator, attention, sequences_per_forward)
         before = read_manifest(source) or {}
-        notes = list(before.get("notes", [])) if resume is not None else []
+        notes = [*(before.get("notes", []) if resume is not None else []), *found]
         if resume is not None and (reason := why_not_to_the_bit(before["numerics"], numerics)):
             notes.append(f"resumed at step {state.step} {reason}: not bit-identical to a run in one piece")
             if accelerator.is_main_process:
@@ -194,7 +204,7 @@ def train_phase(
                 write(out, state)
                 _clear(folder, keep=keep_checkpoints)
         except LossNotFiniteError as error:
-            last = _latest(folder) or parent
+            last = next(iter(_latest(folder)), parent)
             raise LossNotFiniteError(f"{error}; the last good checkpoint is {str(last)!r}") from error
         accelerator.wait_for_everyone()
     return out
@@ -241,25 +251,44 @@ def segment_key(
     return as_json
 
 
-def _find(out: Path, folder: Path, key: dict[str, Any]) -> tuple[bool, str | None]:
-    """Tell whether `out` is finished, and from which checkpoint it can go on.
+def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, str | None, list[str]]:
+    """Tell whether `out` is finished, from which checkpoint it can go on, and what was found damaged.
 
     Raises:
         UserError: something else lies there.
     """
     manifest = read_manifest(out)
+    found: list[str] = []
     if manifest is None and out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(
             f"output directory {str(out)!r} holds something else than a training run: name another"
         )
     if manifest is not None:
         _check_same(out, manifest, key)
-        return True, None
-    latest = _latest(folder)
-    if latest is None:
-        return False, None
-    _check_same(folder, read_manifest(latest) or {}, key)
-    return False, str(latest)
+        damage = find_damage(out, optimizer=goes_on)
+        if damage is None:
+            return True, None, found
+        aside = out.with_name(f"{out.name}-damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        out.replace(aside)
+        found.append(f"{out.name} is damaged ({damage}): put aside as {aside.name} and made again")
+    for place in _latest(folder):
+        _check_same(folder, read_manifest(place) or {}, key)
+        damage = find_damage(place, optimizer=True)
+        if damage is None:
+            return False, str(place), found
+        found.append(f"checkpoint {place.name} is damaged ({damage}): passed over for the last sound one")
+    return False, None, found
+
+
+def _check_parent(parent: Path) -> None:
+    """Raise a UserError where a parent's weights are not those that its manifest records."""
+    recorded = (read_manifest(parent) or {}).get("weights_sha256")
+    if recorded is not None and recorded != hash_weight_files(weight_files(parent)):
+        raise UserError(
+            f"start model {str(parent)!r} is damaged: its weights are not those that its {MANIFEST} records; "
+            f"copy or train it again"
+        )
 
 
 def _check_same(place: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
@@ -271,10 +300,10 @@ def _check_same(place: Path, manifest: dict[str, Any], key: dict[str, Any]) -> N
         )
 
 
-def _latest(folder: Path) -> Path | None:
-    """Return the checkpoint of the most tokens from which training can go on."""
+def _latest(folder: Path) -> list[Path]:
+    """Return the checkpoints from which training can go on, that of the most tokens first."""
     whole = [place for place in folder.glob("tokens-*") if (place / OPTIMIZER).is_file()]
-    return max(whole, key=lambda place: place.name, default=None)
+    return sorted(whole, key=lambda place: place.name, reverse=True)
 
 
 def _clear(folder: Path, *, keep: bool, but: Path | None = None) -> None:

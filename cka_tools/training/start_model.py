@@ -25,10 +25,15 @@ CLASSES = {
 
 
 def find_start(given: str) -> Path:
-    """Return the directory of a model spec; one from the hub is fetched, without code and without pickles.
+    """Return the local directory of a model spec, checked to be one that can be trained.
+
+    Args:
+        given: demo:NAME, a directory, org/name or org/name@revision; a hub repository is fetched, without
+            code and without pickles.
 
     Raises:
-        UserError: as `parse_spec` and `fetch_snapshot`; a class that cannot be trained here.
+        UserError: not a model spec, a repository that cannot be fetched, a directory without config, weights
+            or tokenizer, or a class that cannot be trained here.
     """
     spec = parse_spec(given)
     folder = fetch_snapshot(spec).folder if spec.kind == "hub" else spec.folder
@@ -38,14 +43,19 @@ def find_start(given: str) -> Path:
 
 
 def check_start(folder: Path, given: str | None = None) -> str:
-    """Return the class of a directory's model, read from its config.
+    """Return the name of a model's class, one of `CLASSES`, by the first of `architectures` in its config.
+
+    Nothing is loaded, so that a whole plan can be checked before any training.
+
+    Args:
+        given: how the user named the directory, for the error; its path when None.
 
     Raises:
-        UserError: no model directory, or a class that cannot be trained here.
+        UserError: not a model directory (config, safetensors, tokenizer), or another class.
     """
     name = given or str(folder)
     if not folder.is_dir():
-        raise UserError(f"start model {name!r} is no directory: give one written by save_pretrained")
+        raise UserError(f"start model {name!r} is not a directory: give one written by save_pretrained")
     written = check_folder(name, folder).get("architectures") or ["none"]
     if written[0] not in CLASSES:
         raise UserError(
@@ -58,12 +68,17 @@ def check_start(folder: Path, given: str | None = None) -> str:
 def load_start(
     folder: Path, *, attention: str = AUTO, device_type: str = "cpu", given: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model in float32, on the CPU, and its tokenizer.
+    """Return the model in float32, on the CPU, in eval mode, and its tokenizer.
+
+    Weights that the directory holds in another format are cast; every parameter must be in it, as a head
+    with random weights would be trained without a word.
 
     Args:
+        folder: a directory that `check_start` accepts.
         attention: one of `IMPLEMENTATIONS`, or "auto": blocked on a CPU, where it is half as fast again as
             SDPA, SDPA elsewhere and for models with attention dropout.
-        device_type: where it will be trained.
+        device_type: where it will be trained, as `torch.device.type` has it: chooses between the two.
+        given: how the user named the directory, for errors.
 
     Raises:
         UserError: as `check_start`; weights that are not there, the LM head's above all; an attention

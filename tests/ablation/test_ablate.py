@@ -108,6 +108,26 @@ def test_the_table_is_tidy_and_complete(everything):
         assert len({row["weights_detour"], row["weights_baseline"], row["weights_control"]}) == 3
 
 
+def test_a_control_has_the_data_of_its_baseline_and_other_masks(everything):
+    rows = {(row["cell"], row["noise"]): row for row in table(everything) if row["axis"] == "direction"}
+    assert set(rows) == {("encoder", "masks"), ("decoder", "order")}
+    for (_, noise), row in rows.items():
+        seeds = row["data_seed"], row["control_seed"], row["control_data_seed"]
+        assert seeds == ("1", "2", "1" if noise == "masks" else "2")
+    made = [json.loads(p.read_text()) for p in (everything / "segments").glob("*/training.json")]
+    data = {(one["seed"], one["data_seed"]): one["data_sha256"] for one in made if one["corpus"] != "x"}
+    assert data[2, 1] != data[2, 2]
+
+
+def test_start_models_of_a_shape_are_annealed(everything):
+    made = [json.loads(p.read_text()) for p in (everything / "segments").glob("*/training.json")]
+    annealed = [one for one in made if one["phase"]["name"] == "annealing"]
+    assert len(annealed) == 3
+    for one in annealed:
+        assert (one["run_tokens"], one["tokens"], one["phase"]["schedule"]) == (640, 64, "1-sqrt")
+        assert not one["fresh_optimizer"]
+
+
 def test_tokens_are_those_of_the_run(everything):
     tokens = {(row["axis"], row["cell"]): int(row["tokens"]) for row in table(everything)}
     assert tokens["length", "0.5"] == round(N / 2 * 1.1)
@@ -236,15 +256,30 @@ def test_an_interrupted_ablation_goes_on_without_training_again(cka, options, mo
     assert (tmp_path / "run" / "ablation.csv").read_bytes() == before
 
 
+def test_damaged_segments_are_made_again(cka, options, tmp_path):
+    given = ("ablate", "length", *options, "--seeds", "1", "--out", "run")
+    assert cka(*given, "--quiet")[0] == 0
+    before = (tmp_path / "run" / "ablation.csv").read_bytes()
+    leaf = json.loads((tmp_path / "run" / "result.json").read_text())["cells"][0]["weights"]["detour"]
+    for manifest in (tmp_path / "run" / "segments").glob("*/training.json"):
+        if json.loads(manifest.read_text())["weights_sha256"] == leaf:
+            (manifest.parent / "model.safetensors").write_bytes(b"cut")
+    code, _, err = cka(*given)
+    assert code == 0
+    assert "is damaged (model.safetensors is not what was written)" in err
+    assert (tmp_path / "run" / "ablation.csv").read_bytes() == before
+
+
 def test_the_dry_run_prints_tree_and_costs_and_writes_nothing(cka, options, tmp_path):
     dry = ("ablate", "length", *options, "--dry-run")
     code, out, _ = cka(*dry, "--tokens-per-second", "1000")
     assert code == 0
     assert "phase 1 CLM, 640, seed 1" in out
+    assert "phase 1 MLM 30 %, 640, seed 2 on the order of seed 1" in out
     assert "→ detour of length:1" in out
-    # Trunks of n, decays of 10 % of n/2 and of n, four of each; six of each and both trunks without sharing.
-    shared, unshared = 4 * (N + 2 * 32 + 4 * 32), 6 * (N // 2 + 2 * 32 + N + 4 * 32)
-    assert f"shared     {shared:,} tokens, about 6 s in 16 segments" in out
+    # Trunks of n, decays of 10 % of n/2 and of n, six of each; both trunks of their own without sharing.
+    shared, unshared = 6 * (N + 2 * 32 + 4 * 32), 6 * (N // 2 + 2 * 32 + N + 4 * 32)
+    assert f"shared     {shared:,} tokens, about 9 s in 24 segments" in out
     assert f"unshared   {unshared:,} tokens" in out
     assert not list(tmp_path.iterdir())
     data = json.loads(cka(*dry, "--json")[1])
@@ -278,6 +313,7 @@ def test_a_corpus_too_small_for_the_default_takes_what_there_is_and_says_so(cka,
         ("length", ("--sequence-length", 128), "longer than the 64 positions"),
         ("length", ("--start", "3x32"), "two --start models are 3x32"),
         ("length", ("--start", "2x7"), "shape 2x7"),
+        ("length", ("--start-epochs", 0), "--start-epochs 0"),
         ("direction", ("--start-tokens", 1_000_000), "fewer than --start-tokens"),
         ("length", ("--checkpoints", "nowhere"), "'nowhere' has no training.json"),
         ("length", ("--tokens-per-second", "0", "--dry-run"), "--tokens-per-second '0'"),

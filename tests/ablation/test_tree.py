@@ -5,6 +5,7 @@ import pytest
 from cka_tools.ablation.axes import AXES, Branch, Cell, control_seed, make_cells
 from cka_tools.ablation.tree import Budget, StartNode, Tree, grow_tree
 from cka_tools.errors import UserError
+from cka_tools.manifest import NoiseKind
 from cka_tools.training.recipe import OptimizerSettings
 
 OPTIMIZER = OptimizerSettings(1e-3, (0.9, 0.98), 1e-8, 1e-5, 4)
@@ -13,19 +14,23 @@ STEP = 64
 DEPTHS = {"8x128": 8, "4x64": 4}
 
 
-def grow(axis: str, seeds: tuple[int, ...] = (1, 2), depths: dict[str, int] | None = None, **options) -> Tree:
+def grow(
+    axis: str,
+    seeds: tuple[int, ...] = (1, 2),
+    depths: dict[str, int] | None = None,
+    noise: NoiseKind = "masks",
+    **options,
+) -> Tree:
     cells = make_cells(axis, depths or {"8x128": 8}, **options)
     starts = {}
     for cell in cells:
         for branch in (cell.detour, cell.baseline):
             scratch = branch.start == "decoder" or branch.size == "4x64"
-            phase = (
-                BUDGET.pretraining("clm" if branch.start == "decoder" else "mlm", 500) if scratch else None
-            )
+            phases = BUDGET.pretraining("clm" if branch.start == "decoder" else "mlm", 500) if scratch else ()
             starts[branch.start, branch.size] = StartNode(
-                branch.start, branch.size, {"weights": branch.size + branch.start}, phase
+                branch.start, branch.size, {"weights": branch.size + branch.start}, phases
             )
-    return grow_tree(cells, seeds, starts, BUDGET, {"data": "x"})
+    return grow_tree(cells, seeds, starts, BUDGET, {"data": "x"}, noise)
 
 
 def trained(tree: Tree) -> int:
@@ -34,21 +39,23 @@ def trained(tree: Tree) -> int:
 
 def test_lengths_share_one_trunk_for_each_objective_and_seed():
     tree = grow("length")
-    # Trunks of 2n, and a decay of 10 % of x·n for each x: four of each, detour and baseline by two seeds.
-    assert trained(tree) == 4 * (2000 + 10 + 25 + 50 + 100 + 200) * STEP
+    # Trunks of 2n, and a decay of 10 % of x·n for each x: detour, baseline and control, by two seeds.
+    assert trained(tree) == 6 * (2000 + 10 + 25 + 50 + 100 + 200) * STEP
     assert (
         sum(tree.unshared_tokens().values())
         == (2 + 2 * 2) * round(1.1 * (100 + 250 + 500 + 1000 + 2000)) * STEP
     )
-    assert len(tree.segments) == 4 * 10
+    assert len(tree.segments) == 6 * 10
+    # A control in another order is the baseline of the next seed, which is there already.
+    assert trained(grow("length", noise="order")) * 3 == trained(tree) * 2
 
 
 def test_axes_share_what_they_have_in_common():
     alone = sum(trained(grow(axis)) for axis in AXES if axis != "size")
     together = trained(grow("all"))
-    # Of decay, freeze and direction the trunk of n and the decay of 10 %, by both seeds, is there already:
-    # for decay and direction of detour and baseline, for freeze too.
-    assert alone - together == 3 * 4 * 1100 * STEP
+    # Of decay, freeze and direction the trunk of n and the decay of 10 % is there already, by both seeds, of
+    # detour, baseline and control.
+    assert alone - together == 3 * 6 * 1100 * STEP
     assert trained(grow("all", depths=DEPTHS)) > together
 
 
@@ -64,7 +71,7 @@ def test_every_run_reads_its_own_tokens_from_start_to_leaf():
         path = [s for s in tree.path(tree.leaf(use).key) if not s.is_start]
         assert sum(s.tokens for s in path) == BUDGET.tokens(use.branch)
         assert [s.first_step for s in path] == [sum(s.steps for s in path[:i]) for i in range(len(path))]
-        assert {s.seed for s in path} == {use.run_seed}
+        assert {(s.seed, s.data_seed) for s in path} == {(use.run.masks, use.run.data)}
         assert [s.phase_index for s in path] == [0] * (len(path) - 1) + [1]
         assert path[-1].phase.frozen == use.branch.frozen[1]
         # One warm-up, at the very beginning.
@@ -119,7 +126,12 @@ def test_the_decoder_is_seen_causally_and_trained_the_other_way_round():
     assert (decoder.detour.objectives, decoder.baseline.objectives) == (("mlm", "clm"), ("clm", "clm"))
     assert (encoder.causal, decoder.causal) == (False, True)
     tree = grow("direction")
-    assert [s.phase.objective for s in tree.segments.values() if s.is_start] == ["clm"]
+    pretraining, annealing = (s for s in tree.segments.values() if s.is_start)
+    assert [s.phase.objective for s in (pretraining, annealing)] == ["clm", "clm"]
+    assert (pretraining.tokens, annealing.tokens) == (450 * STEP, 50 * STEP)
+    assert (annealing.parent, annealing.first_step) == (pretraining.key, 450)
+    assert (annealing.phase.schedule, annealing.phase.floor) == ("1-sqrt", 0.05)
+    assert [tree.ends_start(s) for s in (pretraining, annealing)] == [False, True]
 
 
 @pytest.mark.parametrize(("seeds", "controls"), [((1,), [2]), ((1, 2), [2, 1]), ((5, 1, 9), [1, 9, 5])])
@@ -128,8 +140,17 @@ def test_seed_noise_is_the_baseline_of_the_next_seed(seeds, controls):
 
 
 def test_one_seed_costs_one_more_baseline():
-    one, two = trained(grow("length", seeds=(1,))), trained(grow("length", seeds=(1, 2)))
+    one, two = (trained(grow("length", seeds=seeds, noise="order")) for seeds in ((1,), (1, 2)))
     assert one * 4 == two * 3
+
+
+@pytest.mark.parametrize(("noise", "order"), [("masks", 1), ("order", 2)])
+def test_a_control_has_other_masks_and_on_demand_another_order(noise, order):
+    controls = [use for use in grow("direction", seeds=(1,), noise=noise).uses if use.role == "control"]
+    encoder, decoder = controls
+    assert (encoder.run.masks, encoder.run.data, encoder.noise) == (2, order, noise)
+    # A CLM baseline draws no masks: with the same order it would be the same run.
+    assert (decoder.run.masks, decoder.run.data, decoder.noise) == (2, 2, "order")
 
 
 @pytest.mark.parametrize("axis", [*AXES, "all"])
@@ -143,7 +164,7 @@ def test_every_cell_has_detour_baseline_and_control_for_each_seed(axis):
         assert own[0].branch.phase1 == own[1].branch.phase1
         assert own[0].branch.decay == own[1].branch.decay
         assert own[2].branch == own[1].branch
-        assert own[2].run_seed != own[1].run_seed
+        assert own[2].run.masks != own[1].run.masks
 
 
 def test_cells_can_be_left_out():

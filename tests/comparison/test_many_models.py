@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cka_tools.comparison.checkpoint_series import find_series
+from cka_tools.comparison.linkage import average_linkage
 
 from cka_tools import ModelMatrix, Trajectory, compare, matrix, trajectory
 from cka_tools.comparison import many_models
-from cka_tools.comparison.checkpoint_series import find_series
-from cka_tools.comparison.linkage import average_linkage
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract
 from cka_tools.models import load_model

@@ -1,8 +1,8 @@
 """Which layers are paired, and which are early."""
 
 import pytest
-
 from cka_tools.comparison.caveats import overlap_caveat
+
 from cka_tools.comparison.pairing import choose_layers, early_layers, pair_layers, parse_layers
 from cka_tools.errors import UserError
 

@@ -147,7 +147,7 @@ def main() -> int:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(command, env=environment, check=False, timeout=120).returncode
 
 
 if __name__ == "__main__":

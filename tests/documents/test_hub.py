@@ -209,6 +209,14 @@ def test_a_large_dataset_is_read_in_part_and_says_of_what_the_draw_is(hub):
     assert any("not read whole" in note for note in draw["notes"])
 
 
+def test_a_draw_from_the_hub_has_metadata_and_a_stream_does_not_fetch_them(hub):
+    for document in of(hub, "hf:org/large")["documents"]:
+        assert document["metadata"] == {"label": int(document["text"].split()[2])}
+    assert {d["metadata"]["educational_score"] for d in of(hub, "biomed-enriched")["documents"]} == {1.0}
+    for document in (*of(hub, "pubmed")["documents"], *of(hub, "pubmed", 3)):
+        assert document["metadata"] == {}
+
+
 def test_config_split_and_column_are_taken_or_chosen(hub):
     assert of(hub, "hf:org/configs:two")["source"]["split"] == "test"
     draw = of(hub, "hf:org/configs:one:train:body")

@@ -4,8 +4,7 @@ import tempfile
 
 import pytest
 
-from cka_tools.documents import Document, draw_documents
-from cka_tools.documents import draw
+from cka_tools.documents import Document, draw, draw_documents
 from cka_tools.documents.draw import TextBuffer
 from cka_tools.errors import UserError
 
@@ -64,7 +63,7 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(UserError, match="drawn documents need .* in .*: point TMPDIR at") as error:
+        with pytest.raises(UserError, match=r"drawn documents need .* in .*: point TMPDIR at") as error:
             kept.put(Document("2", "text" * 1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,5 +1,7 @@
 """Token ids beyond memory, and tokenized by several processes: the same table."""
 
+import tempfile
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,6 @@ from hypothesis import strategies as st
 
 from cka_tools.errors import UserError
 from cka_tools.extraction import tokens
-from cka_tools.extraction import tokens as growing_array
 from cka_tools.extraction.tokens import GrowingArray
 from cka_tools.models import load_model
 from cka_tools.processes import Crew
@@ -15,7 +16,7 @@ from cka_tools.processes import Crew
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20), max_size=8), st.integers(0, 200))
 def test_parts_come_back_whole(parts, limit):
-    growing = GrowingArray(np.int32, "numbers", limit)
+    growing = GrowingArray(np.int32, limit)
     for part in parts:
         growing.append(np.array(part, dtype=np.int32))
     expected = np.array([number for part in parts for number in part], dtype=np.int32)
@@ -25,13 +26,10 @@ def test_parts_come_back_whole(parts, limit):
     assert isinstance(found, np.memmap) == (expected.nbytes > limit)
 
 
-def test_a_full_disk_is_one_line(monkeypatch):
-    def full(what: str) -> None:
-        raise UserError(f"{what}: no space is left")
-
-    monkeypatch.setattr(growing_array, "nameless_file", full)
-    with pytest.raises(UserError, match="token ids: no space"):
-        GrowingArray(np.int32, "token ids", 0).append(np.ones(3))
+def test_a_place_that_cannot_be_written_to_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"token ids need .* in .*nowhere"):
+        GrowingArray(np.int32, 0).append(np.ones(3))
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def same(found, expected):
 def test_a_table_on_disk_is_the_one_in_memory(monkeypatch, model, tiny_documents):
     expected = tokens.tokenize(tiny_documents, model, 16)
     rows = np.array([3, 4, 9, 30])
-    monkeypatch.setattr(growing_array, "IN_MEMORY", 0)
+    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
     monkeypatch.setattr(tokens, "_BLOCK", 7)
     found = tokens.tokenize(tiny_documents, model, 16)
     assert isinstance(found.ids, np.memmap)

@@ -1,5 +1,7 @@
 """A made-up ablation's tidy table: every axis, two sizes, two seeds."""
 
+from typing import Any
+
 import pandas as pd
 
 from cka_tools.ablation.axes import make_cells
@@ -23,3 +25,24 @@ def ablation_table() -> pd.DataFrame:
                     | {"ratio": d / 0.03, "ratio_ci_low": d / 0.034, "ratio_ci_high": d / 0.026}
                 )
     return pd.DataFrame(rows).astype({"position": float})
+
+
+def ablation_record() -> dict[str, Any]:
+    """The record of the same ablation, in which every interval is a tenth of its value to both sides."""
+
+    def entry(value: float) -> dict[str, float]:
+        return {"value": value, "ci_low": 0.9 * value, "ci_high": 1.1 * value}
+
+    table = ablation_table()
+    names = ["axis", "cell", "position", "size", "seed"]
+    cells = []
+    for row in table[table["layer"].astype(str) == "mean"].to_dict("records"):
+        d = row["divergence"]
+        position = None if pd.isna(row["position"]) else row["position"]
+        cells.append(
+            {name: row[name] for name in names}
+            | {"position": position, "mean_divergence": entry(d), "early_divergence": entry(1.3 * d)}
+            | {"control_mean_divergence": entry(0.03), "control_early_divergence": entry(0.04)}
+            | {"mean_ratio": entry(d / 0.03)}
+        )
+    return {"axis": "all", "cells": cells, "summary": {"n_documents": 300, "warnings": [], "notes": []}}

@@ -1,4 +1,4 @@
-"""The figures of an ablation, by what they contain."""
+"""The paper's figures, by what they contain."""
 
 import io
 from itertools import pairwise
@@ -6,21 +6,21 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from ablation_curves import ablation_curves_figure
 from ablation_table import ablation_table
+from freeze import freeze_figure
+from losses import training_losses_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from mechanism import mechanism_figure
+from points import Reference, by_capacity
+from raw_cka import raw_cka_figure
+from scale_direction import scale_direction_figure
 from synthetic_comparison import make_comparison
 
 from cka_tools import Comparison
 from cka_tools.errors import UserError
-from cka_tools.plotting.ablation_curves import ablation_curves_figure
-from cka_tools.plotting.freeze_dots import freeze_figure
-from cka_tools.plotting.mechanism import mechanism_figure
-from cka_tools.plotting.points import Reference, by_capacity
-from cka_tools.plotting.raw_cka import raw_cka_figure
-from cka_tools.plotting.scale_direction import scale_direction_figure
-from cka_tools.plotting.style import COLUMN_WIDTH, PAGE_WIDTH
-from cka_tools.plotting.training_losses import training_losses_figure
+from cka_tools.plotting.style import PAGE_WIDTH
 
 TABLE = ablation_table()
 
@@ -129,8 +129,7 @@ def test_sizes_are_ordered_by_capacity() -> None:
     assert by_capacity(["4x64", "22x768", "8x128", "4x64"]) == ["22x768", "8x128", "4x64"]
 
 
-def test_pdf_fonts_are_embedded_at_column_width() -> None:
-    assert COLUMN_WIDTH < PAGE_WIDTH
+def test_pdf_fonts_are_embedded() -> None:
     file = io.BytesIO()
     freeze_figure(TABLE).savefig(file, format="pdf")
     content = file.getvalue()
@@ -160,7 +159,7 @@ def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
         ]
     )
     published = {"pair": [Reference(0.0, 14.0), Reference(1.0, 97.0)], "mean": [Reference(0.5, 57.0)]}
-    figure = mechanism_figure(comparison, trajectory, published)
+    figure = mechanism_figure(comparison.record, trajectory, published)
     nothing_is_clipped(figure)
     layers = len(comparison.layers)
     assert len(marked(figure, "the pair")) == len(marked(figure, "seed noise")) == layers
@@ -172,16 +171,17 @@ def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
 
 def test_the_mechanism_needs_a_control() -> None:
     with pytest.raises(UserError, match="--control"):
-        mechanism_figure(make_comparison())
+        mechanism_figure(make_comparison().record)
 
 
 def test_raw_cka_shows_both_estimators_of_pair_and_control() -> None:
     comparison = pair_with_control()
-    figure = raw_cka_figure(comparison, {"pair": [Reference(0.5, 0.3)]})
+    figure = raw_cka_figure(comparison.record, comparison.arrays, {"pair": [Reference(0.5, 0.3)]})
     nothing_is_clipped(figure)
     for name in ("pair", "control"):
         for estimator in ("biased", "debiased"):
             assert len(marked(figure, f"{name} {estimator}")) == len(comparison.layers)
     drawn = [y for _, y in marked(figure, "pair debiased")]
     assert drawn == pytest.approx(comparison.diagonal("debiased").tolist())
-    assert len(raw_cka_figure(make_comparison()).axes) == 1
+    alone = make_comparison()
+    assert len(raw_cka_figure(alone.record, alone.arrays).axes) == 1

@@ -5,31 +5,29 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.statistics import cka, influence
+from cka_tools.statistics import cka
 from cka_tools.statistics import pair as feature_comparison
 from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.influence import INFLUENCE_TILE, influence
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, Interval, union
 from cka_tools.statistics.linear_cka import LinearCKA
-from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.pair import compare_features, compare_statistics
 
 DEBIASED, BIASED = "debiased", "biased"
 
 
-@pytest.fixture
-def pair():
+def make_pair(n=60):
     g = torch.Generator().manual_seed(0)
-    X = torch.randn(60, 7, generator=g, dtype=torch.float64) + 5
-    return X, X[:, :4] + torch.randn(60, 4, generator=g, dtype=torch.float64)
+    X = torch.randn(n, 7, generator=g, dtype=torch.float64) + 5
+    return X, X[:, :4] + torch.randn(n, 4, generator=g, dtype=torch.float64)
 
 
-def found_influence(X, Y, tile=16, monkeypatch=None):
+def found_influence(X, Y):
     stat = LinearCKA([X.shape[-1]], [Y.shape[-1]])
     stat.update([X], [Y])
     hsic = {e: tuple(h.reshape(-1) for h in stat.hsic(e)) for e in (DEBIASED, BIASED)}
-    monkeypatch.setattr(influence, "INFLUENCE_TILE", tile)
-    return influence.influence(
-        ModelStatistics([X]), ModelStatistics([Y]), [(0, 0)], hsic[DEBIASED], hsic[BIASED], [[0]]
-    )
+    sides = ModelStatistics([X]), ModelStatistics([Y])
+    return influence(*sides, [(0, 0)], hsic[DEBIASED], hsic[BIASED], [[0]])
 
 
 def u_centred(K):
@@ -40,10 +38,9 @@ def u_centred(K):
     return centred - torch.diag(centred.diagonal())
 
 
-@pytest.mark.parametrize("tile", [16, 17, 1000])
-def test_influence_equals_the_definition_on_whole_matrices(pair, tile, monkeypatch):
-    X, Y = pair
-    n = len(X)
+@pytest.mark.parametrize("n", [60, INFLUENCE_TILE + 17], ids=["one tile", "several tiles"])
+def test_second_order_equals_the_definition_on_whole_matrices(n):
+    X, Y = make_pair(n)
     K, L, N = u_centred(X @ X.T), u_centred(Y @ Y.T), n * (n - 1)
     xx, yy, xy = (K * K).sum() / N, (L * L).sum() / N, (K * L).sum() / N
     theta = xy / (xx * yy).sqrt()
@@ -51,24 +48,23 @@ def test_influence_equals_the_definition_on_whole_matrices(pair, tile, monkeypat
     g = W.sum(1) / (n - 1)
     rest = W - g[:, None] - g[None]
     rest = rest - torch.diag(rest.diagonal())
-    found = found_influence(X, Y, tile, monkeypatch)
-    assert torch.allclose(found.theta, theta, atol=1e-12)
-    assert torch.allclose(found.first[0], g, atol=1e-12)
+    found = found_influence(X, Y)
     assert found.second.item() == pytest.approx((rest.square().sum() / N).item(), rel=1e-9)
     assert found.group_second[0] == pytest.approx(found.second.item(), rel=1e-9)
 
 
-def test_leave_one_out_is_exact(pair, monkeypatch):
-    X, Y = pair
-    found = found_influence(X, Y, 16, monkeypatch)
-    for i in (0, 17, 59):
-        rest = [k for k in range(len(X)) if k != i]
-        assert found.without[0, i].item() == pytest.approx(cka(X[rest], Y[rest]), abs=1e-12)
+@pytest.mark.parametrize("n", [60, INFLUENCE_TILE + 17], ids=["one tile", "several tiles"])
+def test_leave_one_out_is_exact(n):
+    X, Y = make_pair(n)
+    (without,) = compare_features([X], [Y], [(0, 0)], [0]).leave_one_out
+    for i in (0, 17, n - 1):
+        rest = [k for k in range(n) if k != i]
+        assert without[i] == pytest.approx(cka(X[rest], Y[rest]), abs=1e-12)
 
 
-def test_biased_influence_is_what_leaving_a_document_out_does(pair, monkeypatch):
-    X, Y = pair
-    found = found_influence(X, Y, 16, monkeypatch)
+def test_biased_influence_is_what_leaving_a_document_out_does():
+    X, Y = make_pair()
+    found = found_influence(X, Y)
     full, n = cka(X, Y, BIASED), len(X)
     left = [cka(*(torch.cat([M[:i], M[i + 1 :]]) for M in (X, Y)), BIASED) for i in range(n)]
     change = np.array([(n - 1) * (full - v) for v in left])
@@ -159,6 +155,24 @@ def test_rescaling_is_cka_of_standardised_features():
     standard = np.delete(x, 0, axis=1)
     expected = cka(standard / standard.std(0), y / y.std(0))
     assert found.layers[0].debiased.value == pytest.approx(expected, abs=1e-10)
+
+
+def test_models_that_are_rescaled_or_cut_share_nothing_they_should_not():
+    rng = np.random.default_rng(13)
+    x, y = rng.normal(size=(70, 6)) * 10.0 ** np.arange(6) + 4, rng.normal(size=(70, 5))
+    some = np.arange(0, 70, 2)
+    a, b = ModelStatistics([x]), ModelStatistics([y])
+    for scaled in (False, True, False):
+        one, two = (side.rescaled() if scaled else side for side in (a, b))
+        found = compare_statistics(one, two, [(0, 0)], [0]).layers[0].debiased
+        assert (
+            found
+            == compare_features([x], [y], [(0, 0)], [0], rescale=scaled, diagonal=True).layers[0].debiased
+        )
+        part = compare_statistics(one.on(some), two.on(some), [(0, 0)], [0]).layers[0].debiased.value
+        assert part == pytest.approx(
+            cka(*((m[some] / m[some].std(0) if scaled else m[some]) for m in (x, y))), abs=1e-10
+        )
 
 
 def test_draws_average_hsic_before_the_ratio():

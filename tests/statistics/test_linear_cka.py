@@ -14,6 +14,7 @@ from cka_tools.errors import UserError
 from cka_tools.statistics import LinearCKA, cka
 from cka_tools.statistics.gram import CPU_TILE
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator
+from cka_tools.statistics.linear_cka import FOLD_ROWS
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -23,18 +24,15 @@ def reference(X: Tensor, Y: Tensor, estimator: Estimator) -> float:
     X, Y = X.double() - X.double().mean(0), Y.double() - Y.double().mean(0)
     n = len(X)
     K, L = X @ X.T, Y @ Y.T
-    H = torch.eye(n, dtype=torch.float64) - 1 / n
-    one = torch.ones(n, dtype=torch.float64)
+
+    def centred(K: Tensor) -> Tensor:
+        return K - K.mean(0) - K.mean(1)[:, None] + K.mean()
 
     def hsic(K: Tensor, L: Tensor) -> Tensor:
         if estimator == "biased":
-            return torch.trace(K @ H @ L @ H) / (n - 1) ** 2
+            return (centred(K) * centred(L)).sum() / (n - 1) ** 2  # tr(KHLH), both symmetric
         K, L = K - torch.diag(K.diagonal()), L - torch.diag(L.diagonal())
-        terms = (
-            torch.trace(K @ L)
-            + (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
-            - 2 * one @ K @ L @ one / (n - 2)
-        )
+        terms = (K * L).sum() + K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 * K.sum(0) @ L.sum(0) / (n - 2)
         return terms / (n * (n - 3))
 
     return float(hsic(K, L) / torch.sqrt(hsic(K, K) * hsic(L, L)))
@@ -68,19 +66,25 @@ def layers(seed: int, n: int, dims: list[int], mean: float = 0.0) -> list[Tensor
     return [base[:, :d] + torch.randn(n, d, generator=g, dtype=torch.float64) + mean for d in dims]
 
 
-def streaming(dims_a: list[int], dims_b: list[int], **options) -> LinearCKA:
-    """Statistics that fold every batch into moments at once: the feature form."""
-    stat = LinearCKA(dims_a, dims_b, **options)
-    stat._switch = 1
-    return stat
+FORMS = {"gram form": FOLD_ROWS // 2, "feature form": 2 * FOLD_ROWS}
+"""Rows from which either form is taken, for layers as narrow as these are."""
+
+either_form = pytest.mark.parametrize("n", FORMS.values(), ids=FORMS)
 
 
-@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
+def test_narrow_layers_are_folded_from_so_many_rows():
+    for dims in ([6], [5, 40, 3]):
+        assert min(FORMS.values()) < LinearCKA(dims, dims).switch <= max(FORMS.values()) - FOLD_ROWS
+
+
+@either_form
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("batches", [[1] * 60, [60], [1, 59], [7, 20, 0, 33], [59, 1]], ids=str)
-def test_any_batching_gives_every_layer_pair(make, estimator, batches):
-    A, B = layers(1, 60, [5, 70, 3], mean=50), layers(1, 60, [4, 90], mean=-9)
-    stat = make([5, 70, 3], [4, 90])
+@pytest.mark.parametrize("cuts", ["single rows", [], [1], [7, 27, 27], [-1]], ids=str)
+def test_any_batching_gives_every_layer_pair(n, estimator, cuts):
+    A, B = layers(1, n, [5, 40, 3], mean=50), layers(1, n, [4, 50], mean=-9)
+    stat = LinearCKA([5, 40, 3], [4, 50])
+    edges = list(range(1, n)) if cuts == "single rows" else [cut % n for cut in cuts]
+    batches = np.diff([0, *edges, n]).tolist()
     stop = 0
     for size in batches:
         start, stop = stop, stop + size
@@ -88,41 +92,38 @@ def test_any_batching_gives_every_layer_pair(make, estimator, batches):
     found = stat.compute(estimator)
     assert found.shape == (3, 2)
     assert found.dtype == torch.float64
-    assert stat.n == 60
+    assert stat.n == n
     for i, a in enumerate(A):
         for j, b in enumerate(B):
             expected = reference(a, b, estimator)
             assert abs(found[i, j].item() - expected) <= tolerance(expected)
 
 
-def test_the_form_changes_with_the_number_of_samples():
-    stat = LinearCKA([3], [3])
-    X, Y = features(0, 2000, 3, 3)
-    stat.update([X[:10]], [Y[:10]])
-    assert not stat._cross, "few samples are kept as rows"
-    stat.update([X[10:]], [Y[10:]])
-    assert stat._cross, "many samples are folded into moments"
-    assert abs(stat.compute("debiased").item() - reference(X, Y, "debiased")) <= 1e-10
+@pytest.mark.parametrize("width", [3, 64])
+def test_values_go_on_where_the_form_changes(width):
+    stat = LinearCKA([width], [width])
+    X, Y = features(0, stat.switch + 40, width, width)
+    for start, stop in pairwise([0, stat.switch - 1, stat.switch, stat.switch + 40]):
+        stat.update([X[start:stop]], [Y[start:stop]])
+        assert abs(stat.compute("debiased").item() - reference(X[:stop], Y[:stop], "debiased")) <= 1e-10
 
 
-@pytest.mark.parametrize(
-    "makers", [(LinearCKA, LinearCKA), (streaming, streaming), (LinearCKA, streaming), (streaming, LinearCKA)]
-)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @given(
     seed=seeds,
-    cuts=st.lists(st.integers(0, 50), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(0, 3 * FOLD_ROWS), min_size=1, max_size=4),
     order=st.randoms(use_true_random=False),
 )
 @settings(max_examples=15, deadline=None)
-def test_merging_shards_of_different_means_in_any_order(makers, estimator, seed, cuts, order):
-    X, Y = layers(seed, 50, [6]), layers(seed, 50, [4])
-    X[0][25:] += 3000
-    Y[0][10:30] -= 3000
-    edges = [0, *sorted(cuts), 50]
+def test_merging_shards_of_different_means_in_any_order(estimator, seed, cuts, order):
+    """Cuts anywhere: some shards are folded into moments, some still hold rows, some are empty."""
+    n = 3 * FOLD_ROWS
+    X, Y = layers(seed, n, [6]), layers(seed, n, [4])
+    X[0][n // 2 :] += 3000
+    Y[0][n // 5 : 3 * n // 5] -= 3000
     shards = []
-    for k, (start, stop) in enumerate(pairwise(edges)):
-        shard = makers[k % 2]([6], [4])
+    for start, stop in pairwise([0, *sorted(cuts), n]):
+        shard = LinearCKA([6], [4])
         shard.update([X[0][start:stop]], [Y[0][start:stop]])
         shards.append(shard)
     order.shuffle(shards)
@@ -136,40 +137,56 @@ def test_merging_shards_of_different_means_in_any_order(makers, estimator, seed,
 
 
 @pytest.mark.parametrize("first", [1, 2, 100], ids=lambda n: f"first batch of {n}")
-@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
+@either_form
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_a_feature_of_mean_3000_in_float32(make, estimator, first):
+def test_a_feature_of_mean_3000_in_float32(n, estimator, first):
     g = torch.Generator().manual_seed(3)
-    X, Y = torch.randn(400, 64, generator=g), torch.randn(400, 64, generator=g)
+    X, Y = torch.randn(n, 64, generator=g), torch.randn(n, 64, generator=g)
     X[:, 0] = 3000 + 30 * X[:, 0]
     Y[:, 5] = 3000 + 0.15 * (X[:, 0] - 3000) + 30 * Y[:, 5]
-    stat = make([64], [64])
+    stat = LinearCKA([64], [64])
     stat.update([X[:first]], [Y[:first]])
     stat.update([X[first:]], [Y[first:]])
     assert stat.compute(estimator).item() == pytest.approx(reference(X, Y, estimator), abs=1e-6)
 
 
 def test_processes_can_share_a_shift():
-    X, Y = features(5, 80, 6, 4)
+    n = 3 * FOLD_ROWS
+    X, Y = features(5, n, 6, 4)
     shift = ([X[:10].mean(0)], [Y[:10].mean(0)])
-    shards = [streaming([6], [4], shift=shift) for _ in range(2)]
-    shards[0].update([X[:30]], [Y[:30]])
-    shards[1].update([X[30:]], [Y[30:]])
-    assert torch.equal(shards[0]._shift[0], shards[1]._shift[0])
+    shards = [LinearCKA([6], [4], shift=shift) for _ in range(2)]
+    for shard, rows in zip(shards, (slice(0, n // 2), slice(n // 2, n)), strict=True):
+        shard.update([X[rows]], [Y[rows]])
+    for side, given_shift in zip("ab", shift, strict=True):
+        for shard in shards:
+            assert torch.equal(shard.state()[f"shift_{side}"], given_shift[0])
     shards[0].merge(shards[1])
     assert shards[0].compute().item() == pytest.approx(reference(X, Y, "debiased"), abs=1e-10)
 
 
-@pytest.mark.parametrize("make", [LinearCKA, streaming], ids=["gram form", "feature form"])
-def test_chosen_pairs_equal_those_of_all_pairs(make):
-    A, B = layers(2, 40, [5, 8]), layers(2, 40, [4, 3, 7])
-    whole, some = make([5, 8], [4, 3, 7]), make([5, 8], [4, 3, 7], pairs=[(0, 2), (1, 0)])
+@either_form
+def test_chosen_pairs_equal_those_of_all_pairs(n):
+    A, B = layers(2, n, [5, 8]), layers(2, n, [4, 3, 7])
+    whole, some = LinearCKA([5, 8], [4, 3, 7]), LinearCKA([5, 8], [4, 3, 7], pairs=[(0, 2), (1, 0)])
     for stat in (whole, some):
         stat.update(A, B)
     full, part = whole.compute(), some.compute()
     assert part[0, 2].item() == pytest.approx(full[0, 2].item(), abs=1e-12)
     assert part[1, 0].item() == pytest.approx(full[1, 0].item(), abs=1e-12)
     assert torch.isnan(part).sum() == 4
+
+
+@either_form
+def test_a_state_taken_over_goes_on_to_the_same_bits(n):
+    A, B = layers(4, n + 30, [5, 8]), layers(4, n + 30, [4, 3])
+    whole, again = LinearCKA([5, 8], [4, 3]), LinearCKA([5, 8], [4, 3])
+    whole.update([a[:n] for a in A], [b[:n] for b in B])
+    again.load({name: tensor.clone() for name, tensor in whole.state().items()})
+    for stat in (whole, again):
+        stat.update([a[n:] for a in A], [b[n:] for b in B])
+    assert torch.equal(whole.compute(), again.compute())
+    with pytest.raises(KeyError):
+        again.load({})
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -197,15 +214,15 @@ def test_symmetric_and_one_with_itself():
     assert cka(X.numpy(), Y) == cka(X, Y), "torch and numpy are taken alike"
 
 
+@either_form
 @pytest.mark.parametrize("constant", [0.0, 3000.1, -1e-3])
-def test_a_layer_without_variance_is_nan_and_the_rest_goes_on(constant):
-    X, Y = features(0, 20, 3, 3)
-    for make in (LinearCKA, streaming):
-        stat = make([3, 3], [3])
-        stat.update([X, torch.full((20, 3), constant, dtype=torch.float64)], [Y])
-        found = stat.compute("debiased")
-        assert torch.isnan(found[1, 0])
-        assert found[0, 0].item() == pytest.approx(cka(X, Y), abs=1e-10)
+def test_a_layer_without_variance_is_nan_and_the_rest_goes_on(constant, n):
+    X, Y = features(0, n, 3, 3)
+    stat = LinearCKA([3, 3], [3])
+    stat.update([X, torch.full((n, 3), constant, dtype=torch.float64)], [Y])
+    found = stat.compute("debiased")
+    assert torch.isnan(found[1, 0])
+    assert found[0, 0].item() == pytest.approx(cka(X, Y), abs=1e-10)
 
 
 def test_rounding_of_float32_is_no_variance():
@@ -214,19 +231,8 @@ def test_rounding_of_float32_is_no_variance():
 
 
 def test_nothing_is_clamped():
-    values = [
-        cka(
-            *(
-                t
-                for t in (
-                    np.random.default_rng(s).normal(size=(30, 4)),
-                    np.random.default_rng(s + 99).normal(size=(30, 4)),
-                )
-            )
-        )
-        for s in range(20)
-    ]
-    assert min(values) < 0
+    matrices = (np.random.default_rng(seed).normal(size=(2, 30, 4)) for seed in range(20))
+    assert min(cka(X, Y) for X, Y in matrices) < 0
 
 
 @pytest.mark.parametrize(
@@ -269,16 +275,15 @@ def test_misuse_of_the_statistics_is_an_error_of_the_user(wrong):
         wrong()
 
 
-@pytest.mark.parametrize("folded", [False, True])
+@either_form
 @pytest.mark.parametrize("product_dtype", [torch.float64, torch.float32])
-def test_the_diagonal_alone_equals_the_diagonal_of_all_pairs(folded, product_dtype):
+def test_the_diagonal_alone_equals_the_diagonal_of_all_pairs(n, product_dtype):
     dims_a, dims_b = [4, 9, 6], [5, 3, 6]
     rng = np.random.default_rng(3)
-    a, b = ([rng.normal(size=(300, d)) for d in dims] for dims in (dims_a, dims_b))
+    a, b = ([rng.normal(size=(n, d)) for d in dims] for dims in (dims_a, dims_b))
     b = [y + x[:, : y.shape[1]].mean(1, keepdims=True) for x, y in zip(a, b, strict=True)]
     some = LinearCKA(dims_a, dims_b, pairs="diagonal", product_dtype=product_dtype)
     every = LinearCKA(dims_a, dims_b)
-    some._switch = every._switch = 1 if folded else 10**6
     for stat in (some, every):
         stat.update(a, b)
     for estimator in ESTIMATORS:
@@ -288,15 +293,14 @@ def test_the_diagonal_alone_equals_the_diagonal_of_all_pairs(folded, product_dty
         assert torch.isnan(found[~torch.eye(3, dtype=torch.bool)]).all()
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_float32_products_hold_to_1e_6_with_a_mean_far_above_the_spread(folded):
+@either_form
+def test_float32_products_hold_to_1e_6_with_a_mean_far_above_the_spread(n):
     g = torch.Generator().manual_seed(7)
-    common = torch.randn(700, 40, generator=g, dtype=torch.float64)
+    common = torch.randn(n, 40, generator=g, dtype=torch.float64)
     X = 3000 + 30 * common
-    Y = 3000 + 30 * (common[:, :30] + 2 * torch.randn(700, 30, generator=g, dtype=torch.float64))
+    Y = 3000 + 30 * (common[:, :30] + 2 * torch.randn(n, 30, generator=g, dtype=torch.float64))
     stat = LinearCKA([40], [30], product_dtype=torch.float32)
-    stat._switch = 1 if folded else 10**6
-    for rows in torch.arange(700).split(300):
+    for rows in torch.arange(n).split(300):
         stat.update([X[rows].float()], [Y[rows].float()])
     for estimator in ESTIMATORS:
         expected = reference(X.float(), Y.float(), estimator)
@@ -309,8 +313,8 @@ def test_gram_matrices_larger_than_one_tile():
     for estimator in ESTIMATORS:
         expected = reference(X, Y, estimator)
         stat = LinearCKA([X.shape[1]], [Y.shape[1]])
-        stat._switch = len(X) + 1
         stat.update([X], [Y])
+        assert stat.n < stat.switch, "the Gram form"
         assert abs(stat.compute(estimator).item() - expected) < tolerance(expected)
 
 

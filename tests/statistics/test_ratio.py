@@ -5,7 +5,9 @@ import pytest
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import cka
-from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.influence import INFLUENCE_TILE
+from cka_tools.statistics.pair import INFLUENCE_DOCUMENTS, compare_statistics
 from cka_tools.statistics.ratio import divergence_ratio, ratio_second_order
 
 
@@ -18,8 +20,20 @@ def models(rng, n=200, layers=3, noise_a=1.0, noise_control=0.5, p=12):
 
 
 def both(A, B, control):
+    """The comparisons of A and of the control with B, from one set of statistics of B."""
+    return compared(A, B, control)[:2]
+
+
+def compared(A, B, control):
+    """Those comparisons, and the statistics of A, the control and B."""
+    a, c, b = (ModelStatistics(side) for side in (A, control, B))
     pairs = [(i, i) for i in range(len(A))]
-    return compare_features(A, B, pairs, [0]), compare_features(control, B, pairs, [0])
+    return compare_statistics(a, b, pairs, [0]), compare_statistics(c, b, pairs, [0]), a, c, b
+
+
+def second_order(A, control, B):
+    pair, noise, a, c, b = compared(A, B, control)
+    return ratio_second_order(a, c, b, pair, noise)
 
 
 def test_ratio_is_the_quotient_of_debiased_divergences():
@@ -109,17 +123,16 @@ def linearised(X, Y):
     return K * L / np.sqrt(xx * yy) - theta / 2 * (K * K / xx + L * L / yy), theta
 
 
-def test_second_order_is_that_of_the_whole_kernel(monkeypatch):
-    monkeypatch.setattr("cka_tools.statistics.ratio.INFLUENCE_TILE", 16)
-    A, B, control = models(np.random.default_rng(7), n=40)
-    found = ratio_second_order(A, control, B, *both(A, B, control))
+@pytest.mark.parametrize("n", [40, INFLUENCE_TILE + 17], ids=["one tile", "several tiles"])
+def test_second_order_is_that_of_the_whole_kernel(n):
+    A, B, control = models(np.random.default_rng(7), n=n)
+    found = second_order(A, control, B)
     assert set(found) == {(0,), (1,), (2,), (0, 1, 2)}
     for group, second in found.items():
         parts = [[linearised(s[at], B[at]) for at in group] for s in (A, control)]
         W, V = (np.mean([w for w, _ in part], axis=0) for part in parts)
         d, e = (1 - np.mean([theta for _, theta in part]) for part in parts)
         kernel = V / e - W / d
-        n = len(kernel)
         g = kernel.sum(1) / (n - 1)
         rest = kernel - g[:, None] - g[None]
         np.fill_diagonal(rest, 0)
@@ -130,7 +143,7 @@ def test_second_order_narrows_the_interval_where_it_matters_and_no_layer_is_lost
     A, B, control = models(np.random.default_rng(8), n=60, p=40, noise_a=2.0, noise_control=1.5)
     A[2] = np.ones_like(A[2])
     pair, noise = both(A, B, control)
-    second = ratio_second_order(A, control, B, pair, noise)
+    second = second_order(A, control, B)
     assert set(second) == {(0,), (1,), (0, 1)}
     wide, narrow = divergence_ratio(pair, noise), divergence_ratio(pair, noise, second)
     for at in (0, 1):
@@ -141,6 +154,17 @@ def test_second_order_narrows_the_interval_where_it_matters_and_no_layer_is_lost
 
 def test_second_order_of_what_has_no_interval_or_no_divergence_is_empty():
     A, B, control = models(np.random.default_rng(9), n=20)
-    assert ratio_second_order(A, control, B, *both(A, B, control)) == {}
+    assert second_order(A, control, B) == {}
     A, B, _ = models(np.random.default_rng(9), n=40)
-    assert ratio_second_order(A, B, B, *both(A, B, B)) == {}
+    assert second_order(A, B, B) == {}
+
+
+def test_documents_left_out_alone_have_the_same_second_order():
+    """What a streamed run keeps: the features of the documents that are left out in turn."""
+    A, B, control = models(np.random.default_rng(10), n=INFLUENCE_DOCUMENTS + 40, layers=1, p=3)
+    pair, noise, a, c, b = compared(A, B, control)
+    assert len(pair.left_out) == INFLUENCE_DOCUMENTS
+    kept = [ModelStatistics([side[0][pair.left_out]]) for side in (A, control, B)]
+    whole = ratio_second_order(a, c, b, pair, noise)
+    assert ratio_second_order(*kept, pair, noise) == {g: pytest.approx(v, rel=1e-9) for g, v in whole.items()}
+    assert whole

@@ -89,6 +89,22 @@ def test_a_full_disk_costs_a_note_and_the_last_snapshot_stays(written, monkeypat
     assert batches == 3
 
 
+def test_a_disk_too_small_for_it_costs_a_note_and_the_last_snapshot_stays(written):
+    resource = pytest.importorskip("resource", reason="a limit on the size of files needs POSIX")
+    before, limits = written.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    snapshot = Snapshot(KEY, Crew())
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        snapshot.write(STATE, 4, RECORD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not snapshot.kept
+    assert "File too large" in snapshot.notes[0]
+    assert "\n" not in snapshot.notes[0]
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+    assert written.read_bytes() == before
+
+
 def test_it_goes_when_the_result_is_safe(written):
     Snapshot(KEY, Crew()).finish()
     assert not written.parent.exists()

@@ -9,6 +9,7 @@ from cka_tools.models import load_model
 from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 from cka_tools.store.directory import lock_file, locked
+from cka_tools.store.entry import mark_of
 from cka_tools.terminal.app import main
 from cka_tools.terminal.cache_commands import age_in_words, size_in_words
 
@@ -82,6 +83,33 @@ def test_list_names_damaged_and_interrupted_entries(cka, filled):
     assert not any((filled / "partial").iterdir())
 
 
+def test_verify_names_what_is_damaged_and_removes_nothing(cka, filled):
+    assert cka("verify")[:2] == (0, f"2 entries verified, 0 damaged, in {filled}\n")
+    damaged, whole = keys(filled)
+    features = filled / "features" / damaged / "features.safetensors"
+    content = bytearray(features.read_bytes())
+    content[-1] ^= 1
+    features.write_bytes(content)
+    (filled / "features" / damaged / "verified").write_text(mark_of(features))
+    code, out, _ = cka("verify", "--json")
+    entries = {entry["key"]: entry for entry in json.loads(out)["entries"]}
+    assert code == 1
+    assert (entries[whole]["state"], entries[whole]["reason"]) == ("ok", None)
+    assert entries[damaged]["state"] == "damaged"
+    assert "checksum" in entries[damaged]["reason"]
+    code, out, _ = cka("verify")
+    assert code == 1
+    assert f"{damaged[:10]} is damaged: features.safetensors does not have its checksum\n" in out
+    assert whole[:10] not in out
+    assert cka("verify", "--quiet")[:2] == (1, "")
+    assert keys(filled) == [damaged, whole]
+
+
+def test_verify_of_no_cache_is_no_damage(cka, cache):
+    assert cka("verify")[:2] == (0, f"0 entries verified, 0 damaged, in {cache}\n")
+    assert not cache.exists()
+
+
 def test_rm_removes_what_its_first_letters_name(cka, filled):
     gone, kept = keys(filled)
     code, out, _ = cka("rm", gone[:10], "--yes", "--json")
@@ -123,7 +151,7 @@ def test_rm_leaves_an_entry_that_is_being_made(cka, filled):
 
 
 def test_every_command_shows_an_example(cka):
-    for command in ("list", "rm", "path"):
+    for command in ("list", "verify", "rm", "path"):
         assert f"Example: cka cache {command}" in cka(command, "--help")[1]
 
 

@@ -248,19 +248,22 @@ def test_empty_documents_are_counted_and_reported(cka, models, corpus, tmp_path)
 def test_other_ways_to_start_it_are_the_same(launcher):
     root = Path(__file__).resolve().parents[2]
     found = subprocess.run(
-        [sys.executable, *launcher, "show", "nowhere"], cwd=root, capture_output=True, text=True
+        [sys.executable, *launcher, "show", "nowhere"], cwd=root, capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 2
     assert found.stderr.startswith("cka: 'nowhere' is not a run: it holds no result.json; ")
 
 
-def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_path, monkeypatch):
+def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_path, monkeypatch, request):
     from cka_tools.comparison import reading
 
     def interrupted(documents, tokens):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(reading.DrawProgress, "__call__", lambda self, *done: interrupted(*done))
+    # Python leaves a signal ignored that was ignored when it was started, as in a shell's background jobs.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     code, out, err = cka("compare", *models, "--corpus", corpus, "--max-length", 64, "--out", "run")
     assert (code, out) == (130, "")
     assert err.startswith("cka: interrupted: ")

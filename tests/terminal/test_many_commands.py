@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 
 from cka_tools import ModelMatrix, Trajectory
-from cka_tools.plotting.matrix_page import matrix_figure
-from cka_tools.plotting.trajectory_page import trajectory_figure
 
 
 @pytest.fixture(scope="module")
@@ -152,63 +149,3 @@ def test_the_same_model_twice_is_allowed_and_said(cka, models, corpus):
     code, out, _ = cka("matrix", models[0], models[1], models[0], "--corpus", corpus)
     assert code == 0
     assert "given more than once" in " ".join(out.split())
-
-
-# --- figures by what they contain
-
-
-@pytest.fixture(scope="module")
-def along(models, corpus):
-    from cka_tools import trajectory
-
-    names = [str(model) for model in models]
-    return trajectory(names[0], names[1:3], corpus, control=names[3], x=[10, 40], max_length=64)
-
-
-def artists(figure, gid):
-    return figure.findobj(lambda artist: artist.get_gid() == gid)
-
-
-def test_the_trajectorys_figure_holds_its_numbers(along):
-    figure = trajectory_figure(along)
-    for name in ("mean", "early"):
-        (line,) = artists(figure, name)
-        np.testing.assert_allclose(line.get_xdata(), [10, 40])
-        np.testing.assert_allclose(line.get_ydata(), 100 * along.divergence(name)[:, 0])
-        (band,) = artists(figure, f"{name} band")
-        low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
-        assert (low, high) == pytest.approx(
-            (100 * along.divergence(name)[:, 1].min(), 100 * along.divergence(name)[:, 2].max())
-        )
-        (noise,) = artists(figure, f"{name} noise")
-        assert noise.get_ydata()[0] == pytest.approx(
-            100 * along.control[f"{name}_divergence"]["debiased"]["value"]
-        )
-        assert artists(figure, f"{name} floor")
-    (mesh,) = artists(figure, "layers")
-    np.testing.assert_allclose(mesh.get_array(), 100 * along.arrays["divergence.debiased"].T)
-    assert figure.axes[0].get_xlabel() == "x as given"
-
-
-def test_names_are_never_read_as_mathematics(along):
-    along.record["provenance"]["models"]["reference"]["name"] = "a_$x^$[bold]"
-    figure = trajectory_figure(along)
-    assert any("a_$x^$[bold]" in text.get_text() and not text.get_parse_math() for text in figure.texts)
-
-
-def test_the_matrix_figure_holds_its_numbers_and_its_tree(models, corpus):
-    from cka_tools import matrix
-
-    result = matrix([str(model) for model in models], corpus, max_length=64)
-    figure = matrix_figure(result)
-    order = result.record["linkage"]["order"]
-    (mesh,) = artists(figure, "divergence")
-    np.testing.assert_allclose(mesh.get_array(), 100 * result.divergence()[np.ix_(order, order)])
-    assert len(artists(figure, "value")) == 4 * 3
-    heights = [max(line.get_xdata()) for line in artists(figure, "merge")]
-    np.testing.assert_allclose(heights, [100 * m["height"] for m in result.record["linkage"]["merges"]])
-    assert to_rgb(artists(figure, "merge")[0].get_color())
-    assert any("0 by definition" in text.get_text() for text in figure.texts)
-    result.arrays["mean.debiased"][0, 1] = result.arrays["mean.debiased"][1, 0] = np.nan
-    result.record["linkage"] = {"order": [0, 1, 2, 3], "merges": [], "reason": "undefined"}
-    assert not artists(matrix_figure(result), "merge")

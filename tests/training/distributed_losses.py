@@ -38,6 +38,7 @@ def losses(
             ),  # type: ignore
             data,
             seed=1,
+            data_seed=1,
             first_sequence=0,
             out=root / f"{objective}-{bf16}",
             optimizer=USED,

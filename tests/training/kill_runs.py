@@ -82,6 +82,7 @@ def run(start: Path, data: PackedTokens, root: Path, arm: Kill | None) -> None:
                 phase,
                 data,
                 seed=3,
+                data_seed=1,
                 first_sequence=first,
                 out=root / "ab"[index],
                 optimizer=SETTINGS,

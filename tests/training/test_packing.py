@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_start import train_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from cka_tools.errors import UserError
 from cka_tools.training.packing import pack_texts, pack_tokens
-from cka_tools.training.tokenizer import train_tokenizer
 
 TEXTS = [f"the {word} of cell {i} is {word} [SEP] é" for i in range(40) for word in ("protein", "membrane")]
 

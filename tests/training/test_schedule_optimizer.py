@@ -69,20 +69,24 @@ def test_weight_decay_is_computed_from_the_peak() -> None:
     assert torch_weight_decay(1e-5, 1e-3) == pytest.approx(0.01)
 
 
-def test_the_update_is_the_papers_decoupled_form_on_two_parameters() -> None:
-    peak, decay, betas, eps = 2e-4, 1e-5, (0.9, 0.98), 1e-8
+@pytest.mark.parametrize(("shape", "decays"), [((1, 2), True), ((2,), False)], ids=["matrix", "bias"])
+def test_the_update_is_the_papers_decoupled_form_and_spares_biases_and_norms(
+    shape: tuple[int, ...], decays: bool
+) -> None:
+    peak, decay, betas, eps = 2e-4, 1e-5, (0.9, 0.98), 1e-6
     start, gradients = [3.0, -2.0], [[0.5, -1.0], [0.25, 2.0], [-1.5, 0.1]]
     rates = [peak, peak * 0.7, peak * 0.1]
-    weights = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    optimizer = adamw([weights], OptimizerSettings(peak, betas, eps, decay, sequences_per_step=1))
+    model = torch.nn.ParameterList([torch.tensor(start, dtype=torch.float64).reshape(shape)])
+    optimizer = adamw(model, OptimizerSettings(peak, betas, eps, decay, sequences_per_step=1))
     expected, m, v = list(start), [0.0, 0.0], [0.0, 0.0]
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
-        optimizer.param_groups[0]["lr"] = rate
-        weights.grad = torch.tensor(gradient, dtype=torch.float64)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model[0].grad = torch.tensor(gradient, dtype=torch.float64).reshape(shape)
         optimizer.step()
         for i, g in enumerate(gradient):
             m[i] = betas[0] * m[i] + (1 - betas[0]) * g
             v[i] = betas[1] * v[i] + (1 - betas[1]) * g * g
             adam = m[i] / (1 - betas[0] ** t) / (math.sqrt(v[i] / (1 - betas[1] ** t)) + eps)
-            expected[i] -= rate / peak * decay * expected[i] + rate * adam
-        assert weights.tolist() == pytest.approx(expected, rel=1e-12)
+            expected[i] -= (rate / peak * decay * expected[i] if decays else 0.0) + rate * adam
+        assert model[0].ravel().tolist() == pytest.approx(expected, rel=1e-12)

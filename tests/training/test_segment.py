@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.segment import sequences_read, train_phase
 
 Start = tuple[Path, PackedTokens]
+SEEDS: dict[str, int] = {"seed": 1, "data_seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,29 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
 def detour(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("detour") / "detour"
     return train_phase(
-        start[0], DETOUR, start[1], seed=1, first_sequence=0, out=out, optimizer=SETTINGS, bf16=False
+        start[0],
+        DETOUR,
+        start[1],
+        seed=1,
+        data_seed=1,
+        first_sequence=0,
+        out=out,
+        optimizer=SETTINGS,
+        bf16=False,
     )
 
 
 def decayed(
     detour: Path, data: PackedTokens, out: Path, phase: Phase = DECAY, **changed: object
 ) -> dict[str, torch.Tensor]:
-    options: dict = {"seed": 1, "first_sequence": 60, "optimizer": SETTINGS, "bf16": False, "phase_index": 1}
+    options: dict = {
+        "seed": 1,
+        "data_seed": 1,
+        "first_sequence": 60,
+        "optimizer": SETTINGS,
+        "bf16": False,
+        "phase_index": 1,
+    }
     train_phase(detour, phase, data, out=out, **options | changed)
     return load_file(out / "model.safetensors")
 
@@ -118,7 +135,14 @@ def test_the_pieces_of_a_phase_equal_the_phase_in_one_piece(
     parent, at = theta0, 0
     for number, piece in enumerate((first, second)):
         out = tmp_path / str(number)
-        options = {"seed": 1, "first_sequence": at, "out": out, "optimizer": SETTINGS, "bf16": False}
+        options = {
+            "seed": 1,
+            "data_seed": 1,
+            "first_sequence": at,
+            "out": out,
+            "optimizer": SETTINGS,
+            "bf16": False,
+        }
         parent, at = train_phase(parent, piece, data, **options), at + sequences_read(piece, data, SETTINGS)  # type: ignore
     for file in ("model.safetensors", "optimizer.safetensors"):
         one, two = load_file(detour / file), load_file(parent / file)
@@ -144,7 +168,7 @@ def test_frozen_layers_stay_to_the_bit_though_their_moments_are_not_zero(
 def test_zero_gradients_would_have_moved_them(start: Start, detour: Path, tmp_path: Path) -> None:
     """What freezing must not be: the kept moments and the decay move a weight whose gradient is zero."""
     model, _ = segment.load_start(detour)
-    adam = segment.adamw(model.parameters(), SETTINGS)
+    adam = segment.adamw(model, SETTINGS)
     assert segment.load_optimizer(detour, model, adam)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -205,7 +229,7 @@ def test_a_start_model_without_a_head_is_refused(start: Start, tmp_path: Path) -
     (bare / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="lacks the weights of"):
         decayed(bare, data, tmp_path / "out")
-    with pytest.raises(UserError, match="no directory"):
+    with pytest.raises(UserError, match="not a directory"):
         decayed(tmp_path / "nothing", data, tmp_path / "out")
 
 
@@ -213,7 +237,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(start: Start, 
     theta0, data = start
     wild = OptimizerSettings(1e30, (0.9, 0.98), 1e-8, 0.0, PER_STEP)
     steep = Phase("steep", "clm", 8 * STEP, "warmup-constant")
-    options: dict = {"seed": 1, "bf16": False, "checkpoint_tokens": STEP}
+    options: dict = {**SEEDS, "bf16": False, "checkpoint_tokens": STEP}
     with pytest.raises(UserError, match=r"of step \d \(steep\).*last good checkpoint is") as error:
         train_phase(theta0, steep, data, first_sequence=0, out=tmp_path / "out", optimizer=wild, **options)
     named = Path(str(error.value).split("'")[-2])
@@ -300,6 +324,7 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
             phase,
             data,
             seed=1,
+            data_seed=1,
             first_sequence=at,
             out=tmp_path / objective,
             optimizer=SETTINGS,
@@ -316,3 +341,94 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
     assert json.loads((parent / "config.json").read_text())["architectures"] == [
         "ModernBertDecoderForCausalLM"
     ]
+
+
+def flip(file: Path) -> None:
+    """Change the last byte."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def stopped(detour: Path, data: PackedTokens, out: Path) -> list[Path]:
+    """Stop a phase of 6 steps after the fifth; return its checkpoints of steps 2 and 4."""
+
+    def stop(done: object) -> None:
+        if done.step == 5:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Both are kept, where a run keeps the newest alone.
+        patch.setattr(segment, "_clear", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            decayed(detour, data, out, checkpoint_tokens=2 * STEP, report=stop)
+    return sorted(out.with_name(f"{out.name}-checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_training_goes_on_from_the_last_sound_checkpoint_and_says_so(
+    start: Start, detour: Path, tmp_path: Path, name: str, damaged: int
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "whole")
+    places = stopped(detour, start[1], tmp_path / "d")
+    assert len(places) == 2
+    for place in places[2 - damaged :]:
+        flip(place / name)
+    notes: list[str] = []
+    steps: list[int] = []
+    after = decayed(
+        detour, start[1], tmp_path / "d", note=notes.append, report=lambda done: steps.append(done.step)
+    )
+    assert steps[0] == {1: 3, 2: 1}[damaged]
+    assert len(notes) == damaged
+    assert f"tokens-000000000320 is damaged ({name}" in notes[0]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)
+    assert json.loads((tmp_path / "d" / "training.json").read_text())["notes"] == notes
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state.json"])
+def test_a_finished_phase_that_lacks_a_file_is_made_again(
+    start: Start, detour: Path, tmp_path: Path, name: str
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "d")
+    (tmp_path / "d" / name).unlink()
+    notes: list[str] = []
+    after = decayed(detour, start[1], tmp_path / "d", note=notes.append)
+    assert len(notes) == 1
+    assert name in notes[0]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)
+    assert (tmp_path / "d-damaged" / "training.json").is_file()
+
+
+def test_an_optimizer_state_may_be_gone_unless_another_phase_goes_on(
+    start: Start, detour: Path, tmp_path: Path
+) -> None:
+    decayed(detour, start[1], tmp_path / "d")
+    (tmp_path / "d" / "optimizer.safetensors").unlink()
+    notes: list[str] = []
+    decayed(detour, start[1], tmp_path / "d", note=notes.append)
+    assert notes == []
+    decayed(detour, start[1], tmp_path / "d", note=notes.append, goes_on=True)
+    assert "optimizer.safetensors is missing" in notes[0]
+    assert (tmp_path / "d" / "optimizer.safetensors").is_file()
+
+
+def test_a_damaged_parent_is_refused(start: Start, detour: Path, tmp_path: Path) -> None:
+    shutil.copytree(detour, tmp_path / "parent")
+    flip(tmp_path / "parent" / "model.safetensors")
+    with pytest.raises(UserError, match=r"start model .* is damaged"):
+        decayed(tmp_path / "parent", start[1], tmp_path / "d")
+
+
+def test_checkpoints_of_before_the_hashes_were_recorded_are_taken(
+    start: Start, detour: Path, tmp_path: Path
+) -> None:
+    whole = decayed(detour, start[1], tmp_path / "whole")
+    for place in stopped(detour, start[1], tmp_path / "d"):
+        manifest = json.loads((place / "training.json").read_text())
+        kept = {k: v for k, v in manifest.items() if k not in ("optimizer_sha256", "state_sha256")}
+        (place / "training.json").write_text(json.dumps(kept))
+    steps: list[int] = []
+    after = decayed(detour, start[1], tmp_path / "d", report=lambda done: steps.append(done.step))
+    assert steps == [5, 6]
+    assert all(torch.equal(whole[key], after[key]) for key in whole)

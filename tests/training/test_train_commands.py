@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from tiny_start import TEXTS, write_start
 from transformers import AutoModelForMaskedLM
 
+from cka_tools.models.folder import hash_weight_files
 from cka_tools.terminal.app import main
-from cka_tools.terminal.train_commands import duration
+from cka_tools.terminal.progress import duration
 from cka_tools.training import checkpoint
 
 Cka = Callable[..., tuple[int, str, str]]
@@ -108,6 +109,11 @@ def test_detour_and_baseline_read_the_same_data(cka: Cka, given: tuple[str, ...]
         ("clm-detour", ("--start", "/nowhere/at-all"), "does not exist"),
         ("clm-detour", ("--checkpoint-tokens", "0"), "--checkpoint-tokens 0 does not fit"),
         ("clm-detour", ("--corpus", "/nowhere.jsonl"), "nowhere.jsonl"),
+        ("clm-detour", ("--epochs", "0"), "--epochs 0 does not fit"),
+        ("clm-detour", ("--data-seed", "-1"), "--data-seed -1 does not fit"),
+        ("clm-detour", ("--start", "2x32"), "recipe 'clm-detour' goes on from a trained model"),
+        ("clm-detour", ("--objective", "mlm"), "fixes its objectives"),
+        ("pretraining", ("--scale", "paper"), "recipe 'pretraining' has no scale 'paper'"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_training(
@@ -141,7 +147,68 @@ def test_a_directory_with_another_run_or_something_else_is_refused(
     (tmp_path / "mine" / "thesis.txt").touch()
     code, _, err = cka("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "mine")
     assert code == 2
-    assert "holds no training run" in err
+    assert "holds something else" in err
+
+
+def test_one_order_with_two_seeds_is_the_same_data_under_other_masks(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = {}
+    for recipe in ("clm-detour", "mlm-baseline"):
+        for seed, data_seed in ((3, 42), (4, 42), (4, 5)):
+            out = tmp_path / f"{recipe}-{seed}-{data_seed}"
+            seeds = ("--seed", seed, "--data-seed", data_seed)
+            code, printed, err = cka(
+                "train", recipe, *given, *SMALL, *seeds, "--out", out, "--json", "--quiet"
+            )
+            assert (code, err) == (0, "")
+            first = json.loads((next(out.glob("1-*")) / "training.json").read_text())
+            told = json.loads(printed)
+            assert (told["seed"], told["data_seed"]) == (seed, data_seed)
+            found[recipe, seed, data_seed] = told["data_sha256"], first["weights_sha256"]
+    for recipe, equal in (("clm-detour", True), ("mlm-baseline", False)):
+        one, masks, order = (found[recipe, *seeds] for seeds in ((3, 42), (4, 42), (4, 5)))
+        assert one[0] == masks[0] != order[0]
+        # CLM draws no masks: Phase 1 of two seeds on one order is one run.
+        assert (one[1] == masks[1]) == equal
+        assert order[1] != masks[1]
+
+
+def test_pretraining_begins_with_random_weights_and_is_annealed(
+    cka: Cka, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    options = (*given, *SMALL, "--objective", "clm", "--json", "--quiet", "--out", tmp_path / "a")
+    code, printed, err = cka("train", "pretraining", *options)
+    assert (code, err) == (0, "")
+    told = json.loads(printed)
+    assert (told["run_tokens"], list(told["losses"])) == (1280, ["pretraining", "annealing"])
+    start = Path(given[1])
+    manifest = json.loads((tmp_path / "a" / "final" / "training.json").read_text())
+    assert manifest["phase"]["floor"] == 0.05
+    assert [phase["objective"] for phase in manifest["recipe"]["phases"]] == ["clm", "clm"]
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["start_weights_sha256"] != hash_weight_files(
+        [start / "model.safetensors"]
+    )
+    # The same command recognises it, random weights and all; another seed has others.
+    assert (
+        json.loads(cka("train", "pretraining", *options, "--objective", "clm", "--out", tmp_path / "a")[1])
+        == told
+    )
+    code, _, err = cka(
+        "train", "pretraining", *options, "--objective", "clm", "--seed", 9, "--out", tmp_path / "a"
+    )
+    assert code == 2
+    assert "start weights" in err
+
+
+def test_a_corpus_may_be_read_several_times(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:80]))
+    command = ("train", "clm-detour", *given, *SMALL, "--corpus", few, "--quiet", "--json")
+    assert "larger corpus" in cka(*command, "--out", tmp_path / "once")[2]
+    code, printed, err = cka(*command, "--epochs", 4, "--out", tmp_path / "often")
+    assert (code, err) == (0, "")
+    assert json.loads(printed)["run_tokens"] == 1408
 
 
 def test_a_corpus_smaller_than_one_batch_is_refused(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
@@ -199,10 +266,13 @@ def test_the_command_itself_is_killed_and_started_again(
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen([sys.executable, "-m", "cka_tools", *command("run")], env=environment)
+    until = time.monotonic() + 120
     while not list(tmp_path.glob("run/1-detour-checkpoints/tokens-*")) and killed.poll() is None:
+        if time.monotonic() > until:
+            break
         time.sleep(0.005)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.wait(timeout=120)
     assert killed.returncode == -9
     assert not (tmp_path / "run" / "final").exists()
     told = [json.loads(cka(*command(out))[1]) for out in ("run", "whole")]

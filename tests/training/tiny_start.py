@@ -1,5 +1,6 @@
 """A tiny start model on disk, its packed data, and two phases: for tests and for the processes they start."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from transformers import (
 from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens, pack_texts
 from cka_tools.training.recipe import OptimizerSettings, Phase
-from cka_tools.training.tokenizer import train_tokenizer
+
+sys.path.append(str(Path(__file__).parents[2] / "data"))
+from make_demo_tokenizer import train_tokenizer
 
 TEXTS = [f"the {word} of cell {i} is {word}" for i in range(300) for word in ("protein", "membrane")]
 LENGTH, PER_STEP = 16, 5

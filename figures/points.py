@@ -1,4 +1,4 @@
-"""Seeds as points with their intervals, seed noise as bands, published values as marked reference points."""
+"""What the paper's figures share: points of seeds, bands of seed noise, published values as open diamonds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cka_tools.plotting.style import BAND, DARK, FAINT, INK, LIGHT, MIDDLE, Look
+from cka_tools.paper import PublishedValue, published
+from cka_tools.plotting.style import DASHED, HOLLOW, INK, LOOKS, Look, plain_log_axis
+from cka_tools.statistics.pair import layer_ratios
+from cka_tools.training.recipe import PAPER
 
-LOOKS: tuple[Look, ...] = (
-    {"color": DARK, "marker": "o", "linestyle": "-"},
-    {"color": MIDDLE, "marker": "s", "linestyle": (0, (4, 2))},
-    {"color": LIGHT, "marker": "^", "linestyle": (0, (1, 1.5))},
-)
 PUBLISHED: Look = {
     "color": INK,
     "marker": "D",
@@ -109,18 +107,13 @@ def draw_published(ax: Axes, references: Sequence[Reference], **look: Any) -> No
 
 def log_axis(ax: Axes, *, percent: bool) -> None:
     """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1."""
-    ax.set_yscale("log")
+    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
     if percent:
         ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
     else:
         ax.set_ylim(min(low, 0.8), max(high, 2.0))
-        ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.grid(axis="y", color=BAND, linewidth=0.6)
+        ax.axhline(1.0, **DASHED)
 
 
 def share_axis(ax: Axes, shares: Sequence[float]) -> None:
@@ -132,14 +125,13 @@ def share_axis(ax: Axes, shares: Sequence[float]) -> None:
     ax.set_xlim(min(shares) / 1.35, max(shares) * 1.35)
 
 
-def legend_keys(sizes: Sequence[str], *, published: bool, noise: bool = True) -> list[Line2D | Patch]:
+def legend_keys(sizes: Sequence[str], *, published: bool) -> list[Line2D | Patch]:
     """What the legend shows: a size each, the interval, seed noise, published values."""
     keys: list[Line2D | Patch] = [
-        Line2D([], [], label=size, markerfacecolor="white", **look_of(size, sizes)) for size in sizes
+        Line2D([], [], label=size, **look_of(size, sizes), **HOLLOW) for size in sizes
     ]
     keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
-    if noise:
-        keys.append(Patch(facecolor=INK, alpha=NOISE_ALPHA, linewidth=0, label="seed noise"))
+    keys.append(Patch(facecolor=INK, alpha=NOISE_ALPHA, linewidth=0, label="seed noise"))
     if published:
         keys.append(Line2D([], [], label="published", **PUBLISHED))
     return keys
@@ -158,3 +150,64 @@ def by_capacity(sizes: Sequence[str]) -> list[str]:
         return tuple(parts)
 
     return sorted(dict.fromkeys(sizes), key=capacity, reverse=True)
+
+
+# --- what is published
+
+PAIR, CONTROL = "detour-baseline", "baseline-baseline"
+BILLION = 1e9
+
+
+def along_the_decay() -> dict[str, list[Reference]]:
+    """Divergence in percent by the decay's share of Phase 1: one trajectory of a decay of 10B after 10B."""
+    return {
+        name: [
+            Reference((v.at or 0.0) * BILLION / PAPER.phase1_tokens, 100 * v.value)
+            for v in published().of(f"{name} divergence", "along the decay")
+        ]
+        for name in ("mean", "early")
+    }
+
+
+def mean_divergences() -> list[tuple[str, Reference]]:
+    """Mean divergence in percent of the three models, with its spread over draws."""
+    cases = {
+        "Base": "encoder, Base",
+        "Large": "encoder, Large",
+        "270M\ndecoder": "decoder, reverse detour",
+    }
+    return [(label, _percent(published().of("mean divergence", case)[0])) for label, case in cases.items()]
+
+
+def gains_kept() -> list[tuple[str, float]]:
+    """Share of the detour's F1 gain over the baseline that is kept when layers are frozen."""
+    f1 = {v.case: v.value for v in published().of("downstream F1")}
+    gain = f1["detour"] - f1["baseline"]
+    frozen = [(v.case, (v.value - f1["baseline"]) / gain) for v in published().of("freeze F1")]
+    return [("none", 1.0), *frozen]
+
+
+def cka_by_depth() -> dict[str, list[Reference]]:
+    """CKA of the pair and of the control by relative depth."""
+    layers = published().layers
+    return {name: _by_depth(layers[key].cka) for name, key in (("pair", PAIR), ("control", CONTROL))}
+
+
+def mechanism_values() -> dict[str, list[Reference]]:
+    """Divergences in percent and ratios by relative depth; divergences along the decay by its share done."""
+    layers = published().layers
+    pair, control = (layers[key].cka for key in (PAIR, CONTROL))
+    return {
+        "pair": _by_depth([100 * (1 - cka) for cka in pair]),
+        "control": _by_depth([100 * (1 - cka) for cka in control]),
+        "ratio": _by_depth(layer_ratios(pair, control).tolist()),
+        **along_the_decay(),
+    }
+
+
+def _by_depth(values: Sequence[float]) -> list[Reference]:
+    return [Reference(at / (len(values) - 1), value) for at, value in enumerate(values)]
+
+
+def _percent(value: PublishedValue) -> Reference:
+    return Reference(0.0, 100 * value.value, 100 * (value.std or 0.0))
