@@ -13,8 +13,8 @@ from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
-from cka_tools.terminal.exit_codes import INTERRUPTED
 from cka_tools.terminal.options import Json, NoCache, Quiet, numbers
+from cka_tools.terminal.output import INTERRUPTED
 from cka_tools.terminal.progress import TrainingLine, tell
 from cka_tools.terminal.train_commands import Precision, ScaleChoice, TrainingDevice
 
