@@ -66,17 +66,20 @@ def with_settings(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, include_extras=True)
-        parameters, taken = [], {}
+        taken = {
+            name: fact
+            for name, fact in FIELDS.items()
+            if fact.field.metadata["help"] and command not in fact.field.metadata["lacking"]
+        }
+        parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
+            if parameter.name == "out":  # what every command has comes last
+                parameters += [
+                    _parameter(name, fact, (flags or {}).get(name)) for name, fact in taken.items()
+                ]
             if parameter.name != "settings":
-                parameters.append(parameter.replace(annotation=hints[parameter.name]))
-                continue
-            taken = {
-                name: fact
-                for name, fact in FIELDS.items()
-                if fact.field.metadata["help"] and command not in fact.field.metadata["lacking"]
-            }
-            parameters += [_parameter(name, fact, (flags or {}).get(name)) for name, fact in taken.items()]
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(parameter.replace(annotation=hints[parameter.name], kind=kind))
 
         @wraps(function)
         def run(**given: Any) -> Any:
@@ -95,7 +98,7 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     facts, default = fact.field.metadata, fact.field.default
     kind: Any = fact.type
     if fact.choices:
-        kind = StrEnum(name, {choice: choice for choice in fact.choices})  # type: ignore[misc]
+        kind = _choices(name, fact.choices)
     elif facts["parse"] is not None or name == "keep_features":
         kind = str
     if facts["shown"] is not None:  # the default is said in words
@@ -115,6 +118,11 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
         default=default,
         annotation=Annotated[kind, typer.Option(named, help=told, show_default=shown)],
     )
+
+
+def _choices(name: str, choices: tuple[str, ...]) -> Any:
+    members: Any = {choice: choice for choice in choices}
+    return StrEnum(name, members)
 
 
 def _value(name: str, fact: Fact, given: Any) -> Any:
