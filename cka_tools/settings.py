@@ -116,9 +116,11 @@ class Settings:
     early: tuple[int, ...] | None = option(
         None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers
     )
-    # Many models are compared pair by pair: all layers with all would be M² matrices that nobody reads.
+    # Where there are many pairs, all layers with all would be a matrix for each that nobody reads.
     pairs: Literal["all", "diagonal"] = option(
-        "all", "All layers of A with all of B, or the paired ones alone.", lacking=("trajectory", "matrix")
+        "all",
+        "All layers of A with all of B, or the paired ones alone.",
+        lacking=("trajectory", "matrix", "ablate"),
     )
     measures: tuple[str, ...] = option(
         ("cka",),
@@ -130,14 +132,15 @@ class Settings:
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = option(
         None, "Number format of the forward passes.", shown="float32"
     )
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    # An ablation has one device for training and comparing: its own option.
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", lacking=("ablate",))
     seed: int = option(42, "Of the draw of documents, and of token draws.", least=0)
     rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.")
-    # Three draws of one published pair: neither a training nor a matrix was published with it.
+    # Three draws of one pair are what was published.
     protocol: Literal["paper"] | None = option(
         None,
         "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.",
-        lacking=("trajectory", "matrix"),
+        lacking=("trajectory", "matrix", "ablate"),
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)
@@ -152,9 +155,12 @@ class Settings:
         least=1,
         recorded=False,
     )
-    trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.")
+    # The models of an ablation are made by it: none brings code.
+    trust_remote_code: bool = option(
+        False, "Run code that comes with a model. Read it first.", lacking=("ablate",)
+    )
     allow_unused_weights: bool = option(
-        False, "Leave out weights inside a model's layers that its class does not use."
+        False, "Leave out weights inside layers that a model's class does not use.", lacking=("ablate",)
     )
     cache: bool = option(
         True,

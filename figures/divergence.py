@@ -12,7 +12,7 @@ from pathlib import Path
 from figure_files import parser, write
 
 from cka_tools import Comparison, compare
-from cka_tools.terminal.compare_command import DEMO_PAIR
+from cka_tools.terminal.compare_commands import DEMO_PAIR
 
 
 def main() -> None:

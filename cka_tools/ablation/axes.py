@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cka_tools.errors import UserError
@@ -76,65 +76,49 @@ class Cell:
         return f"{self.axis}:{self.name}@{self.size}"
 
 
-def length_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
-    """How much CLM: Phase 1 of x·n tokens, then a decay of 10 % of that."""
-    return [
-        Cell("length", f"{x:g}", x, *(Branch("encoder", size, o, phase1=x) for o in (DETOUR, BASELINE)))
-        for x in fractions
-    ]
+AXES: Final = ("length", "decay", "freeze", "size", "direction")
 
 
-def decay_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
-    """How much decay after Phase 1 of n tokens."""
-    return [
-        Cell("decay", f"{100 * d:g} %", d, *(Branch("encoder", size, o, decay=d) for o in (DETOUR, BASELINE)))
-        for d in decays
-    ]
-
-
-def freeze_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
-    """Which layers must learn, and when: the paper's three interventions, and none."""
-    low, middle = third("low", layers), third("middle", layers)
-    frozen: dict[str, FrozenLayers] = {
-        "none": ((), ()),
-        f"{span(low)} in CLM": (low, ()),
-        f"{span(middle)} in CLM": (middle, ()),
-        f"{span(low)} in decay": ((), low),
-    }
-    baseline = Branch("encoder", size, BASELINE)
-    return [
-        Cell("freeze", name, None, Branch("encoder", size, DETOUR, frozen=layers_), baseline)
-        for name, layers_ in frozen.items()
-    ]
-
-
-def size_cells(size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
-    """Whether more capacity keeps more of a mark: the same detour in every size."""
-    return [Cell("size", size, None, *(Branch("encoder", size, o) for o in (DETOUR, BASELINE)))]
-
-
-def direction_cells(
-    size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]
+def axis_cells(
+    axis: str, size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]
 ) -> list[Cell]:
-    """Encoders against decoders: the detour, and the reverse detour of a decoder of that shape and data."""
-    return [
-        Cell("direction", "encoder", None, *(Branch("encoder", size, o) for o in (DETOUR, BASELINE))),
-        Cell(
-            "direction",
-            "decoder",
-            None,
-            *(Branch("decoder", size, o) for o in (REVERSE_DETOUR, CLM_BASELINE)),
-        ),
-    ]
+    """Return an axis's cells at one size.
+
+    length: how much CLM, Phase 1 of x·n tokens, then a decay of 10 % of that; decay: how much of it after
+    Phase 1 of n tokens; freeze: which layers must learn, and when, the paper's three interventions and none;
+    size: whether more capacity keeps more of a mark, the same detour in every size; direction: the detour,
+    and the reverse detour of a decoder of that shape and data.
+    """
+
+    def cell(
+        name: str,
+        position: float | None = None,
+        objectives: tuple[Objectives, Objectives] = (DETOUR, BASELINE),
+        start: StartName = "encoder",
+        frozen: FrozenLayers = ((), ()),
+        phase1: float = 1.0,
+        decay: float = DECAY_SHARE,
+    ) -> Cell:
+        detour, baseline = (Branch(start, size, own, phase1, decay) for own in objectives)
+        return Cell(axis, name, position, replace(detour, frozen=frozen), baseline)
+
+    if axis == "length":
+        return [cell(f"{x:g}", x, phase1=x) for x in fractions]
+    if axis == "decay":
+        return [cell(f"{100 * d:g} %", d, decay=d) for d in decays]
+    if axis == "freeze":
+        low, middle = third("low", layers), third("middle", layers)
+        return [
+            cell("none"),
+            cell(f"{span(low)} in CLM", frozen=(low, ())),
+            cell(f"{span(middle)} in CLM", frozen=(middle, ())),
+            cell(f"{span(low)} in decay", frozen=((), low)),
+        ]
+    if axis == "size":
+        return [cell(size)]
+    return [cell("encoder"), cell("decoder", None, (REVERSE_DETOUR, CLM_BASELINE), "decoder")]
 
 
-AXES: Final[dict[str, Callable[[str, int, Sequence[float], Sequence[float]], list[Cell]]]] = {
-    "length": length_cells,
-    "decay": decay_cells,
-    "freeze": freeze_cells,
-    "size": size_cells,
-    "direction": direction_cells,
-}
 ALL: Final = "all"
 
 
@@ -145,7 +129,7 @@ def check_axis(axis: str) -> tuple[str, ...]:
         UserError: no such axis.
     """
     if axis == ALL:
-        return tuple(AXES)
+        return AXES
     if axis not in AXES:
         raise UserError(f"no axis is called {axis!r}: choose from {', '.join(AXES)} or {ALL}")
     return (axis,)
@@ -184,7 +168,7 @@ def make_cells(
         cell
         for size, layers in depths.items()
         for one in axes
-        for cell in AXES[one](size, layers, sorted(fractions), sorted(decays))
+        for cell in axis_cells(one, size, layers, sorted(fractions), sorted(decays))
     ]
     for left_out in skip:
         kept = [cell for cell in cells if not _matches(cell, left_out)]

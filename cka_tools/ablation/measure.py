@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.train import segment_folder
+from cka_tools.ablation.tree import Use
 from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs
 from cka_tools.comparison.record import (
     ABLATION,
@@ -20,8 +23,9 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.results import Ablation
 from cka_tools.comparison.warnings import find_warnings
 from cka_tools.compute import FeatureRun, Progress, open_run
-from cka_tools.manifest import noise_kind, read_manifest
+from cka_tools.manifest import NoiseKind, read_manifest
 from cka_tools.models import CausalSource, ModelSource, as_source
+from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import check_start
@@ -34,19 +38,25 @@ class Trained:
     """A run's last checkpoint.
 
     Attributes:
+        seed, data_seed: of masks and dropout, and of the order of the documents.
         tokens: of the run, its start model's not counted.
         recipe_sha256: of its recipe, None where its manifest holds none.
     """
 
     folder: Path
     seed: int
+    data_seed: int
     tokens: int | None
     recipe_sha256: str | None
 
 
 @dataclass(frozen=True)
 class Trio:
-    """One cell as seen with one seed: a detour, its baseline, and the baseline of another seed."""
+    """One cell as seen with one seed: a detour, its baseline, and the baseline of another seed.
+
+    Attributes:
+        noise: in what the control differs from the baseline; None without a control.
+    """
 
     axis: str
     cell: str
@@ -57,6 +67,17 @@ class Trio:
     detour: Trained
     baseline: Trained
     control: Trained | None
+    noise: NoiseKind | None
+
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """What the record says of the trio's seeds."""
+        return {
+            "data_seed": self.baseline.data_seed,
+            "control_seed": None if self.control is None else self.control.seed,
+            "control_data_seed": None if self.control is None else self.control.data_seed,
+            "noise": self.noise,
+        }
 
     def __str__(self) -> str:
         return f"{self.axis}:{self.cell}@{self.size} seed {self.seed}"
@@ -68,7 +89,7 @@ def compare_trios(
     compare_on: Any,
     settings: Settings,
     *,
-    training: dict[str, Any],
+    training: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Ablation:
@@ -76,7 +97,7 @@ def compare_trios(
 
     Args:
         compare_on: the corpus, as `compare` takes it.
-        training: where the checkpoints come from, for provenance.
+        training: where the checkpoints come from, for provenance; their folders where None.
 
     Raises:
         UserError: what a comparison refuses.
@@ -86,6 +107,8 @@ def compare_trios(
     run = open_run(asked.sources, compare_on, settings)
     draw = compare_pairs(run, asked.pairs, progress)[0]
     cells = [_cell(trio, at, draw) for trio, at in zip(trios, places, strict=True)]
+    if training is None:
+        training = {"checkpoints": [source.name for source in asked.sources]}
     return Ablation(_record(axis, run, draw, trios, places, cells, training, notes), {})
 
 
@@ -140,8 +163,7 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
         "tokens": trio.detour.tokens,
         "recipe_sha256": trio.detour.recipe_sha256,
         "baseline_recipe_sha256": trio.baseline.recipe_sha256,
-        "control_seed": None if trio.control is None else trio.control.seed,
-        "noise": None if trio.control is None else _noise(trio.baseline, trio.control),
+        **trio.seeds,
         "weights": {
             role: None if models[role] is None else draw.provenance[models[role]]["weights_sha256"]  # type: ignore[index]
             for role in roles
@@ -156,10 +178,6 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
         for layer in entry["layers"]:
             layer |= {"control": nothing, "ratio": nothing}
     return entry
-
-
-def _noise(baseline: Trained, control: Trained) -> str:
-    return noise_kind(read_manifest(baseline.folder), read_manifest(control.folder))
 
 
 def _record(
@@ -195,3 +213,73 @@ def _record(
         "pairs": cells,
         "provenance": origin | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
     }
+
+
+def compare_plan(
+    plan: Plan, out: Path, compare_on: Any, settings: Settings, progress: Progress | None = None
+) -> Ablation:
+    """Compare what `train_tree` has trained in `out`.
+
+    Raises:
+        UserError: what a comparison refuses.
+    """
+    notes = list(plan.notes)
+    if compare_on == plan.corpus.spec:
+        notes.append(f"the models are compared on the corpus they were trained on, {plan.corpus.spec!r}")
+    notes += _other_data(plan, out)
+    training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
+    trios = plan_trios(plan, out)
+    return compare_trios(
+        plan.settings.axis, trios, compare_on, settings, training=training, notes=notes, progress=progress
+    )
+
+
+def plan_trios(plan: Plan, out: Path) -> list[Trio]:
+    """Return each cell's checkpoints, as seen with each seed."""
+
+    def trained(use: Use) -> Trained:
+        leaf = plan.tree.leaf(use)
+        recipe = hash_json(plan.budget.recipe(use.branch).to_dict())
+        folder, tokens = segment_folder(out, leaf.key), plan.budget.tokens(use.branch)
+        return Trained(folder, use.run.masks, use.run.data, tokens, recipe)
+
+    uses = plan.tree.uses
+    return [
+        Trio(
+            cell.axis,
+            cell.name,
+            cell.position,
+            cell.size,
+            detour.seed,
+            cell.causal,
+            trained(detour),
+            trained(baseline),
+            trained(control),
+            control.noise,
+        )
+        for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True)
+        for cell in (detour.cell,)
+    ]
+
+
+def _other_data(plan: Plan, out: Path) -> list[str]:
+    """Say where the start models of a direction's two sides were not trained on the same data."""
+    if not any(cell.axis == "direction" for cell in plan.cells):
+        return []
+    notes = []
+    for (name, size), start in plan.starts.items():
+        if name != "decoder" or ("encoder", size) not in plan.starts:
+            continue
+        data = []
+        for one in (start, plan.starts["encoder", size]):
+            folder = one.folder
+            if folder is None:
+                segment = plan.tree.children(None, (one.name, size))[0]
+                folder = segment_folder(out, segment.key)
+            data.append((read_manifest(folder) or {}).get("data_sha256"))
+        if None in data or data[0] != data[1]:
+            notes.append(
+                f"the start models of direction at {size} were not, or not by their manifests, trained "
+                f"on the same packed data; for both on one, give --start {size} and --start-corpus"
+            )
+    return notes

@@ -280,6 +280,17 @@ class Ablation(RunResult):
     kind = ABLATION
     table = "ablation.csv"
 
+    def save(self, run_dir: str | Path) -> Path:
+        """As the others, into a directory that may hold the checkpoints of the ablation itself.
+
+        Raises:
+            UserError: there is no room.
+        """
+        return write_run(
+            Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure, table_name=self.table,
+            into=True,
+        )  # fmt: skip
+
     @property
     def cells(self) -> list[JsonObject]:
         """One entry a cell as seen with one seed: a detour against its baseline."""

@@ -54,7 +54,7 @@ def ablation_figure(record: dict[str, Any]) -> Figure:
     Points are seeds with their intervals over documents, lines go through the seeds' mean, bands are the
     seed noise of the same cell: two baselines. Nothing of matplotlib's global state is used or changed.
     """
-    cells: Cells = record["cells"]
+    cells: Cells = record["pairs"]
     axes = list(dict.fromkeys(cell["axis"] for cell in cells))
     sizes = list(dict.fromkeys(cell["size"] for cell in cells))
     seeds = sorted({cell["seed"] for cell in cells})
@@ -122,7 +122,7 @@ def _points(
         apart = min(0.12, SPREAD / len(sizes) / max(len(seeds), 1))
         centres = []
         for cell in own:
-            entry = cell[what]
+            entry = _entry(cell, what)
             if entry["value"] is None:
                 continue
             aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * apart
@@ -142,11 +142,21 @@ def _points(
                 zorder=4,
             )
         for at, name in enumerate(names):
-            values = [c[what]["value"] for c in own if c["cell"] == name and c[what]["value"] is not None]
+            values = [
+                value for c in own if c["cell"] == name and (value := _entry(c, what)["value"]) is not None
+            ]
             if values:
                 centres.append((at + _offset(size, sizes, names), scale * float(np.mean(values))))
         if len(centres) > 1 and all(cell["position"] is not None for cell in own):
             ax.plot(*zip(*centres, strict=True), color=look["color"], linestyle=look["linestyle"], zorder=3)
+
+
+def _entry(cell: dict[str, Any], what: str) -> dict[str, Any]:
+    """The interval of "mean_divergence", of "control_mean_divergence" or of "mean_ratio"; early likewise."""
+    if what.endswith("_ratio"):
+        return cell["ratio"][what.removesuffix("_ratio")]
+    of = cell["control"] if what.startswith("control_") else cell
+    return of[what.removeprefix("control_")]["debiased"]
 
 
 def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str) -> None:
@@ -155,9 +165,9 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
     for number, size in enumerate(sizes):
         for at, name in enumerate(names):
             entries = [
-                cell[what]
+                _entry(cell, what)
                 for cell in cells
-                if cell["size"] == size and cell["cell"] == name and cell[what]["value"] is not None
+                if cell["size"] == size and cell["cell"] == name and _entry(cell, what)["value"] is not None
             ]
             if not entries:
                 continue
@@ -188,8 +198,8 @@ def _legend(sizes: Sequence[str]) -> list[Artist]:
 
 def _notes(record: dict[str, Any]) -> list[str]:
     warned = warning_notes(record["summary"], "cells", "comparison")
-    missing = [c for c in record["cells"] if c["mean_ratio"]["value"] is None]
+    missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
-        reason = missing[0]["mean_ratio"].get("reason", "undefined")
+        reason = missing[0]["ratio"]["mean"].get("reason", "undefined")
         warned.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
     return warned

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
-from cka_tools.terminal.exit_codes import INTERRUPTED
-from cka_tools.terminal.options import Json, NoCache, Quiet, numbers
-from cka_tools.terminal.progress import TrainingLine, tell
+from cka_tools.settings import Settings
+from cka_tools.terminal.options import Json, Quiet, numbers, with_settings
+from cka_tools.terminal.output import INTERRUPTED, print_saved, run_and_save
+from cka_tools.terminal.progress import TrainingLine, document_progress, tell
 from cka_tools.terminal.train_commands import Precision, ScaleChoice, TrainingDevice
 
 if TYPE_CHECKING:
@@ -42,8 +44,10 @@ class Weights(StrEnum):
     bfloat16 = "bfloat16"
 
 
+@with_settings("ablate", {"seed": "--document-seed"})
 def ablate_command(
     axis: Annotated[str, typer.Argument(help="length, decay, freeze, size, direction, or all.")],
+    settings: Settings,
     more: Annotated[
         list[Path] | None, typer.Argument(help="Further directories, with --checkpoints.", metavar="DIR")
     ] = None,
@@ -112,11 +116,6 @@ def ablate_command(
         typer.Option(help="Train nothing: compare these directories, told by their manifests."),
     ] = None,
     compare_on: Annotated[str, typer.Option(help="Corpus of the comparisons, never trained on.")] = "sample",
-    documents: Annotated[
-        int | None, typer.Option(help="Documents to draw from it.  [default: 500, or what it holds]")
-    ] = None,
-    document_seed: Annotated[int, typer.Option(help="Of that draw.")] = 42,
-    max_length: Annotated[int | None, typer.Option(help="Tokens a document is cut to.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the tree of what is trained, and its cost.")
     ] = False,
@@ -125,7 +124,6 @@ def ablate_command(
         typer.Option(help="For the time expected: one number, or one a size.  [default: a short probe]"),
     ] = None,
     device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
-    no_cache: NoCache = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -145,23 +143,23 @@ def ablate_command(
 
     check_axis(axis)
     out = out or Path(f"cka-ablate-{axis}")
-    options = {"documents": documents, "seed": document_seed, "max_length": max_length, "cache": not no_cache}
+    settings = replace(settings, device=device.value)
     if more and not checkpoints:
         raise UserError(f"{str(more[0])!r} is one argument too many: the axis is {axis!r}")
     if checkpoints:
-        compare_checkpoints(
-            axis,
-            [*checkpoints, *(more or ())],
-            (n, noise.value),
-            compare_on,
-            options,
-            device.value,
+        from cka_tools.ablation.checkpoints import find_trios
+        from cka_tools.ablation.measure import compare_trios
+
+        trios, notes = find_trios(axis, [*checkpoints, *(more or ())], n, noise.value)
+        run_and_save(
+            lambda told: compare_trios(axis, trios, compare_on, settings, notes=notes, progress=told),
+            str(out),
             out,
-            quiet,
-            as_json,
+            quiet=quiet,
+            as_json=as_json,
         )
         return
-    settings = AblationSettings(
+    asked = AblationSettings(
         axis=axis,
         preset=preset.value,
         corpus=corpus,
@@ -185,12 +183,12 @@ def ablate_command(
     speeds_given = None if tokens_per_second is None else numbers(tokens_per_second, "--tokens-per-second")
     if speeds_given is not None and min(speeds_given) <= 0:
         raise UserError(f"--tokens-per-second {tokens_per_second!r} does not fit: give numbers above 0")
-    plan = make_plan(settings)
+    plan = make_plan(asked)
     if dry_run or not out.exists():
         check_parent(out)
     if not dry_run:
         check_out(out, plan.identity)
-        train_and_compare(plan, compare_on, options, device.value, out, quiet, as_json)
+        train_and_compare(plan, compare_on, settings, out, quiet, as_json)
         return
     show_plan(plan, out, speeds_given, device.value, quiet, as_json)
 
@@ -216,42 +214,8 @@ def show_plan(
         print_plan(plan, data, Console())
 
 
-def make_comparer(compare_on: str, options: dict[str, Any], device: str, quiet: bool) -> Any:
-    """Draw the documents of the comparisons."""
-    from cka_tools.ablation.measure import Comparer
-    from cka_tools.documents import draw_documents
-    from cka_tools.settings import Settings
-
-    draw = draw_documents(compare_on, options["documents"], options["seed"])
-    settings = Settings(max_length=options["max_length"], seed=options["seed"])
-    told = None if quiet else lambda a, b: tell(f"compare {a.name} with {b.name}")
-    return Comparer(draw, settings, device, options["cache"], told)
-
-
-def compare_checkpoints(
-    axis: str,
-    folders: list[Path],
-    chosen: tuple[int | None, Any],
-    compare_on: str,
-    options: dict[str, Any],
-    device: str,
-    out: Path,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Compare checkpoints that are there; `chosen` is n and the kind of noise."""
-    from cka_tools.ablation.checkpoints import find_trios
-    from cka_tools.ablation.measure import run_checkpoints
-    from cka_tools.comparison.run_directory import check_free
-
-    check_free(out)
-    trios, notes = find_trios(axis, folders, *chosen)
-    comparer = make_comparer(compare_on, options, device, quiet)
-    finish(run_checkpoints(axis, trios, comparer, notes), out, quiet, as_json)
-
-
 def train_and_compare(
-    plan: Plan, compare_on: str, options: dict[str, Any], device: Any, out: Path, quiet: bool, as_json: bool
+    plan: Plan, compare_on: str, settings: Settings, out: Path, quiet: bool, as_json: bool
 ) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
@@ -259,7 +223,6 @@ def train_and_compare(
     from cka_tools.store.directory import locked
     from cka_tools.training.processes import leave_processes
 
-    comparer = make_comparer(compare_on, options, device, quiet)
     pieces = {
         s.key: (s.tokens, (s.start[1], s.phase.objective))
         for s in plan.tree.segments.values()
@@ -276,7 +239,13 @@ def train_and_compare(
         if note is not None:
             note(text)
     try:
-        train_tree(plan, out, device=device, report=None if quiet else report, note=note)
+        train_tree(
+            plan,
+            out,
+            device="cpu" if settings.device == "cpu" else "auto",
+            report=None if quiet else report,
+            note=note,
+        )
     except KeyboardInterrupt:
         line.end()
         tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
@@ -284,20 +253,7 @@ def train_and_compare(
     line.end()
     # Several processes train together; one compares.
     if leave_processes():
-        with locked(out / COMPARING):
-            finish(compare_plan(plan, out, comparer), out, quiet, as_json)
-
-
-def finish(record: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> None:
-    """Write the run directory and print what was found."""
-    from cka_tools.ablation.result import write_ablation
-    from cka_tools.terminal.ablation_report import print_ablation
-
-    write_ablation(out, record)
-    if as_json:
-        typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
-    elif not quiet:
-        console = Console()
-        print_ablation(record, console)
-        written = f"Saved in {out} (result.json, ablation.csv, figure.pdf, figure.png)"
-        console.print(written, markup=False, highlight=False, soft_wrap=True)
+        with locked(out / COMPARING), document_progress(Console(stderr=True), hidden=quiet) as progress:
+            result = compare_plan(plan, out, compare_on, settings, progress)
+        result.save(out)
+        print_saved(result, out, quiet=quiet, as_json=as_json)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
     from cka_tools.ablation.train import Speeds
     from cka_tools.ablation.tree import Segment
+    from cka_tools.comparison.results import Ablation
 
 
 CELLS_SHOWN = 3
@@ -151,29 +152,31 @@ def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
     return by_role
 
 
-def print_ablation(record: dict[str, Any], console: Console) -> None:
+def print_ablation(result: Ablation, console: Console) -> None:
     """Print an ablation's cells, remarks, and one sentence; nothing given is read as markup."""
+    found, record = result.cells, result.record
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("Cell", "Size", "Seed"):
         table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
     for column in ("Mean %", "interval", "Early", "Noise", "of", "Ratio", "interval"):
         table.add_column(column, justify="left" if column == "of" else "right", no_wrap=True)
     last = None
-    for cell in record["cells"]:
+    for cell in found:
         if last != cell["axis"]:
             if last is not None:
                 table.add_section()
             table.add_row(Text(printable(cell["axis"]), style="bold"))
-        ratio = cell["mean_ratio"]
+        ratio = cell["ratio"]["mean"]
+        mean, early = (cell[f"{name}_divergence"]["debiased"] for name in ("mean", "early"))
         low, high = ratio["ci_low"], ratio["ci_high"]
         cells = (
             cell["cell"],
             cell["size"],
             str(cell["seed"]),
-            percent(cell["mean_divergence"]["value"]),
-            percent_interval(cell["mean_divergence"]) or NOTHING,
-            percent(cell["early_divergence"]["value"]),
-            percent(cell["control_mean_divergence"]["value"]),
+            percent(mean["value"]),
+            percent_interval(mean) or NOTHING,
+            percent(early["value"]),
+            percent(cell["control"]["mean_divergence"]["debiased"]["value"]),
             cell.get("noise") or NOTHING,
             NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
             NOTHING if low is None else f"{low:.2f} to {high:.2f}",
@@ -182,19 +185,19 @@ def print_ablation(record: dict[str, Any], console: Console) -> None:
         last = cell["axis"]
     console.print(table, highlight=False)
     summary = record["summary"]
-    reasons = [c["mean_ratio"]["reason"] for c in record["cells"] if c["mean_ratio"].get("reason")]
+    reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
         times = counted(reasons.count(reason), "cell")
         _say(console, Text.assemble(("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}"))
     for note in summary["notes"]:
         _say(console, Text.assemble(("note ", "bold"), printable(note)))
     for warning in summary["warnings"]:
-        where = counted(len(warning["cells"]), "comparison")
+        where = counted(len(warning["pairs"]), "comparison")
         code = (f"[{warning['code']}] ", "yellow")
         _say(console, Text.assemble(("warning ", "bold yellow"), code, f"in {where}: {warning['text']}"))
-    sentence = f"{counted(len(record['cells']), 'comparison')} over "
+    sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
-    kinds = list(dict.fromkeys(cell["noise"] for cell in record["cells"] if cell.get("noise")))
+    kinds = list(dict.fromkeys(cell["noise"] for cell in found if cell.get("noise")))
     described = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in kinds)
     if kinds:
         sentence += (

@@ -12,11 +12,14 @@ from cka_tools.errors import ProcessLost, UserError
 from cka_tools.processes import launched_first, speaks_first
 from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
-from cka_tools.terminal.compare_command import compare_command, demo_command
-from cka_tools.terminal.exit_codes import BAD_INPUT, INTERRUPTED, LOST_PROCESS
-from cka_tools.terminal.many_commands import matrix_command, trajectory_command
-from cka_tools.terminal.run_commands import layers_command, plot_command, show_command
-from cka_tools.terminal.summary_command import summary_command
+from cka_tools.terminal.compare_commands import (
+    compare_command,
+    demo_command,
+    matrix_command,
+    trajectory_command,
+)
+from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS
+from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 HELP = "How far two checkpoints have drifted apart, layer by layer, and whether that can be believed."

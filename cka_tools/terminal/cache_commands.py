@@ -13,9 +13,8 @@ from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
-from cka_tools.terminal.exit_codes import DAMAGED
 from cka_tools.terminal.options import Json, OutFile, Quiet
-from cka_tools.terminal.run_commands import emit
+from cka_tools.terminal.output import DAMAGED, emit
 
 MODEL_LETTERS = 32
 KEY_LETTERS = 10

@@ -1,12 +1,11 @@
-"""`cka show`, `cka plot` and `cka layers`."""
+"""`cka show`, `cka plot`, `cka summary` and `cka layers`."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -14,13 +13,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cka_tools.comparison.record import COMPARISON
+from cka_tools.comparison.run_directory import write_whole
 from cka_tools.errors import UserError
 from cka_tools.terminal.options import Device, Json, OutFile, Quiet, RemoteCode
-from cka_tools.terminal.saved_run import open_run
+from cka_tools.terminal.output import emit, print_result
+
+if TYPE_CHECKING:
+    from cka_tools.comparison.results import RunResult
+    from cka_tools.comparison.summary import SummaryTable
+
 
 Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory or matrix.")]
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
-REPORT_WIDTH = 120
+
+
+def open_run(run_dir: Path) -> RunResult:
+    """Read a run by the kind that its record names; without one it is read as a comparison.
+
+    Raises:
+        UserError: no run there, or one that is damaged or of a later format.
+    """
+    from cka_tools.comparison.results import KINDS
+    from cka_tools.comparison.run_directory import run_kind
+
+    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
 
 
 def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
@@ -28,9 +45,9 @@ def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: J
 
     Example: cka show runs/detour --json
     """
-    saved = open_run(run)
-    data = json.dumps(saved.record, ensure_ascii=False, allow_nan=False)
-    emit(saved.show, data, out, quiet=quiet, as_json=as_json)
+    result = open_run(run)
+    data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
+    emit(lambda console: print_result(result, console), data, out, quiet=quiet, as_json=as_json)
 
 
 def plot_command(
@@ -46,16 +63,14 @@ def plot_command(
 
     Example: cka plot runs/detour --out detour.pdf
     """
-    from cka_tools.comparison.run_directory import FIGURE
+    from cka_tools.comparison.run_directory import FIGURE, write_figure
 
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is no figure: end its name in {', '.join(FIGURE_SUFFIXES)}")
     figure = open_run(run).figure()
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
     for target in targets:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=target.suffix[1:])
-        write_whole(target, buffer.getvalue())
+        write_figure(figure, target)
     if as_json:
         typer.echo(json.dumps({"figures": [str(t) for t in targets]}))
     elif not quiet:
@@ -94,34 +109,62 @@ def layers_command(
     emit(show, data, out, quiet=quiet, as_json=as_json)
 
 
-def emit(show: Callable[[Console], None], data: str, out: Path | None, *, quiet: bool, as_json: bool) -> None:
-    """Print a report or its JSON, or write it to a file as plain text."""
-    if out is None:
-        if as_json:
-            typer.echo(data)
-        elif not quiet:
-            show(Console())
-        return
-    text = io.StringIO()
-    if as_json:
-        text.write(data + "\n")
-    else:
-        show(Console(file=text, width=REPORT_WIDTH))
-    write_whole(out, text.getvalue().encode())
+class TableFormat(StrEnum):
+    """How the table is written."""
+
+    table = "table"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename.
+def summary_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories that `cka compare` wrote.")],
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a row, once for each run.  [default: the models]", show_default=False),
+    ] = None,
+    table_format: Annotated[
+        TableFormat, typer.Option("--format", help="For the terminal, or to paste into a paper.")
+    ] = TableFormat.table,
+    out: OutFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
-    Raises:
-        UserError: the place cannot be written to.
+    Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    staging = path.with_name(f".{path.name}.partial")
-    try:
-        staging.write_bytes(content)
-        staging.replace(path)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise UserError(
-            f"--out {str(path)!r} could not be written ({error.strerror}): name another place"
-        ) from error
+    from cka_tools.comparison.run_directory import run_kind
+    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
+    from cka_tools.terminal.many_report import print_summary
+
+    for run in runs:
+        if (kind := run_kind(run)) not in (None, COMPARISON):
+            raise UserError(
+                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
+                "runs of `cka compare`"
+            )
+    found = summary_table(read_runs(runs), label or ())
+    if as_json or table_format is TableFormat.table:
+        emit(
+            lambda console: print_summary(found, console),
+            _summary_json(found),
+            out,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    text = FORMATS[table_format.value](found)
+    if out is not None:
+        write_whole(out, text.encode())
+    elif not quiet:
+        typer.echo(text, nl=False)
+
+
+def _summary_json(found: SummaryTable) -> str:
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()}
+        for row in found.frame.astype(object).where(found.frame.notna(), None).to_dict("records")
+    ]
+    return json.dumps({"runs": rows, "notes": found.notes}, ensure_ascii=False, allow_nan=False)

@@ -15,10 +15,9 @@ from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
-from cka_tools.terminal.exit_codes import INTERRUPTED
 from cka_tools.terminal.options import Json, OutFile, Quiet, at_least
+from cka_tools.terminal.output import INTERRUPTED, emit
 from cka_tools.terminal.progress import TrainingLine, tell
-from cka_tools.terminal.run_commands import emit
 
 if TYPE_CHECKING:
     from cka_tools.training.recipe import Phase, Recipe

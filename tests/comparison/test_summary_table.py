@@ -9,11 +9,17 @@ import pytest
 from rich.console import Console
 from synthetic_comparison import make_comparison
 
-from cka_tools.comparison.summary_table import summary_table
-from cka_tools.comparison.summary_text import latex_escaped, markdown_escaped, to_csv, to_latex, to_markdown
+from cka_tools.comparison.summary import (
+    latex_escaped,
+    markdown_escaped,
+    summary_table,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from cka_tools.errors import UserError
-from cka_tools.terminal.summary_command import _json
-from cka_tools.terminal.summary_report import print_summary
+from cka_tools.terminal.many_report import print_summary
+from cka_tools.terminal.run_commands import _json
 
 HOSTILE = "50% of a_b & c#d {e} ~f^g $h$ \\i [j] |k| *l*"
 

@@ -10,7 +10,12 @@ from synthetic_comparison import PAPER_CKA, make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
 from cka_tools.formatting import percent
-from cka_tools.terminal.report import layer_table, print_comparison, protocol_table, summary_sentence
+from cka_tools.terminal.comparison_report import (
+    layer_table,
+    print_comparison,
+    protocol_table,
+    summary_sentence,
+)
 
 
 def printed(comparison: Comparison, width: int = 120, **console: object) -> str:

@@ -1,0 +1,147 @@
+"""`cka compare`, `cka demo`, `cka trajectory` and `cka matrix`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cka_tools.settings import Settings
+from cka_tools.terminal.options import Json, Quiet, RunDirectory, numbers, with_settings
+from cka_tools.terminal.output import run_and_save, slug
+
+DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
+
+Corpus = Annotated[
+    str,
+    typer.Option(help="sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file."),
+]
+
+
+@with_settings("compare")
+def compare_command(
+    model_a: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
+    model_b: Annotated[str, typer.Argument(help="The model to compare it with.")],
+    settings: Settings,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="Model B trained with another seed: its distance from B is the seed noise to divide by.",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Corpus = "sample",
+    out: RunDirectory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two models layer by layer: a table, a figure and a saved run.
+
+    Example: cka compare demo:clm-detour demo:mlm-baseline --corpus abstracts.jsonl.gz --out runs/detour
+    """
+    from cka_tools.comparison import compare
+
+    run_and_save(
+        lambda progress: compare(
+            model_a, model_b, corpus, control=control, settings=settings, progress=progress
+        ),
+        f"cka-{slug(model_a)}-vs-{slug(model_b)}",
+        out,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+def demo_command(
+    documents: Annotated[int, typer.Option(help="Documents to draw from the bundled corpus.")] = 500,
+    out: RunDirectory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the bundled models on the bundled corpus, offline.
+
+    Example: cka demo --out runs/demo
+    """
+    from cka_tools.comparison import compare
+
+    run_and_save(
+        lambda progress: compare(*DEMO_PAIR, documents=documents, progress=progress),
+        "cka-demo",
+        out,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+@with_settings("trajectory")
+def trajectory_command(
+    reference: Annotated[
+        str, typer.Argument(help="What all are compared with: demo:NAME, a directory, org/name[@revision].")
+    ],
+    settings: Settings,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(help="Checkpoints, or the folder of a training run, which stands for all of its own."),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(help="A model that differs from the reference by its seed: the noise floor."),
+    ] = None,
+    x: Annotated[
+        str | None,
+        typer.Option(
+            "--x",
+            help="The x-axis, a number a checkpoint, as 0.5,1,1.5.  [default: tokens of the manifests, "
+            "or the position]",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Corpus = "sample",
+    out: RunDirectory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Follow the divergence of checkpoints from a reference along a training, one pass a model.
+
+    Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out runs/along
+    """
+    from cka_tools.comparison import trajectory
+
+    places = None if x is None else numbers(x, "--x")
+    run_and_save(
+        lambda progress: trajectory(
+            reference, checkpoints or [], corpus, control=control, x=places, settings=settings,
+            progress=progress,
+        ),
+        f"cka-trajectory-{slug(reference)}",
+        out,
+        quiet=quiet,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@with_settings("matrix")
+def matrix_command(
+    settings: Settings,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Two or more: demo:NAME, a directory, org/name or org/name@revision."),
+    ] = None,
+    corpus: Corpus = "sample",
+    out: RunDirectory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare every pair of models, one pass a model: a matrix, a dendrogram and a saved run.
+
+    Example: cka matrix demo:clm-detour demo:mlm-baseline demo:mlm-baseline-2 --documents 200
+    """
+    from cka_tools.comparison import matrix
+
+    run_and_save(
+        lambda progress: matrix(models or [], corpus, settings=settings, progress=progress),
+        "cka-matrix",
+        out,
+        quiet=quiet,
+        as_json=as_json,
+    )

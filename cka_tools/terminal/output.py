@@ -1,0 +1,103 @@
+"""How commands end: reports printed or written, runs saved, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from cka_tools.comparison.record import ABLATION, COMPARISON, MATRIX, TRAJECTORY
+from cka_tools.comparison.run_directory import check_free, write_whole
+from cka_tools.processes import from_first, joined
+from cka_tools.terminal.progress import document_progress
+
+if TYPE_CHECKING:
+    from cka_tools.comparison.results import RunResult
+
+LOST_PROCESS = DAMAGED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+REPORT_WIDTH = 120
+REPORTS = {
+    COMPARISON: ("comparison_report", "print_comparison"),
+    TRAJECTORY: ("many_report", "print_trajectory"),
+    MATRIX: ("many_report", "print_matrix"),
+    ABLATION: ("ablation_report", "print_ablation"),
+}
+"""Where each kind of run is printed; imported when it is."""
+
+
+def emit(show: Callable[[Console], None], data: str, out: Path | None, *, quiet: bool, as_json: bool) -> None:
+    """Print a report or its JSON, or write it to a file as plain text."""
+    if out is None:
+        if as_json:
+            typer.echo(data)
+        elif not quiet:
+            show(Console())
+        return
+    text = io.StringIO()
+    if as_json:
+        text.write(data + "\n")
+    else:
+        show(Console(file=text, width=REPORT_WIDTH))
+    write_whole(out, text.getvalue().encode())
+
+
+def run_and_save(
+    make: Callable[[Any], RunResult], name: str, out: Path | None, *, quiet: bool, as_json: bool
+) -> None:
+    """Make a result, save it and print it; of several processes the first one saves and prints.
+
+    Args:
+        make: takes a progress callback. name: of the run directory where `out` is None.
+    """
+    from cka_tools.store.snapshot import kept_until_saved
+
+    with joined() as team:
+        run_dir = from_first(lambda: out or free_directory(name))
+        from_first(lambda: check_free(run_dir))
+        with kept_until_saved():
+            with document_progress(Console(stderr=True), hidden=quiet or not team.first) as progress:
+                result = make(progress)
+            from_first(lambda: result.save(run_dir))
+    if team.first:
+        print_saved(result, run_dir, quiet=quiet, as_json=as_json)
+
+
+def print_result(result: RunResult, console: Console) -> None:
+    """Print a result of any kind; nothing given is read as markup."""
+    module, name = REPORTS[result.kind]
+    getattr(import_module(f"cka_tools.terminal.{module}"), name)(result, console)
+
+
+def print_saved(result: RunResult, run_dir: Path, *, quiet: bool, as_json: bool) -> None:
+    """Print a result that was saved, or its JSON."""
+    if as_json:
+        typer.echo(json.dumps(result.record, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        console = Console()
+        print_result(result, console)
+        written = f"Saved in {run_dir} (result.json, {result.table}, figure.pdf, figure.png)"
+        console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+
+def slug(spec: str) -> str:
+    """A model spec as part of a directory's name."""
+    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
+
+
+def free_directory(name: str) -> Path:
+    """The name itself, or with -2, -3, … where it is taken."""
+    candidate, number = Path(name), 2
+    while candidate.exists():
+        candidate, number = Path(f"{name}-{number}"), number + 1
+    return candidate
