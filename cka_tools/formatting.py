@@ -119,6 +119,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def model_names(record: dict[str, Any], role: str) -> list[str]:
+    """The models that have a role in a run, as they were given."""
+    return [model["name"] for model in record["provenance"]["models"] if model["role"] == role]
+
+
+def pairs_of(record: dict[str, Any], role: str) -> list[dict[str, Any]]:
+    """The entries of the pairs that have a role in a run."""
+    return [pair for pair in record["pairs"] if pair["role"] == role]
+
+
 def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
     """Corpus, documents, tokens, pooling, sites, dtype, protocol: a phrase each."""
     origin = record["provenance"]

@@ -21,6 +21,7 @@ from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_val
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
+from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import draw_early_band, layer_axis, numbers
 from cka_tools.plotting.style import (
     DARK,
@@ -56,7 +57,7 @@ def mechanism_figure(
     Raises:
         UserError: a comparison without a control.
     """
-    if "control" not in record["provenance"]["models"]:
+    if not model_names(record, "control"):
         raise UserError("the comparison has no control: run `cka compare A B --control B2`")
     known = published or {}
     entries = record["layers"]

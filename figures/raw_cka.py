@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from points import PUBLISHED, Reference, cka_by_depth, draw_published
 
 from cka_tools import Comparison
+from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import BIASED, DEBIASED, layer_axis, numbers
 from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
 
@@ -39,7 +40,7 @@ def raw_cka_figure(
     entries = record["layers"]
     layers = [entry["layer_a"] for entry in entries]
     panels = {"pair": "the pair: CKA by layer"}
-    if "control" in record["provenance"]["models"]:
+    if model_names(record, "control"):
         panels["control"] = "the control (two seeds): CKA by layer"
     with figure_style():
         figure = StyledFigure(figsize=(PAGE_WIDTH, 2.4))

@@ -16,7 +16,7 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -213,16 +213,6 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> JsonObject:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def models_of(record: Mapping[str, Any], role: str) -> list[JsonObject]:
-    """The models that have a role in a run, in the order in which they were given."""
-    return [model for model in record["provenance"]["models"] if model["role"] == role]
-
-
-def pairs_of(record: Mapping[str, Any], role: str) -> list[JsonObject]:
-    """The pairs that have a role in a run."""
-    return [pair for pair in record["pairs"] if pair["role"] == role]
 
 
 # Tables: one row a layer pair, then one for each mean.

@@ -15,13 +15,12 @@ from cka_tools.comparison.record import (
     MATRIX,
     TRAJECTORY,
     JsonObject,
-    models_of,
     pair_rows,
-    pairs_of,
     tidy,
 )
 from cka_tools.comparison.run_directory import read_run, write_run
 from cka_tools.errors import UserError
+from cka_tools.formatting import model_names, pairs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,14 +102,14 @@ class Comparison(RunResult):
     @property
     def names(self) -> tuple[str, str]:
         """The two models, as they were given."""
-        a, b = (models_of(self.record, role)[0]["name"] for role in "ab")
+        (a,), (b,) = (model_names(self.record, role) for role in "ab")
         return a, b
 
     @property
     def control(self) -> str | None:
         """The control, as it was given; None where there is none."""
-        found = models_of(self.record, "control")
-        return found[0]["name"] if found else None
+        found = model_names(self.record, "control")
+        return found[0] if found else None
 
     @property
     def layers(self) -> list[JsonObject]:
@@ -167,7 +166,7 @@ class Trajectory(RunResult):
     @property
     def reference(self) -> str:
         """The model that all are compared with, as it was given."""
-        return models_of(self.record, "reference")[0]["name"]
+        return model_names(self.record, "reference")[0]
 
     @property
     def checkpoints(self) -> list[JsonObject]:

@@ -197,7 +197,7 @@ def _legend(sizes: Sequence[str]) -> list[Artist]:
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
-    warned = warning_notes(record["summary"], "cells", "comparison")
+    warned = warning_notes(record["summary"], "pairs", "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")

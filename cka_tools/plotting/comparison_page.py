@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cka_tools.formatting import (
+    model_names,
     percent,
     percent_interval,
     ratio_refusals,
@@ -51,8 +52,8 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     Args:
         record, arrays: of a `Comparison`.
     """
-    summary, models = record["summary"], record["provenance"]["models"]
-    a, b = short_names(models["a"]["name"], models["b"]["name"], NAME_LETTERS)
+    summary, control = record["summary"], model_names(record, "control")
+    a, b = short_names(*(model_names(record, role)[0] for role in "ab"), NAME_LETTERS)
     with_control = "control" in models
     stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
     above = ABOVE + LEGEND_LINE * max(0, _legend_lines(record) - LEGEND_LINES)
@@ -77,7 +78,7 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     band = draw_early_band(upper, layers, summary["early_layers"])
     draw_early_band(lower, layers, summary["early_layers"])
     handles = draw_divergence(upper, entries, summary["mean_divergence"]["debiased"]["value"])
-    if "control" in record["provenance"]["models"]:
+    if control:
         handles += draw_control(upper, entries)
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
     lower.legend(
@@ -100,7 +101,7 @@ def _legend_lines(record: Record) -> int:
         "rescaled" in summary,
         summary["mean_divergence"]["debiased"]["value"] is not None,
         any(entry["cka_debiased"] is None for entry in record["layers"]),
-        "control" in record["provenance"]["models"],
+        bool(model_names(record, "control")),
         bool(summary["early_layers"]),
     ]
     return -(-sum(shown) // LEGEND_COLUMNS)
@@ -149,7 +150,7 @@ def _numbers(summary: Record) -> str:
 
 def _footnotes(record: Record) -> list[str]:
     notes, summary = [], record["summary"]
-    control = record["provenance"]["models"].get("control")
+    control = model_names(record, "control")
     if control is not None:
         name = shorten(control["name"], NAME_LETTERS)
         notes.append(f"Seed noise is the divergence of {name} from B. {ratio_sentence(summary)}")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cka_tools.formatting import settings_in_words, shorten
+from cka_tools.formatting import model_names, pairs_of, settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
 from cka_tools.plotting.style import (
@@ -47,7 +47,7 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
         record, arrays: of a `Trajectory`.
     """
     summary = record["summary"]
-    reference = shorten(record["provenance"]["models"]["reference"]["name"], REFERENCE_LETTERS)
+    reference = shorten(model_names(record, "reference")[0], REFERENCE_LETTERS)
     settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
     notes = warning_notes(summary, "pairs", "pair")
     page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
@@ -60,7 +60,7 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     draw_layers(heat, scale, record, arrays)
     label = summary["x"]["label"]
     curves.set_xlabel(label)
-    heat.set_xlabel("checkpoint, in the order of x" if len(record["checkpoints"]) > 1 else label)
+    heat.set_xlabel("checkpoint, in the order of x" if len(pairs_of(record, "checkpoint")) > 1 else label)
     return page.figure
 
 
@@ -69,7 +69,7 @@ def draw_curves(ax: Axes, record: Record, x: np.ndarray) -> list[Line2D | Patch]
     handles: list[Line2D | Patch] = []
     shown = [0.0]
     for name, look in CURVE_LOOKS.items():
-        entries = [one[f"{name}_divergence"]["debiased"] for one in record["checkpoints"]]
+        entries = [one[f"{name}_divergence"]["debiased"] for one in pairs_of(record, "checkpoint")]
         value, low, high = (100 * numbers(entries, key) for key in ("value", "ci_low", "ci_high"))
         (line,) = ax.plot(x, value, label=name, gid=name, zorder=5, **look)
         # One checkpoint has no area to fill: its interval is a bar.
@@ -77,9 +77,9 @@ def draw_curves(ax: Axes, record: Record, x: np.ndarray) -> list[Line2D | Patch]
         ax.vlines(x, low, high, color=look["color"], linewidth=0.7, alpha=0.6, gid=f"{name} interval")
         handles.append(line)
         shown += [v for v in (*value, *low, *high) if np.isfinite(v)]
-    if record["control"] is not None:
+    if control := pairs_of(record, "control"):
         for name, look in CURVE_LOOKS.items():
-            entry = record["control"][f"{name}_divergence"]["debiased"]
+            entry = control[0][f"{name}_divergence"]["debiased"]
             if entry["value"] is None:
                 continue
             ends = [100 * end for end in bounds(entry)]
@@ -123,7 +123,7 @@ def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.n
     values = 100 * arrays["divergence.debiased"].T
     known = values[np.isfinite(values)]
     mesh = draw_mesh(ax, values, min([0.0, *known]), max([1.0, *known]), "layers")
-    layers = max((one["layers"] for one in record["checkpoints"]), key=len)
+    layers = max((one["layers"] for one in pairs_of(record, "checkpoint")), key=len)
     names = [entry["layer_b"] for entry in layers]
     ticks = thin(range(len(names)))
     ax.set_yticks(ticks, [str(names[at]) for at in ticks])
