@@ -259,7 +259,10 @@ def open_run(
     """
     given = [as_source(one) for one in models]
     options = LoadOptions(
-        resolve_device(settings.device), settings.dtype or "float32", settings.trust_remote_code
+        resolve_device(settings.device),
+        settings.dtype or "float32",
+        settings.trust_remote_code,
+        settings.allow_unused_weights,
     )
     draws = [draw_documents(corpus, settings.documents, seed) for seed in seeds or (settings.seed,)]
     sources = list(dict.fromkeys(given))

@@ -159,6 +159,9 @@ class Settings:
     trust_remote_code: bool = option(
         False, "Run code that comes with a model. Read it first.", lacking=("ablate",)
     )
+    allow_unused_weights: bool = option(
+        False, "Leave out weights inside layers that a model's class does not use.", lacking=("ablate",)
+    )
     cache: bool = option(
         True,
         "Use no cache: no features kept or found there, and no snapshots.",

@@ -17,8 +17,8 @@ from torch import Tensor
 from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
 from cka_tools.extraction import BatchPlan, Extraction, Prepared
 from cka_tools.extraction.activations import PooledForward
-from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_sorted
-from cka_tools.extraction.extract import describe, plan_forwards, run_batches
+from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.extract import describe, plan_forwards, run_batches, without_padding
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.extraction.gathered_rows import scaled
 from cka_tools.formatting import size_in_words
@@ -145,7 +145,8 @@ def stream_draw(
         UserError: as `extract_features` does.
     """
     team, settings = crew(), run.settings
-    prepared = replace(run.prepared[draw], tables=[run.prepared[draw].tables[at] for at in chosen])
+    tables = [run.prepared[draw].tables[at] for at in chosen]
+    prepared = without_padding(replace(run.prepared[draw], tables=tables), models)
     documents = run.draws[draw].documents
     forwards = plan_forwards(models, settings, layers)
     sides = _Sides(wanted, [forward.widths for forward in forwards])
@@ -260,8 +261,12 @@ def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, .
         return plan.batches
     # Not the documents that are left out in turn: a stream of its own.
     rows = np.sort(np.random.default_rng([settings.seed, 1]).choice(n, PILOT_DOCUMENTS, replace=False))
-    lengths = np.max([table.lengths[rows] for table in prepared.tables], axis=0)
-    own: BatchPlan = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths, plan.limit)
+    lengths = np.stack([table.lengths[rows] for table in prepared.tables])
+    own: BatchPlan
+    if plan.kind == "equal-length":
+        own = plan_equal_lengths(lengths, plan.limit)
+    else:
+        own = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths.max(axis=0), plan.limit)
     return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
 
 

@@ -69,6 +69,24 @@ def plan_corpus_order(lengths: Sequence[int] | np.ndarray, batch_size: int) -> B
     return BatchPlan("corpus-order", batches, longest, batch_size)
 
 
+def plan_equal_lengths(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> BatchPlan:
+    """Batches of documents of one length, longest first, of at most `batch_tokens` tokens: none is padded.
+
+    Args:
+        lengths: (n,) or (tokenizers, n): documents of one batch are as long under each of the tokenizers.
+    """
+    by_length: dict[tuple[int, ...], list[int]] = {}
+    for row, key in enumerate(np.atleast_2d(lengths).T.tolist()):
+        by_length.setdefault(tuple(key), []).append(row)
+    batches, longest = [], []
+    for key in sorted(by_length, key=lambda key: (-max(key), key)):
+        rows, size = by_length[key], max(1, batch_tokens // max(key))
+        parts = [tuple(rows[start : start + size]) for start in range(0, len(rows), size)]
+        batches += parts
+        longest += [max(key)] * len(parts)
+    return BatchPlan("equal-length", tuple(batches), tuple(longest), batch_tokens)
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """One batch on a device: `rows` of the documents, ids and mask (b, t); padding is always on the right.

@@ -4,7 +4,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +18,14 @@ from cka_tools.extraction.activations import (
     draw_positions,
     resolve_layers,
 )
-from cka_tools.extraction.batches import BatchPlan, TokenBatch, make_batch, plan_corpus_order, plan_sorted
+from cka_tools.extraction.batches import (
+    BatchPlan,
+    TokenBatch,
+    make_batch,
+    plan_corpus_order,
+    plan_equal_lengths,
+    plan_sorted,
+)
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.tokens import (
     TextDocument,
@@ -167,7 +174,20 @@ def prepare(models: Sequence[LoadedModel], documents: Sequence[TextDocument], se
     positions = (
         draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
     )
-    return Prepared(kept, tables, plan, max_length, shared, positions, notes)
+    return without_padding(Prepared(kept, tables, plan, max_length, shared, positions, notes), models)
+
+
+def without_padding(prepared: Prepared, models: Sequence[LoadedModel]) -> Prepared:
+    """The same documents in batches of equal lengths where one of the models needs that; else as it is.
+
+    Loading tells whether a model does: of an outline it is not known.
+    """
+    tables = zip(models, prepared.tables, strict=True)
+    needed = [table.lengths for model, table in tables if model.needs_equal_lengths]
+    if not needed or prepared.plan.kind == "equal-length":
+        return prepared
+    limit = prepared.plan.limit if prepared.plan.kind == "sorted" else _batch_tokens(models)
+    return replace(prepared, plan=plan_equal_lengths(np.stack(needed), limit))
 
 
 def extract_features(
@@ -194,7 +214,7 @@ def extract_features(
     """
     settings = settings or Settings()
     forwards = plan_forwards(models, settings, layers)
-    prepared = prepared or prepare(models, documents, settings)
+    prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
     stores = make_stores(forwards, len(prepared.kept), settings)
     splits = run_batches(forwards, stores, prepared.tables, prepared, documents, progress)
     return describe(models, prepared, [store.finish() for store in stores], splits, ["off"] * len(models))

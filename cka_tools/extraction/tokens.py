@@ -184,7 +184,7 @@ def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: 
             f"{model.vocabulary} embeddings: the tokenizer belongs to another model"
         )
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
-    return TokenTable(ids.finish(), ordinary.finish(), offsets.astype(np.int64), _pad_id(model), truncated)
+    return TokenTable(ids.finish(), ordinary.finish(), offsets.astype(np.int64), model.pad_id, truncated)
 
 
 @dataclass(frozen=True)
@@ -226,14 +226,6 @@ def _growing() -> tuple[GrowingArray, GrowingArray]:
 def _special_ids(tokenizer: Any) -> np.ndarray:
     """Ids that are never text, also where the text spells them out. An unknown word is text."""
     return np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), dtype=np.int32)
-
-
-def _pad_id(model: LoadedModel) -> int:
-    """The model's or tokenizer's pad id; 0 where there is none (GPT-2), as padding is masked anyway."""
-    for candidate in (model.tokenizer.pad_token_id, getattr(model.model.config, "pad_token_id", None)):
-        if isinstance(candidate, int) and 0 <= candidate < model.vocabulary:
-            return candidate
-    return 0
 
 
 def _count_truncated(encoded: Any, rows: list[list[int]], max_length: int) -> int:

@@ -23,29 +23,31 @@ def check_blocks(loaded: LoadedModel) -> None:
         UserError: naming the model and the first layer that does not fit.
     """
     seen: dict[str, list[Any]] = {}
+    paths = [p for block in loaded.blocks for p in (block.path, block.attention, block.mlp) if p is not None]
+    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) % loaded.vocabulary
+    mask = torch.ones_like(ids)
+    mask[1, _LENGTH - 2 :] = 0
     with loaded.evaluating(), _own_hooks_only(loaded.model):
-        states = _run(loaded, seen)
+        output = _run(loaded, seen, ids, mask, paths, output_hidden_states=True)
+        states = getattr(output, "hidden_states", None)
         if states is None or len(states) != len(loaded.blocks) + 1:
             count = "none" if states is None else len(states)
             raise UserError(
                 f"model {loaded.name!r}: {len(loaded.blocks)} blocks were found, but {count} hidden "
-                "states come "
-                "out of it: this architecture cannot be hooked"
+                "states come out of it: this architecture cannot be hooked"
             )
         for block in loaded.blocks:
             calls = seen.get(block.path, [])
             if len(calls) != 1:
                 raise UserError(
                     f"model {loaded.name!r}: layer {block.index} ({block.path}) ran {len(calls)} times in "
-                    "one "
-                    "forward pass, not once: this architecture cannot be hooked"
+                    "one forward pass, not once: this architecture cannot be hooked"
                 )
             output = calls[0][1]
             if not isinstance(output, torch.Tensor) or output.shape[:2] != (2, _LENGTH):
                 raise UserError(
                     f"model {loaded.name!r}: layer {block.index} ({block.path}) does not return hidden "
-                    "states of "
-                    "shape (batch, tokens, features): this architecture cannot be hooked"
+                    "states of shape (batch, tokens, features): this architecture cannot be hooked"
                 )
             block.width = int(output.shape[-1])
             if block is loaded.blocks[-1]:
@@ -60,11 +62,77 @@ def check_blocks(loaded: LoadedModel) -> None:
 
 
 _LENGTH = 8
+_LONG = 24
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Most that rounding may move a token's hidden state, relative to its norm, from one shape to another.
+
+Parts of a float64 model may compute in float32 (softmax in Gemma 2)."""
 
 
-def _run(loaded: LoadedModel, seen: dict[str, list[Any]]) -> Any:
-    """One forward pass over two short sequences, one padded; `seen` gets (input, output) by path."""
-    paths = [p for block in loaded.blocks for p in (block.path, block.attention, block.mlp) if p is not None]
+def check_padding(loaded: LoadedModel) -> None:
+    """Run a short row alone, padded and beside a longer one, and compare its tokens in every layer.
+
+    Padding is on the right, as in every batch that is run. Where the tokens differ the model is marked as one
+    that `needs_equal_lengths`, with a note.
+
+    Raises:
+        UserError: the row differs even beside another of its own length, or from one pass to the next.
+    """
+    # Special tokens have a meaning of their own, such as where a sequence ends.
+    special = set(loaded.tokenizer.all_special_ids)
+    ordinary = [token for token in range(loaded.vocabulary) if token not in special] or [0]
+    long = min(_LONG, loaded.max_length or _LONG)
+    tokens = torch.tensor([ordinary[at % len(ordinary)] for at in range(2 * long)]).reshape(2, long)
+    short = min(_LENGTH, long - 1)
+    row, other, padded = tokens[:1, :short], tokens[1:, :short], tokens[:1].clone()
+    padded[:, short:] = loaded.pad_id
+    with loaded.evaluating():
+        alone = _tokens_of_row(loaded, row, short)
+        if any(
+            _apart(loaded, alone, _tokens_of_row(loaded, ids, short))
+            for ids in (row, torch.cat([row, other]))
+        ):
+            raise UserError(
+                f"model {loaded.name!r} gives a document other hidden states on another pass or beside "
+                "another document of its length: its numbers would depend on the batches"
+            )
+        batches = (padded, torch.cat([padded, tokens[1:]]))
+        if any(_apart(loaded, alone, _tokens_of_row(loaded, ids, short)) for ids in batches):
+            loaded.needs_equal_lengths = True
+            loaded.notes.append(
+                f"Padding changes the hidden states of {loaded.name}: it runs in batches of documents of "
+                "equal length, without padding."
+            )
+
+
+def _tokens_of_row(loaded: LoadedModel, ids: torch.Tensor, length: int) -> list[torch.Tensor]:
+    """The first row's hidden states in every layer, (length, features), the tokens beyond it masked."""
+    mask = torch.ones_like(ids)
+    mask[0, length:] = 0
+    seen: dict[str, list[Any]] = {}
+    _run(loaded, seen, ids, mask, [block.path for block in loaded.blocks])
+    return [seen[block.path][0][1][0, :length].double().cpu() for block in loaded.blocks]
+
+
+def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether a token differs beyond rounding in some layer; an overflow (reported later) is not counted."""
+    for a, b in zip(first, second, strict=True):
+        moved, size = (a - b).norm(dim=-1), a.norm(dim=-1)
+        if bool((moved > _TOLERANCE[loaded.dtype] * size)[torch.isfinite(moved)].any()):
+            return True
+    return False
+
+
+def _run(
+    loaded: LoadedModel,
+    seen: dict[str, list[Any]],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    paths: list[str],
+    **options: Any,
+) -> Any:
+    """One forward pass; `seen` gets (input, output) of modules by path."""
     modules = dict(loaded.model.named_modules())
     handles = []
 
@@ -75,28 +143,23 @@ def _run(loaded: LoadedModel, seen: dict[str, list[Any]]) -> Any:
 
         return hook
 
-    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) % loaded.vocabulary
-    mask = torch.ones_like(ids)
-    mask[1, _LENGTH - 2 :] = 0
     try:
         for path in paths:
             handles.append(modules[path].register_forward_hook(recorder(path), with_kwargs=True))
-        output = loaded.model(
+        return loaded.model(
             input_ids=ids.to(loaded.device),
             attention_mask=mask.to(loaded.device),
-            output_hidden_states=True,
             return_dict=True,
+            **options,
         )
     except Exception as error:
         raise UserError(
             f"model {loaded.name!r}: {type(loaded.model).__name__} does not run on token ids and an "
-            "attention mask "
-            f"({type(error).__name__}): give a text encoder or decoder"
+            f"attention mask ({type(error).__name__}): give a text encoder or decoder"
         ) from error
     finally:
         for handle in handles:
             handle.remove()
-    return getattr(output, "hidden_states", None)
 
 
 def _check_last(loaded: LoadedModel, output: torch.Tensor, last: torch.Tensor) -> str | None:
@@ -142,8 +205,7 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _mismatch(loaded: LoadedModel, block: Block) -> UserError:
     return UserError(
         f"model {loaded.name!r}: the output of layer {block.index} ({block.path}) is not the hidden state "
-        "the model "
-        "reports there: this architecture cannot be hooked"
+        "the model reports there: this architecture cannot be hooked"
     )
 
 

@@ -231,10 +231,10 @@ def files_wanted(given: str, names: list[str], *, python: bool) -> list[str]:
     return kept + weights + ([name for name in names if name.endswith(".py")] if python else [])
 
 
-def pickled_weights(given: str) -> UserError:
+def pickled_weights(given: str, found: str = "only pickled weights") -> UserError:
     """The error for a checkpoint without safetensors (loading a pickle can run any code)."""
     return UserError(
-        f"model {given!r} has only pickled weights, which are never loaded: convert them to safetensors "
+        f"model {given!r} has {found}; these are never loaded: convert them to safetensors "
         "(load it where you trust it, then model.save_pretrained(DIR))"
     )
 
@@ -254,25 +254,17 @@ def check_folder(given: str, folder: Path) -> dict[str, Any]:
     """Return the parsed config.json of a directory that holds config, safetensors and a tokenizer.
 
     Raises:
-        UserError: one of them is missing, the config is not JSON, or the weights are pickles.
+        UserError: one of them is missing, the config is not JSON, or as `weight_files`.
     """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise UserError(f"model {given!r} has no config.json: give the directory written by save_pretrained")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    if (folder / "adapter_config.json").is_file():
         raise UserError(
-            f"model {given!r}: config.json cannot be read ({one_line(error)}): write it anew"
-        ) from None
-    if not isinstance(config, dict):
-        raise UserError(f"model {given!r}: config.json does not hold a JSON object: write it anew")
-    if not weight_files(folder):
-        if any(file.suffix in {".bin", ".pt", ".pth", ".ckpt"} for file in folder.iterdir()):
-            raise pickled_weights(given)
-        raise UserError(
-            f"model {given!r} has no weights (*.safetensors): give the directory written by save_pretrained"
+            f"model {given!r} holds an adapter (adapter_config.json): merge it into its base "
+            "(merge_and_unload, then save_pretrained) and give that directory"
         )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model {given!r} has no config.json: give the directory written by save_pretrained")
+    config = _read_object(folder / "config.json", given)
+    weight_files(folder, given)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(
             f"model {given!r} has no tokenizer (tokenizer.json or a vocabulary): save it there with "
@@ -281,13 +273,89 @@ def check_folder(given: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a directory, sorted by name; `model.safetensors` alone where there is one."""
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    shards = sorted(folder.glob("model-*-of-*.safetensors"))
-    return shards or sorted(folder.glob("*.safetensors"))
+_SINGLE = "model.safetensors"
+_INDEX = ".safetensors.index.json"
+
+
+def weight_files(folder: Path, given: str | None = None) -> list[Path]:
+    """The files a checkpoint's weights are in, sorted by name: those that are loaded, hashed and recorded.
+
+    As transformers chooses them: what `transformers_weights` in config.json names, else model.safetensors,
+    else what model.safetensors.index.json names.
+
+    Args:
+        given: the model as the user named it, for errors; the folder by default.
+
+    Raises:
+        UserError: no weights, two sets of them, pickles, a file that is missing or lies elsewhere.
+    """
+    name = given or str(folder)
+    config = _read_object(folder / "config.json", name) if (folder / "config.json").is_file() else {}
+    source, index = config.get("transformers_weights"), f"model{_INDEX}"
+    if source is None:
+        single, shards = (folder / _SINGLE).is_file(), sorted(folder.glob("model-*-of-*.safetensors"))
+        if single and (shards or (folder / index).is_file()):
+            other = index if (folder / index).is_file() else shards[0].name
+            raise UserError(
+                f"model {name!r} has two sets of weights, {_SINGLE} and {other}: remove the one that is not "
+                "meant"
+            )
+        if not single and not (folder / index).is_file():
+            raise _no_weights(name, folder)
+        source = _SINGLE if single else index
+    files = [_weight_file(source, "config.json", folder, name)]
+    if files[0].name.endswith(_INDEX):
+        named = _read_object(files[0], name).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise UserError(
+                f"model {name!r}: {files[0].name} names no weights: write it again with save_pretrained"
+            )
+        files = sorted(
+            _weight_file(shard, files[0].name, folder, name) for shard in set(map(str, named.values()))
+        )
+    if wrong := [file.name for file in files if file.suffix != ".safetensors"]:
+        raise pickled_weights(name, f"weights in {wrong[0]}, which is not safetensors")
+    return files
+
+
+def _weight_file(source: object, named_by: str, folder: Path, given: str) -> Path:
+    """A file of weights that config or index names: it must lie in the folder itself."""
+    if not isinstance(source, str) or Path(source).name != source:
+        raise UserError(
+            f"model {given!r}: {named_by} names weights in {source!r}, which is not a file of its directory: "
+            "put the file there and correct the name"
+        )
+    if not (folder / source).is_file():
+        raise UserError(
+            f"model {given!r}: {named_by} names weights in {source!r}, which is missing: copy it there"
+        )
+    return folder / source
+
+
+def _no_weights(given: str, folder: Path) -> UserError:
+    files = sorted(file.name for file in folder.iterdir())
+    if found := [name for name in files if name.endswith(".safetensors")]:
+        return UserError(
+            f"model {given!r} has neither {_SINGLE} nor model{_INDEX} beside {found[0]}: write it again with "
+            "save_pretrained"
+        )
+    if any(fnmatch(name, pattern) for name in files for pattern in _PICKLES):
+        return pickled_weights(given)
+    return UserError(
+        f"model {given!r} has no weights (*.safetensors): give the directory written by save_pretrained"
+    )
+
+
+def _read_object(file: Path, given: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"model {given!r}: {file.name} cannot be read ({one_line(error)}): write it again"
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(f"model {given!r}: {file.name} does not hold a JSON object: write it again")
+    return found
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:

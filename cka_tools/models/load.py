@@ -1,6 +1,7 @@
 """A checkpoint's directory → its config, its tokenizer, and a base model with its weights, each checked."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ from transformers.utils import logging
 
 from cka_tools.errors import UserError
 from cka_tools.models.attention import attention_for
-from cka_tools.models.blocks import find_blocks, text_config
-from cka_tools.models.check import check_blocks
+from cka_tools.models.blocks import Block, find_blocks, text_config
+from cka_tools.models.check import check_blocks, check_padding
 from cka_tools.models.folder import (
     ModelSpec,
     check_folder,
@@ -58,7 +59,7 @@ class Checkpoint:
 
     def fingerprint(self) -> dict[str, Any]:
         """Hashes of weights, config and tokenizer, and the hub's commit; JSON-ready."""
-        files = weight_files(self.folder)
+        files = weight_files(self.folder, self.spec.given)
         # Gigabytes are read again only where a file was written since.
         state = [(file, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
         if self._hashed is None or self._hashed[0] != state:
@@ -109,14 +110,20 @@ def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
             )
     except Exception:
         # Code that comes with a model may not run without data: its weights are loaded, then let go.
-        return load_weights(checkpoint, torch.device("cpu"), dtype).to("meta")
+        return load_weights(checkpoint, torch.device("cpu"), dtype, allow_unused=True).to("meta")
 
 
-def load_weights(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def load_weights(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, allow_unused: bool = False
+) -> Any:
     """The base model of a checkpoint with its weights, on `device`, in evaluation mode.
 
+    Args:
+        allow_unused: leave weights inside the layers out that the model's class does not use, with a note.
+            Those of heads and poolers always are.
+
     Raises:
-        UserError: weights that are damaged, missing, or of more layers than the config has.
+        UserError: weights that are damaged, missing, not used, or of more layers than the config has.
     """
     given = checkpoint.spec.given
     try:
@@ -138,35 +145,41 @@ def load_weights(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
             f"model {given!r} lacks {len(missing)} weights of {type(model).__name__} (such as "
             f"{missing[0]}): they would be random, and so would the result; give a complete checkpoint"
         )
-    depth = getattr(text_config(checkpoint.config), "num_hidden_layers", None)
-    extra = [key for key in report.get("unexpected_keys", ()) if _beyond(key, model, depth)]
-    if extra:
+    blocks = find_blocks(given, model)
+    unused = _of_blocks(report.get("unexpected_keys", ()), model, blocks)
+    if beyond := [key for key, layer in unused.items() if layer >= len(blocks)]:
         raise UserError(
-            f"model {given!r} holds weights of layers beyond the {depth} of its config (such as {extra[0]}): "
-            "correct num_hidden_layers"
+            f"model {given!r} holds weights of layers beyond the {len(blocks)} of its config (such as "
+            f"{beyond[0]}): correct num_hidden_layers"
         )
+    if unused:
+        few = f"{', '.join(list(unused)[:3])}{', …' if len(unused) > 3 else ''}"
+        if not allow_unused:
+            raise UserError(
+                f"model {given!r} holds {len(unused)} weights inside its layers that {type(model).__name__} "
+                f"does not use ({few}): correct config.json, or leave them out with --allow-unused-weights"
+            )
+        note = f"{len(unused)} weights inside the layers of {given} were not used: {few}."
+        checkpoint.notes += [] if note in checkpoint.notes else [note]
     return model.to(device).eval()
 
 
-def _beyond(key: str, model: nn.Module, depth: int | None) -> bool:
-    """Whether an unexpected weight belongs to a block the config leaves out."""
-    prefix = getattr(model, "base_model_prefix", "")
-    parts = key.removeprefix(f"{prefix}.").split(".")
-    lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    return any(
-        part.isdigit() and depth is not None and int(part) >= depth and ".".join(parts[:at]) in lists
-        for at, part in enumerate(parts)
-    )
+def _of_blocks(keys: Iterable[str], model: nn.Module, blocks: Sequence[Block]) -> dict[str, int]:
+    """Those of some weights' names that lie inside a block, sorted, each with the block's index."""
+    place = re.escape(blocks[0].path.rpartition(".")[0])
+    pattern = re.compile(rf"(?:{re.escape(str(model.base_model_prefix))}\.)?{place}\.(\d+)\.")
+    return {key: int(match[1]) for key in sorted(keys) if (match := pattern.match(key))}
 
 
 def finish(loaded: LoadedModel) -> LoadedModel:
     """Find the blocks of a model, check that hooks on them see the residual stream, and describe it.
 
     Raises:
-        UserError: as `find_blocks` and `check_blocks`.
+        UserError: as `find_blocks`, `check_blocks` and `check_padding`.
     """
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
+    check_padding(loaded)
     loaded.provenance |= describe(loaded)
     return loaded
 

@@ -68,7 +68,8 @@ class LoadedModel:
 
     `name` is the spec as it was given (a class name for a model given in memory).
     `provenance` is JSON-ready: spec, revision (hub), weights_sha256, architecture, a summary of the config.
-    `notes` are plain sentences for the user.
+    `notes` are plain sentences for the user. `needs_equal_lengths`: padding or a longer document beside it
+    changes a document's hidden states, so it runs in batches without padding.
     """
 
     name: str
@@ -78,6 +79,7 @@ class LoadedModel:
     provenance: dict[str, Any]
     final_norm: str | None = None
     in_memory: bool = False
+    needs_equal_lengths: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -111,6 +113,14 @@ class LoadedModel:
     def vocabulary(self) -> int:
         """Rows of the embedding matrix: one more than the largest token id the model can take."""
         return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's or the model's pad id; 0 where there is none (GPT-2), as padding is masked."""
+        for candidate in (self.tokenizer.pad_token_id, getattr(self.model.config, "pad_token_id", None)):
+            if isinstance(candidate, int) and 0 <= candidate < self.vocabulary:
+                return candidate
+        return 0
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -34,11 +34,18 @@ from cka_tools.models.model import LoadedModel, ModelOutline, resolve_device, re
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded: where it runs, in which number format, and whether its own code may run."""
+    """How a model is loaded.
+
+    Attributes:
+        device: where it runs. dtype: its number format.
+        trust_remote_code: whether code that came with it may run.
+        allow_unused_weights: leave out weights inside its layers that its class does not use.
+    """
 
     device: str | torch.device = "auto"
     dtype: str | torch.dtype = "float32"
     trust_remote_code: bool = False
+    allow_unused_weights: bool = False
 
     def resolve(self) -> tuple[torch.device, torch.dtype]:
         """The device and the number format.
@@ -140,8 +147,10 @@ class SpecSource:
         """The base model, without a head."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
-        model = load_weights(opened, place, number)
         origin = self._origin(opened)
+        model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights)
+        if self._origin(opened) != origin:
+            raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
         return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
 
     def _origin(self, opened: Checkpoint) -> dict[str, Any]:
@@ -216,6 +225,11 @@ class MemorySource:
 
     def _base(self, options: LoadOptions) -> tuple[Any, torch.device]:
         """The base model and where it lies, which is where it must have been asked for."""
+        if getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False):
+            raise UserError(
+                f"model {self.name} has a prompt adapter, whose virtual tokens are not part of its base model: "
+                "give a model without it, or one tuned by LoRA"
+            )
         base = self.model.base_model
         parameters = [p for p in base.parameters() if p.is_floating_point()]
         here = parameters[0].device
@@ -309,13 +323,14 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
+    allow_unused_weights: bool = False,
 ) -> LoadedModel:
     """Load a model without its head, find its blocks and check that hooks on them see the residual stream.
 
     Raises:
         UserError: anything about the model that does not fit, in one line.
     """
-    return as_source(given).load(LoadOptions(device, dtype, trust_remote_code))
+    return as_source(given).load(LoadOptions(device, dtype, trust_remote_code, allow_unused_weights))
 
 
 def outline_model(

@@ -19,6 +19,7 @@ from cka_tools.extraction.extract import (
     plan_forwards,
     prepare,
     run_batches,
+    without_padding,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.gathered_rows import (
@@ -72,19 +73,18 @@ def extract_cached(
     """
     settings = settings or Settings()
     layers = settings.layers if layers is None else layers
-    loaded = model if load is None else None
-    prepared = prepared or prepare([model], documents, settings)
+    loaded = model if load is None else load() if content is None or not cache else None
+    prepared = without_padding(prepared or prepare([model], documents, settings), [loaded or model])
     job = _Job(cache_directory())
-    if cache:
-        if content is None and loaded is None:
-            assert load is not None
-            loaded = load()
-        job.find_key(loaded or model, prepared, documents, settings, layers, content)
-        if from_first(job.look_up):
-            return job.extraction(loaded or model, prepared, progress)
+    if cache and job.find(loaded or model, prepared, documents, settings, layers, content):
+        return job.extraction(loaded or model, prepared, progress)
     if loaded is None:
         assert load is not None
         loaded = load()
+        if loaded.needs_equal_lengths:  # an outline did not tell
+            prepared = without_padding(prepared, [loaded])
+            if cache and job.find(loaded, prepared, documents, settings, layers, content):
+                return job.extraction(loaded, prepared, progress)
     forward = plan_forwards([loaded], settings, [layers])[0]
     job.layout = Layout(
         tuple(forward.layers),
@@ -150,7 +150,7 @@ class _Job:
     usable: bool = True
     name: str = ""
 
-    def find_key(
+    def find(
         self,
         model: LoadedModel,
         prepared: Prepared,
@@ -158,15 +158,17 @@ class _Job:
         settings: Settings,
         layers: Sequence[int] | None,
         content: dict[str, Any] | None,
-    ) -> None:
-        """What the entry is found by; none, with a note, where the model's content does not tell."""
-        self.name = model.name
+    ) -> bool:
+        """Whether features are there, under a key of all that makes them; no key, with a note, where that is
+        not known."""
+        self.name, self.key = model.name, None
         forward = plan_forwards([model], settings, [layers])[0]
         self.layers = forward.layers
         try:
             self.key = entry_key(forward, prepared.tables[0], prepared, documents, settings, content)
         except NotKeyed as error:
             self.notes.append(f"Features of {model.name} were not kept in the cache: {error}.")
+        return from_first(self.look_up)
 
     def look_up(self) -> bool:
         """Whether the features are there and sound; `damage` says what is wrong with those that are not."""

@@ -1,6 +1,7 @@
 """The key of an entry: everything that can change a bit of its features, and nothing else."""
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from torch import nn
 from cka_tools.extraction.activations import PooledForward, forward_options
 from cka_tools.extraction.extract import Prepared, feature_dtype
 from cka_tools.extraction.tokens import TextDocument, TokenTable
+from cka_tools.models.content import NotKeyed, hash_attributes
 from cka_tools.models.folder import hash_file, hash_json, hash_state_dict
 from cka_tools.models.model import LoadedModel
 from cka_tools.settings import Settings
@@ -106,19 +108,18 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _PROBE_TOKENS = 8
 
 
-class NotKeyed(Exception):  # noqa: N818 - a condition for the caller to name, not a fault
-    """A model whose output cannot be told from its content; the message says why."""
-
-
-def hash_custom_code(loaded: LoadedModel) -> dict[str, str]:
+def hash_custom_code(loaded: LoadedModel, held: Sequence[object] = ()) -> dict[str, str]:
     """sha256 of the source files of classes that came with the model or are the caller's own, by file name.
 
     Of remote code every file beside them counts, as they import each other.
 
+    Args:
+        held: what its modules hold, whose classes and functions count too.
+
     Raises:
         NotKeyed: a class without a source file, a replaced `forward`, or hooks that change the output.
     """
-    objects = [loaded.model.config, loaded.tokenizer, *loaded.model.modules()]
+    objects = [loaded.model.config, loaded.tokenizer, *loaded.model.modules(), *held]
     for module in loaded.model.modules():
         if "forward" in vars(module):
             raise NotKeyed("a module's forward was replaced")
@@ -134,7 +135,7 @@ def hash_custom_code(loaded: LoadedModel) -> dict[str, str]:
 
 def _source_files(objects: Iterable[Any]) -> set[Path]:
     files: set[Path] = set()
-    for name in {cls.__module__ for thing in objects for cls in type(thing).__mro__}:
+    for name in {of.__module__ for thing in objects for of in (*type(thing).__mro__, *_code(thing))}:
         top = name.split(".")[0]
         if top in _KNOWN or top in sys.stdlib_module_names - {"__main__"}:
             continue
@@ -145,6 +146,13 @@ def _source_files(objects: Iterable[Any]) -> set[Path]:
         if top == "transformers_modules":
             files.update(Path(source).parent.glob("*.py"))
     return files
+
+
+def _code(thing: Any) -> list[Any]:
+    """A function or class itself; of a module its class's forward, which another may have put there."""
+    if isinstance(thing, nn.Module):
+        return [type(thing).forward]
+    return [thing] if isinstance(thing, type) or inspect.isroutine(thing) else []
 
 
 def _custom_hooks(model: nn.Module) -> list[tuple[dict[int, Any], int]]:
@@ -270,13 +278,15 @@ def _model_content(model: LoadedModel) -> dict[str, Any]:
     stored = model.model.state_dict()
     # Rotary frequencies and the like: not among the weights, and a caller may have changed them.
     others = {name: buffer for name, buffer in model.model.named_buffers() if name not in stored}
+    attributes, held = hash_attributes(model.model)
     return {
         "class": f"{type(model.model).__module__.split('.')[0]}.{type(model.model).__qualname__}",
         "weights": model.provenance.get("weights_sha256") or hash_state_dict(stored),
         "buffers": hash_state_dict(others),
         "config": hash_json(_config_content(model.model.config.to_dict())),
         "tokenizer": model.provenance["tokenizer_sha256"],
-        "code": hash_custom_code(model),
+        "attributes": attributes,
+        "code": hash_custom_code(model, held),
         "dtypes": sorted({str(p.dtype) for p in model.model.parameters()}),
         "attention": model.provenance["attention"],
     }

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cka_tools.extraction import plan_corpus_order, plan_sorted
-from cka_tools.extraction.batches import make_batch
+from cka_tools.extraction.batches import make_batch, plan_equal_lengths
 from cka_tools.extraction.tokens import TokenTable
 
 lengths_of_documents = st.lists(st.integers(1, 512), min_size=1, max_size=60)
@@ -20,6 +20,21 @@ def test_every_document_is_in_one_batch_within_the_budget(lengths: list[int], bu
         assert longest == max(lengths[row] for row in rows)
         assert len(rows) == 1 or len(rows) * longest <= budget
     assert list(plan.lengths) == sorted(plan.lengths, reverse=True)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=60), st.integers(1, 40))
+def test_documents_of_a_batch_of_equal_lengths_are_as_long_for_each_tokenizer(
+    lengths: list[tuple[int, int]], budget: int
+) -> None:
+    plan = plan_equal_lengths(np.array(lengths).T, budget)
+    assert sorted(row for rows in plan.batches for row in rows) == list(range(len(lengths)))
+    for rows, longest in zip(plan.batches, plan.lengths, strict=True):
+        assert len({lengths[row] for row in rows}) == 1
+        assert longest == max(lengths[rows[0]])
+        assert len(rows) == 1 or len(rows) * longest <= budget
+    assert list(plan.lengths) == sorted(plan.lengths, reverse=True)
+    alone = plan_equal_lengths([length for length, _ in lengths], budget)
+    assert alone.record()["padded_tokens"] == sum(length for length, _ in lengths)
 
 
 @given(lengths_of_documents)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,6 +260,22 @@ def test_a_model_in_memory_in_another_dtype_is_refused(
     model = fresh_model("bert").to(torch.bfloat16)
     assert "dtype='bfloat16'" in refusal((model, fresh_tokenizer()))
     load_model((model, fresh_tokenizer()), dtype="bfloat16")
+
+
+def test_a_model_with_virtual_tokens_is_refused(
+    fresh_model: Callable[..., Any], fresh_tokenizer: Callable[..., Any]
+) -> None:
+    class Prompted(nn.Module):
+        """As PEFT wraps a model for prompt tuning: the base model, and tokens of its own before the text."""
+
+        def __init__(self, base: Any, *, prompt: bool) -> None:
+            super().__init__()
+            self.base_model, self.config = base, base.config
+            self.active_peft_config = SimpleNamespace(is_prompt_learning=prompt)
+
+    base, tokenizer = fresh_model("bert"), fresh_tokenizer()
+    assert "virtual tokens" in refusal((Prompted(base, prompt=True), tokenizer))
+    assert load_model((Prompted(base, prompt=False), tokenizer)).model is base
 
 
 def test_things_that_are_no_model_are_refused(fresh_tokenizer: Callable[..., Any]) -> None:

@@ -141,6 +141,7 @@ def test_another_kind_of_source_is_loaded_like_any(pair: tuple[Any, Any]) -> Non
         """Its first block adds nothing."""
 
         name = "zeroed"
+        folder = None
 
         def fingerprint(self) -> None:
             return None
