@@ -261,7 +261,16 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
 
 
 _CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
-_WHOLE = ("layer_a", "layer_b", "tokens", "n_documents", "best_layer_b", "seed")
+_WHOLE = (
+    "layer_a",
+    "layer_b",
+    "tokens",
+    "n_documents",
+    "best_layer_b",
+    "top_feature_a",
+    "top_feature_b",
+    *("seed", "data_seed", "control_seed", "control_data_seed"),
+)
 
 
 def _columns(name: str, entry: JsonObject) -> JsonObject:

@@ -52,9 +52,9 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     Args:
         record, arrays: of a `Comparison`.
     """
-    summary, control = record["summary"], model_names(record, "control")
+    summary = record["summary"]
     a, b = short_names(*(model_names(record, role)[0] for role in "ab"), NAME_LETTERS)
-    with_control = "control" in models
+    with_control = bool(model_names(record, "control"))
     stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
     above = ABOVE + LEGEND_LINE * max(0, _legend_lines(record) - LEGEND_LINES)
     settings = " · ".join(settings_in_words(record, CORPUS_LETTERS))
@@ -78,7 +78,7 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     band = draw_early_band(upper, layers, summary["early_layers"])
     draw_early_band(lower, layers, summary["early_layers"])
     handles = draw_divergence(upper, entries, summary["mean_divergence"]["debiased"]["value"])
-    if control:
+    if model_names(record, "control"):
         handles += draw_control(upper, entries)
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
     lower.legend(
@@ -151,8 +151,8 @@ def _numbers(summary: Record) -> str:
 def _footnotes(record: Record) -> list[str]:
     notes, summary = [], record["summary"]
     control = model_names(record, "control")
-    if control is not None:
-        name = shorten(control["name"], NAME_LETTERS)
+    if control:
+        name = shorten(control[0], NAME_LETTERS)
         notes.append(f"Seed noise is the divergence of {name} from B. {ratio_sentence(summary)}")
         notes += [f"No ratio {line}." for line in ratio_refusals(record["layers"])]
     protocol = summary.get("protocol")
