@@ -190,6 +190,7 @@ def provenance(
 def _draw(one: DrawResult) -> JsonObject:
     first = one.extractions[0][0]
     splits = list({id(e): e.splits for e, _ in one.extractions}.values())
+    plans = [extraction.plan.record() for extraction, _ in one.extractions]
     entry = {
         "seed": one.draw.seed,
         "fingerprint": one.draw.fingerprint,
@@ -199,6 +200,8 @@ def _draw(one: DrawResult) -> JsonObject:
         "plan": first.plan.record() | {"splits": [split for some in splits for split in some]},
         "cache": [extraction.cache[at] for extraction, at in one.extractions],
     }
+    if any(plan != plans[0] for plan in plans):  # a model that cannot be padded has batches of its own
+        entry["plans"] = plans
     return entry if first.streamed is None else entry | {"streamed": first.streamed}
 
 
