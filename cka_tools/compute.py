@@ -28,6 +28,7 @@ from cka_tools.models import (
 )
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
+from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import known_content
 
@@ -260,6 +261,8 @@ def open_run(
     Raises:
         UserError: input that does not fit, in one line.
     """
+    for name in settings.measures:
+        find_measure(name)
     given = [as_source(one) for one in models]
     options = LoadOptions(
         resolve_device(settings.device),
