@@ -153,7 +153,7 @@ def _footnotes(record: Record) -> list[str]:
     control = model_names(record, "control")
     if control:
         name = shorten(control[0], NAME_LETTERS)
-        notes.append(f"Seed noise is the divergence of {name} from B. {ratio_sentence(summary)}")
+        notes.append(f"The control is {name}. {ratio_sentence(summary)}")
         notes += [f"No ratio {line}." for line in ratio_refusals(record["layers"])]
     protocol = summary.get("protocol")
     if protocol:
