@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from cka_tools.comparison import Comparison
-from cka_tools.comparison.pairing import choose_layers, early_layers
-from cka_tools.comparison.reading import ControlReading, Reading
-from cka_tools.comparison.record import build_arrays, build_record
-from cka_tools.statistics.pair import compare_features
-from cka_tools.statistics.ratio import divergence_ratio
+from cka_tools.comparison import Comparison, run_comparison
+from cka_tools.compute import FeatureRun, Features
+from cka_tools.extraction import BatchPlan, Extraction, Prepared
+from cka_tools.models import LoadOptions
+from cka_tools.settings import Settings
 
 #: Debiased CKA by layer, detour against baseline, of arXiv 2605.12438: near 0 beyond layer 15.
 PAPER_CKA = [
@@ -55,85 +55,103 @@ def make_comparison(
     n: int = 80,
     names: tuple[str, str] = ("demo:clm-detour", "demo:mlm-baseline"),
     corpus: str = "sample",
-    rescale: bool = False,
-    protocol: str | None = None,
-    layers: Sequence[int] | None = None,
-    early: Sequence[int] | None = None,
     notes: Sequence[str] = (),
     control: str | None = None,
     control_drift: float = 0.5,
+    rescale: bool = False,
+    protocol: Any = None,
+    layers: Any = None,
+    early: Any = None,
     **features: Any,
 ) -> Comparison:
-    """A comparison as `compare` gives it; `features` go to `make_features`.
+    """A comparison as `compare` gives it, of features that are made up; `features` go to `make_features`.
 
     Args:
         control: name of a control; its features are B's with less noise of their own.
         control_drift: how much of it.
     """
     depth_b = depth_b or depth
-    pairs, rows, columns = choose_layers(depth, depth_b, layers)
-    layers_a, layers_b = list(rows or range(depth)), list(columns or range(depth_b))
-    early_given = early_layers(min(depth, depth_b), early)
-    shallow = 0 if depth <= depth_b else 1
-    positions = [at for at, pair in enumerate(pairs) if pair[shallow] in early_given]
-    within = [(layers_a.index(i), layers_b.index(j)) for i, j in pairs]
-    readings = []
-    for seed in (42, 43, 44) if protocol else (42,):
-        sides = [make_features(n, d, seed + s, **features) for s, d in ((0, depth), (100, depth_b))]
-        chosen = [[side[at] for at in kept] for side, kept in zip(sides, (layers_a, layers_b), strict=True)]
-        plain, rescaled = (compare_features(*chosen, within, positions, rescale=r) for r in (False, True))
-        noise = None
-        if control is not None:
-            near = np.random.default_rng(seed + 200)
-            third = [b + control_drift * 0.3 * near.normal(size=b.shape) for b in chosen[1]]
-            apart = compare_features(third, chosen[1], [(j, j) for _, j in within], positions)
-            noise = ControlReading(apart, divergence_ratio(plain, apart))
-        draw = SimpleNamespace(
-            documents=[SimpleNamespace(id=str(i)) for i in range(n)],
-            corpus=corpus,
-            seed=seed,
-            notes=list(notes),
-        )
-        extraction = SimpleNamespace(kept=np.arange(n), notes=[])
-        readings.append(
-            Reading(
-                draw,  # type: ignore[arg-type]
-                extraction,  # type: ignore[arg-type]
-                layers_a,
-                layers_b,
-                positions,
-                plain,
-                rescaled if rescale else None,
-                noise,
+
+    def made_up(models: Any, corpus: Any, settings: Settings, seeds: Sequence[int]) -> FeatureRun:
+        draws = []
+        for seed in seeds:
+            a, b = (
+                make_features(n, depth, seed, **features),
+                make_features(n, depth_b, seed + 100, **features),
             )
+            near = np.random.default_rng(seed + 200)
+            twin = [layer + control_drift * 0.3 * near.normal(size=layer.shape) for layer in b]
+            draws.append([a, b, twin][: len(models)])
+        return _run(models, corpus, settings, seeds, draws, notes)
+
+    with patch.object(run_comparison, "open_run", made_up):
+        return run_comparison.compare(
+            *names, corpus, control=control, rescale=rescale, protocol=protocol, layers=layers, early=early
         )
-    settings = {
-        "pooling": "mean", "sites": "residual", "max_length": 512, "tokens_per_document": None,
-        "dtype": "float16" if protocol else "float32", "device": "cpu", "seed": 42, "protocol": protocol,
-        "rescale": rescale,
-    }  # fmt: skip
-    provenance = {
-        "models": {"a": {"name": names[0]}, "b": {"name": names[1]}}
-        | ({} if control is None else {"control": {"name": control}}),
-        "corpus": {"spec": corpus},
-        "settings": settings,
-    }
-    models: Any = tuple(SimpleNamespace(blocks=[None] * d) for d in (depth, depth_b))
-    record = build_record(readings, models, provenance, early_given, protocol)
-    return Comparison(record, build_arrays(readings[0]))
+
+
+def _run(
+    names: Sequence[str],
+    corpus: str,
+    settings: Settings,
+    seeds: Sequence[int],
+    draws: Sequence[Sequence[Sequence[np.ndarray]]],
+    notes: Sequence[str],
+) -> FeatureRun:
+    """A run whose features are known: of each draw and model its layers."""
+    n, rows = len(draws[0][0][0]), range(len(draws[0][0][0]))
+    plan = BatchPlan("sorted", (tuple(rows),), (8,), 2048)
+    origin = {"dtype": settings.dtype or "float32"}
+    outlines: list[Any] = [SimpleNamespace(blocks=[None] * len(layers)) for layers in draws[0]]
+    tables: list[Any] = [SimpleNamespace(lengths=np.full(n, 8))] * len(names)
+    prepared = [Prepared(np.arange(n), tables, plan, 512, True, None, []) for _ in seeds]
+    documents = [SimpleNamespace(id=str(row), text=f"text {row}") for row in rows]
+    drawn: list[Any] = [
+        SimpleNamespace(
+            documents=documents, corpus=corpus, seed=seed, notes=list(notes), source={}, counts={},
+            fingerprint="f",
+        )
+        for seed in seeds
+    ]  # fmt: skip
+
+    class Known(FeatureRun):
+        def size(self, layers: Any) -> int:
+            return 0
+
+        def features(self, layers: Any, progress: Any = None) -> list[list[Features]]:
+            found = []
+            for at, name in enumerate(names):
+                own = []
+                for draw in draws:
+                    chosen = layers[at] or range(len(draw[at]))
+                    extraction = Extraction([], np.arange(n), [{}], plan, cache=["off"])
+                    kept = {layer: draw[at][layer] for layer in chosen}
+                    own.append(
+                        Features(name, len(draw[at]), kept, [d.id for d in documents], origin, extraction)
+                    )
+                found.append(own)
+            return found
+
+    sources: list[Any] = [SimpleNamespace(name=name) for name in names]
+    order = list(range(len(names)))
+    return Known(sources, outlines, order, drawn, prepared, settings, LoadOptions("cpu"))
 
 
 def with_diagonal(comparison: Comparison, values: Sequence[float], width: float = 0.02) -> Comparison:
     """The same comparison with other debiased CKA on its layer pairs, each with an interval."""
     for entry, value in zip(comparison.layers, values, strict=True):
-        entry.update(cka_debiased=value, ci_low=value - width, ci_high=value + width)
-        entry["cka_biased"] = value + 0.3 * (1 - value)
+        biased = value + 0.3 * (1 - value)
+        entry.update(cka_debiased=value, cka_biased=biased, ci_low=value - width, ci_high=value + width)
+        entry["divergence"].update(value=1 - value, ci_low=1 - value - width, ci_high=1 - value + width)
+        entry["divergence_biased"] = 1 - biased
         comparison.arrays["matrix.debiased"][entry["layer_a"], entry["layer_b"]] = value
     for match in comparison.record["best_match"]:
         row = comparison.arrays["matrix.debiased"][match["layer_a"]]
         match.update(layer_b=int(row.argmax()), cka_debiased=float(row.max()))
     for name, some in (("mean", comparison.layers), ("early", [e for e in comparison.layers if e["early"]])):
-        mean = 1 - float(np.mean([e["cka_debiased"] for e in some]))
-        found = comparison.summary[f"{name}_divergence"]["debiased"]
-        found.update(value=mean, ci_low=mean - width, ci_high=mean + width)
+        mean = float(np.mean([e["divergence"]["value"] for e in some]))
+        for held in (comparison.summary, comparison.record["pairs"][0]):
+            held[f"{name}_divergence"]["debiased"].update(
+                value=mean, ci_low=mean - width, ci_high=mean + width
+            )
     return comparison

@@ -17,12 +17,29 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cka_tools.comparison.record import ABLATION, COMMANDS, COMPARISON, FORMAT, JsonObject
+from cka_tools.comparison.record import (
+    ABLATION,
+    COMMANDS,
+    COMPARISON,
+    FORMAT,
+    MATRIX,
+    TRAJECTORY,
+    JsonObject,
+)
 from cka_tools.comparison.version_1 import upgrade
 from cka_tools.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHARED = ("summary", "pairs", "provenance")
+PARTS = {
+    COMPARISON: (*SHARED, "layers", "matrix", "best_match"),
+    TRAJECTORY: SHARED,
+    MATRIX: (*SHARED, "linkage"),
+    ABLATION: (*SHARED, "axis"),
+}
+"""What the record of each kind must hold."""
 
 RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
 FIGURE_SUFFIXES = ("pdf", "png")
@@ -169,6 +186,8 @@ def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[JsonObject, dict[st
     try:
         if written < FORMAT:
             record = upgrade(record, kind)
+        if lost := [part for part in PARTS[kind] if part not in record]:
+            raise UserError(f"{str(run_dir)!r} is damaged (no {', '.join(lost)}): make the run again")
         old_ablation = kind == ABLATION and not (run_dir / ARRAYS).is_file()
         return record, {} if old_ablation else load_file(run_dir / ARRAYS)
     except (OSError, SafetensorError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -155,6 +155,8 @@ def _ablation(record: JsonObject) -> JsonObject:
                 "layers": [_with_cka(layer) for layer in cell["layers"]],
             }
         )
+    for warning in record["summary"]["warnings"]:
+        warning["pairs"] = warning.pop("cells")
     origin = record["provenance"]
     origin["models"] = models
     corpus = origin["corpus"]

@@ -93,7 +93,9 @@ def test_the_control_is_the_comparison_of_both_baselines_and_the_ratio_their_quo
 
 
 def test_the_record_and_the_table_hold_it_and_survive_the_disk(models, result, tmp_path):
-    assert result.record["provenance"]["models"]["control"]["name"] == result.control
+    roles = [model["role"] for model in result.record["provenance"]["models"]]
+    assert roles == ["a", "b", "control"]
+    assert result.control == "ModernBertModel"
     again = Comparison.load(result.save(tmp_path / "run"))
     assert again.record == json.loads(json.dumps(result.record, allow_nan=False))
     np.testing.assert_array_equal(
@@ -101,10 +103,10 @@ def test_the_record_and_the_table_hold_it_and_survive_the_disk(models, result, t
         [1 - e["control"]["value"] for e in again.layers],
     )
     frame = again.to_frame()
-    for part, column in (("value", "ratio"), ("ci_low", "ratio_ci_low"), ("ci_high", "ratio_ci_high")):
+    for part, column in (("value", "ratio"), ("ci_low", "ratio_low"), ("ci_high", "ratio_high")):
         assert list(frame[column]) == [e["ratio"][part] for e in again.layers]
     assert list(frame["control_divergence"]) == [e["control"]["value"] for e in again.layers]
-    assert {"control_ci_low", "control_ci_high", "ratio_reason"} <= set(frame)
+    assert {"control_divergence_low", "control_divergence_high", "ratio_reason"} <= set(frame)
     assert "control_divergence" in (tmp_path / "run" / "layers.csv").read_text().splitlines()[0]
 
 

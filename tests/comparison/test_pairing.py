@@ -1,10 +1,11 @@
 """Which layers are paired, and which are early."""
 
 import pytest
-from cka_tools.comparison.caveats import overlap_caveat
 
-from cka_tools.comparison.pairing import choose_layers, early_layers, pair_layers, parse_layers
+from cka_tools.comparison.pairing import choose_layers, early_layers, pair_layers
+from cka_tools.comparison.warnings import overlap_warning
 from cka_tools.errors import UserError
+from cka_tools.settings import parse_layers
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,8 @@ def test_unequal_depths_pair_by_relative_depth():
 
 
 def test_chosen_layers_of_unequal_depths_take_their_partners():
-    pairs, a, b = choose_layers(6, 12, (0, 5))
-    assert (pairs, a, b) == ([(0, 0), (5, 11)], (0, 5), (0, 11))
+    assert choose_layers(6, 12, (0, 5)) == [(0, 0), (5, 11)]
+    assert choose_layers(12, 6, (0, 5)) == [(0, 0), (11, 5)]
 
 
 @pytest.mark.parametrize(("depth", "early"), [(22, 8), (28, 10), (8, 3), (6, 2), (1, 1)])
@@ -52,8 +53,8 @@ def test_layers_out_of_range_name_what_there_is(call):
 
 
 def test_draws_that_overlap_are_named():
-    assert overlap_caveat([["a", "b", "c", "d"], ["d", "e", "f", "g"]]) is None
-    found = overlap_caveat([["a", "b", "c", "d"], ["c", "d", "e", "f"]])
+    assert overlap_warning([["a", "b", "c", "d"], ["d", "e", "f", "g"]]) is None
+    found = overlap_warning([["a", "b", "c", "d"], ["c", "d", "e", "f"]])
     assert found is not None
     assert found["code"] == "overlapping-draws"
     assert "50 %" in found["text"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cka_tools import compare
-from cka_tools.comparison import streamed_reading
+from cka_tools.comparison import streaming
 from cka_tools.errors import UserError
 from cka_tools.statistics import pair as feature_comparison
 
@@ -89,7 +89,7 @@ def test_a_model_against_itself_is_one(pair, texts):
 
 
 def test_a_pilot_scales_what_is_rescaled_and_few_documents_give_intervals(pair, texts, monkeypatch):
-    monkeypatch.setattr(streamed_reading, "PILOT_DOCUMENTS", 60)
+    monkeypatch.setattr(streaming, "PILOT_DOCUMENTS", 60)
     monkeypatch.setattr(feature_comparison, "INFLUENCE_DOCUMENTS", 50)
     options = {"max_length": 64, "rescale": True, "cache": False}
     kept = compare(*pair, texts, **options)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 
 import pytest
@@ -19,7 +18,6 @@ from cka_tools.comparison.summary import (
 )
 from cka_tools.errors import UserError
 from cka_tools.terminal.many_report import print_summary
-from cka_tools.terminal.run_commands import _json
 
 HOSTILE = "50% of a_b & c#d {e} ~f^g $h$ \\i [j] |k| *l*"
 
@@ -51,9 +49,7 @@ def test_values_are_the_runs(runs):
     assert float(rows[0]["ratio_early_ci_high"]) == pytest.approx(ratio["ci_high"])
     assert float(rows[0]["control_mean_divergence"]) == pytest.approx(noise["value"])
     assert rows[1]["ratio_mean"] == ""
-    held = json.loads(_json(summary_table(runs)))
-    assert held["runs"][1]["ratio_mean"] is None
-    assert held["runs"][0]["documents"] == 80
+    assert [row["documents"] for row in rows] == ["80", "80"]
 
 
 def test_columns_of_a_control_are_there_only_where_a_run_has_one(runs):

@@ -255,12 +255,9 @@ def test_other_ways_to_start_it_are_the_same(launcher):
 
 
 def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_path, monkeypatch, request):
-    from cka_tools.comparison import reading
+    from cka_tools.compute import Told
 
-    def interrupted(documents, tokens):
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(reading.DrawProgress, "__call__", lambda self, *done: interrupted(*done))
+    monkeypatch.setattr(Told, "__call__", lambda self, *done: os.kill(os.getpid(), signal.SIGINT))
     # Python leaves a signal ignored that was ignored when it was started, as in a shell's background jobs.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
@@ -286,7 +283,8 @@ def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, cont
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     ratio = record["summary"]["ratio"]["mean"]["value"]
     assert f"{ratio:.2f} times the seed noise" in " ".join(out.split())
-    assert record["provenance"]["models"]["control"]["name"] == str(control)
+    roles = {model["role"]: model["name"] for model in record["provenance"]["models"]}
+    assert roles == {"a": str(models[0]), "b": str(models[1]), "control": str(control)}
     assert "times the seed noise" in " ".join(cka("show", "run")[1].split())
     assert cka("plot", "run", "--out", "f.svg")[0] == 0
     assert (tmp_path / "f.svg").stat().st_size > 0
@@ -309,6 +307,7 @@ def test_summary_prints_and_writes_each_format(cka, run_dir, tmp_path):
     saved = json.loads((run_dir / "result.json").read_text())
     mean = saved["summary"]["mean_divergence"]["debiased"]["value"]
     assert held["runs"][0]["mean_divergence"] == pytest.approx(mean)
+    assert held["runs"][0]["ratio_mean"] is None
     for form, words in (("latex", "\\toprule"), ("markdown", "---:"), ("csv", "model_a")):
         assert words in cka("summary", run_dir, "--format", form)[1]
         assert cka("summary", run_dir, "--format", form, "--out", f"table.{form}") == (0, "", "")

@@ -53,9 +53,9 @@ def test_a_training_runs_folder_is_followed_by_its_tokens(cka, models, run, corp
     assert max(map(len, out.splitlines())) <= 80
     assert "x is tokens of the run, by the manifests" in " ".join(out.split())
     record = json.loads((tmp_path / "along" / "result.json").read_text())
-    assert [one["x"] for one in record["checkpoints"]] == [1000, 2000, 2500]
+    assert [one["x"] for one in record["pairs"] if one["role"] == "checkpoint"] == [1000, 2000, 2500]
     assert record["kind"] == "trajectory"
-    means = [one["mean_divergence"]["debiased"] for one in record["checkpoints"]]
+    means = [one["mean_divergence"]["debiased"] for one in record["pairs"][:3]]
     for mean in means:
         assert f"{100 * mean['value']:.1f}" in out
         assert mean["ci_low"] < mean["value"] < mean["ci_high"]
@@ -111,9 +111,9 @@ def test_flags_reach_the_reading(cka, models, corpus):
         "last", "mlp", 32, 7,
     )  # fmt: skip
     assert record["summary"]["n_documents"] == 35
-    assert [one["x"] for one in record["checkpoints"]] == [2, 4]
-    assert record["checkpoints"][0]["name"] == str(models[2])
-    assert [layer["layer_a"] for layer in record["checkpoints"][0]["layers"]] == [0, 2]
+    assert [one["x"] for one in record["pairs"]] == [2, 4]
+    assert record["pairs"][0]["name"] == str(models[2])
+    assert [layer["layer_a"] for layer in record["pairs"][0]["layers"]] == [0, 2]
     assert record["summary"]["early_layers"] == [2]
     draw = record["provenance"]["corpus"]["draws"][0]
     assert (draw["plan"]["limit"], draw["cache"]) == (99, ["off"] * 3)
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_one_line(cka, models, run, gpt, corpus, tmp_path):
         (["trajectory", models[0], *models[1:3], "--x", "1,2,3"], "3 numbers for 2 checkpoints"),
         (["trajectory", models[0], run, "--x", "1,2"], "2 numbers for 3 checkpoints"),
         (["trajectory", models[0], *models[1:3], "--x", "1,1"], "x 1 is given to both"),
-        (["trajectory", models[0], *models[1:3], "--x", "1,b"], "'1,b' is no list of numbers"),
+        (["trajectory", models[0], *models[1:3], "--x", "1,b"], "'1,b' is not a list of numbers"),
         (["trajectory", models[0], run / "final", run], "both have 2,500 tokens"),
         (["trajectory", models[0], models[1], "--control", models[0]], "is the reference itself"),
         (["trajectory", models[0], gpt, "--pooling", "token"], "different tokenizers"),
