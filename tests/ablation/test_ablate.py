@@ -342,25 +342,24 @@ def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("axis", "more", "told"),
     [
-        (("--max-length", 9999), "9999"),
-        (("--documents", 0), "documents 0"),
-        (("--documents", 3), "3 documents are too few"),
-        (("--compare-on", "nope"), "nope"),
-        (("--document-seed", 2**70), str(2**70)),
-        (("--layers", "7"), "layers [7]"),
-        (("--early", "7"), "early layers [7]"),
-        (("--measure", "cka,none"), "none"),
-        (("--measure", "mknn", "--keep-features", "1KiB"), "--keep-features 1,024 bytes"),
+        ("length", ("--max-length", 9999), "9999"),
+        ("length", ("--documents", 0), "documents 0"),
+        ("length", ("--documents", 3), "3 documents are too few"),
+        ("length", ("--compare-on", "nope"), "nope"),
+        ("length", ("--document-seed", 2**70), str(2**70)),
+        ("length", ("--layers", "7"), "layers [7]"),
+        ("length", ("--measure", "cka,none"), "none"),
+        ("length", ("--measure", "mknn", "--keep-features", "1KiB"), "--keep-features 1,024 bytes"),
+        ("direction", ("--start-tokens", 640, "--early", "7"), "early layers [7]"),
     ],
 )
-@pytest.mark.parametrize("axis", ["length", "direction"])
 def test_what_the_comparison_refuses_is_refused_before_training(
     cka, options, monkeypatch, tmp_path, axis, more, told
 ):
     monkeypatch.setattr(ablation_run, "train_phase", lambda *_, **__: pytest.fail("something was trained"))
-    given = ("ablate", axis, *options, "--start-tokens", 640, *more, "--out", "run")
+    given = ("ablate", axis, *options, *more, "--out", "run")
     for dry in ((), ("--dry-run", "--tokens-per-second", 1)):
         code, out, err = cka(*given, *dry)
         assert (code, out) == (2, "")
@@ -383,25 +382,25 @@ def numbers_of(run: Ablation) -> list[float]:
 
 @pytest.fixture(scope="module")
 def recompared(everything, texts, tmp_path_factory):
-    """`recompared(*options)` → the ablation of the axis `direction` again, of the same checkpoints."""
+    """`recompared(axis, *options)` → that part of the ablation again, of the same checkpoints."""
     folders = [p.parent for p in sorted((everything / "segments").glob("*/training.json"))]
     same = (
         "--compare-on",
         texts[1],
         "--max-length",
         32,
-        "--device",
-        "cpu",
-        "--quiet",
         "--n",
         N,
+        "--device",
+        "cpu",
         "--no-cache",
+        "--quiet",
     )
 
-    def run(*more: object) -> Ablation:
+    def run(axis: str, *more: object) -> Ablation:
         out = tmp_path_factory.mktemp("again") / "run"
         with pytest.MonkeyPatch.context() as patch:
-            given = ("ablate", "direction", "--checkpoints", *folders, *same, *more, "--out", out)
+            given = ("ablate", axis, "--checkpoints", *folders, *same, *more, "--out", out)
             assert call(patch, given) == 0
         return Ablation.load(out)
 
@@ -410,7 +409,7 @@ def recompared(everything, texts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def direction(recompared) -> Ablation:
-    return recompared()
+    return recompared("direction")
 
 
 @pytest.fixture(scope="module")
@@ -425,13 +424,13 @@ def cell_of(run: Ablation, name: str) -> dict[str, Any]:
 
 
 def test_features_that_are_not_kept_give_the_same_numbers(direction, recompared):
-    streamed = recompared("--keep-features", "1KiB")
+    streamed = recompared("direction", "--keep-features", "1KiB")
     assert "streamed" in streamed.record["provenance"]["corpus"]["draws"][0]
     assert np.isfinite(numbers_of(direction)).any()
     np.testing.assert_allclose(numbers_of(streamed), numbers_of(direction), rtol=0, atol=1e-10)
 
 
-def test_each_checkpoint_runs_once_however_many_cells_share_it(everything, texts, monkeypatch, tmp_path):
+def test_each_checkpoint_runs_once_however_many_cells_share_it(recompared, monkeypatch):
     loaded: list[str] = []
     load = FeatureRun.load
 
@@ -440,23 +439,7 @@ def test_each_checkpoint_runs_once_however_many_cells_share_it(everything, texts
         return load(self, at)
 
     monkeypatch.setattr(FeatureRun, "load", counted)
-    folders = [p.parent for p in sorted((everything / "segments").glob("*/training.json"))]
-    same = (
-        "--compare-on",
-        texts[1],
-        "--max-length",
-        32,
-        "--device",
-        "cpu",
-        "--quiet",
-        "--n",
-        N,
-        "--no-cache",
-    )
-    assert (
-        call(monkeypatch, ("ablate", "all", "--checkpoints", *folders, *same, "--out", tmp_path / "r")) == 0
-    )
-    cells = Ablation.load(tmp_path / "r").cells
+    cells = recompared("all").cells
     weights = [one for cell in cells for one in cell["weights"].values()]
     assert len(loaded) == len(set(loaded)) == len(set(weights)) < len(weights)
 
@@ -482,6 +465,7 @@ def test_a_causal_cell_is_a_comparison_of_causal_views(direction, trained, texts
 
 def test_an_ablation_takes_the_settings_of_every_comparison(recompared, trained, texts):
     result = recompared(
+        "direction",
         "--layers", "0,2", "--early", "0", "--pooling", "last", "--sites", "mlp", "--rescale",
         "--measure", "cka,mknn", "--documents", 30, "--document-seed", 7,
     )  # fmt: skip
@@ -511,7 +495,7 @@ def test_the_ratio_is_computed_on_the_device_of_the_run(recompared, monkeypatch)
 
     monkeypatch.setattr(pairs_engine, "ratio_second_order", watched)
     monkeypatch.setattr(FeatureRun, "device", property(lambda self: torch.device("cpu:0")))
-    recompared()
+    recompared("direction")
     assert set(devices) == {"cpu:0"}
 
 
