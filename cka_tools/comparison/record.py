@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cka_tools import __version__
+from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
 
 if TYPE_CHECKING:
     from cka_tools.comparison.pairs import DrawResult, PairResult
@@ -157,6 +158,16 @@ def best_matches(result: PairResult) -> list[JsonObject]:
 def early_of(result: PairResult) -> list[int]:
     """The early layers, by A's own indices."""
     return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
+
+
+def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
+    """In what a control differs from the model that it is a control of, by the manifests in their folders.
+
+    Args:
+        of, control: positions among the models that were given.
+    """
+    folders = [run.sources[run.order[at]].folder for at in (of, control)]
+    return noise_kind(*(None if folder is None else read_manifest(folder) for folder in folders))
 
 
 def provenance(
