@@ -61,14 +61,14 @@ def run_and_save(
     """
     from cka_tools.store.snapshot import kept_until_saved
 
-    with joined() as team:
+    with joined() as process:
         run_dir = from_first(lambda: out or free_directory(name))
         from_first(lambda: check_free(run_dir))
         with kept_until_saved():
-            with document_progress(Console(stderr=True), hidden=quiet or not team.first) as progress:
+            with document_progress(Console(stderr=True), hidden=quiet or not process.first) as progress:
                 result = make(progress)
             from_first(lambda: result.save(run_dir))
-    if team.first:
+    if process.first:
         print_saved(result, run_dir, quiet=quiet, as_json=as_json)
 
 
