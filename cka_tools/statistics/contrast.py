@@ -284,9 +284,10 @@ def _variance(
     both = sum(float(part.sum()) for part in design.seed_variance(deviations, weights)) * (m - 1) / n
     seeds = max(sum(strata) - both, 0.0)
     total = documents.total + seeds
+    kept = seeds / sum(strata) if sum(strata) > 0 else 0.0
     spread = documents.total**2 / documents.degrees
     spread += sum(
-        part**2 / (len(stratum) - 1) for part, stratum in zip(strata, design.strata, strict=True)
+        (kept * part) ** 2 / (len(stratum) - 1) for part, stratum in zip(strata, design.strata, strict=True)
     )
     degrees = total**2 / spread if spread > 0 else documents.degrees
     return Variance(total, total, degrees), seeds / total if total > 0 else None
