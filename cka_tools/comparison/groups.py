@@ -163,8 +163,7 @@ def _recipes(groups: Groups) -> dict[str, Any] | None:
                 for phase in recipe.get("phases", [])
             ]
             rest = {k: v for k, v in recipe.items() if k not in ("name", "scale", "phases")}
-            start = ((manifest or {}).get("key") or {}).get("parent_config_sha256")
-            kinds.setdefault(hash_json([phases, rest, start]), str(recipe.get("name")))
+            kinds.setdefault(hash_json([phases, rest]), str(recipe.get("name")))
     text = (
         f"The manifests name {len(kinds)} recipes that differ in more than the objective (such as tokens or "
         "learning rate): a difference between the groups may come from that."
