@@ -149,7 +149,11 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
         found = contrast_groups(values, left, (size, size), [0], documents).mean
         row = {name: covers(getattr(found, name), value) for name, value in truth.items()}
         of_c = found.difference
-        row |= {"value": of_c.value, "width": (of_c.ci_high or 0) - (of_c.ci_low or 0), "share": found.seed_share}
+        row |= {
+            "value": of_c.value,
+            "width": (of_c.ci_high or 0) - (of_c.ci_low or 0),
+            "share": found.seed_share,
+        }
         row["below"] = float((of_c.ci_high or 0) < truth["difference"])
         rows.append(row)
     table = pd.DataFrame(rows).astype(float)
@@ -169,7 +173,9 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
     }
 
 
-def alarms(seed_effect: float, size: int, draws: int, documents: int, seed: int, layers: int = 4) -> dict[str, Any]:
+def alarms(
+    seed_effect: float, size: int, draws: int, documents: int, seed: int, layers: int = 4
+) -> dict[str, Any]:
     """One row: how often the test calls two groups different that are not, for one layer and for any of several."""
     population = Population("", 0.0, seed_effect)
     rng = np.random.default_rng([seed, size])
@@ -183,7 +189,9 @@ def alarms(seed_effect: float, size: int, draws: int, documents: int, seed: int,
             turned = A + rng.normal(size=A.shape) * seed_effect / 2 / np.sqrt(WIDTH)
             noise = rng.normal(size=(2 * size, documents, WIDTH)) * population.noise / np.sqrt(WIDTH)
             columns.append(divergences(z @ turned.transpose(0, 2, 1) + noise, left_out=False)[0])
-        found = contrast_groups(np.hstack(columns), None, (size, size), [0], documents, seed=int(rng.integers(2**31)))
+        found = contrast_groups(
+            np.hstack(columns), None, (size, size), [0], documents, seed=int(rng.integers(2**31))
+        )
         single.append(found.mean.p)
         any_layer.append(min(layer.p or 0 for layer in found.layers))
     row: dict[str, Any] = {"seed effect": seed_effect, "K": size, "draws": draws,
@@ -209,7 +217,9 @@ def main() -> None:
     start = time.process_time()
     check()
     chosen = [p for p in POPULATIONS if options.match in p.name]
-    rows = [coverage(p, k, options.draws, options.documents, options.seed) for p in chosen for k in options.sizes]
+    rows = [
+        coverage(p, k, options.draws, options.documents, options.seed) for p in chosen for k in options.sizes
+    ]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     print(f"{time.process_time() - start:.0f} CPU s")

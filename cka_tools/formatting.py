@@ -203,7 +203,9 @@ def contrast_sentence(record: dict[str, Any]) -> str:
     layers = significant_layers(record)
     if p <= smallest * (1 + 1e-9):
         text += f", the least that {sizes} checkpoints can give"
-    where = f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
+    where = (
+        f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
+    )
     return (
         f"{text}), {where}: the groups differ by more than their runs do, which does not say that what they "
         "are named after is the cause, should they differ in anything else."

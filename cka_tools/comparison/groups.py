@@ -57,7 +57,9 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
         UserError: not two groups, a group of fewer than two, a checkpoint given twice, pairs that do not match.
     """
     if len(given) != 2:
-        raise UserError(f"a contrast needs two groups, {len(given)} given: write --group NAME=MODEL,MODEL twice")
+        raise UserError(
+            f"a contrast needs two groups, {len(given)} given: write --group NAME=MODEL,MODEL twice"
+        )
     first, second = given
     sources: list[ModelSource] = []
     sizes = []
@@ -72,7 +74,11 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
         for member in members:
             source = as_source(member)
             if source in owner:
-                where = f"twice in group {name!r}" if owner[source] == name else f"in {owner[source]!r} and {name!r}"
+                where = (
+                    f"twice in group {name!r}"
+                    if owner[source] == name
+                    else f"in {owner[source]!r} and {name!r}"
+                )
                 raise UserError(f"checkpoint {source.name!r} is {where}: name every checkpoint once")
             owner[source] = name
             sources.append(source)
@@ -119,56 +125,67 @@ def group_warnings(groups: Groups, names: Sequence[str]) -> list[dict[str, Any]]
     return [one for one in found if one is not None]
 
 
-def _warning(code: str, text: str, concerned: Sequence[str]) -> dict[str, Any] | None:
-    return {"code": code, "text": text, "pairs": list(concerned)} if concerned else None
+def _warning(code: str, text: str) -> dict[str, Any]:
+    return {"code": code, "text": text, "layers": []}
 
 
 def _identical(groups: Groups, names: Sequence[str]) -> dict[str, Any] | None:
-    concerned, example = [], ""
+    concerned, until = [], ""
     for a, b in combinations(range(len(names)), 2):
-        until = identical_until(groups.manifests[a], groups.manifests[b])
-        if until is not None:
+        found = identical_until(groups.manifests[a], groups.manifests[b])
+        if found is not None:
             concerned.append(f"{names[a]} and {names[b]}")
-            example = example or f"{concerned[0]} are the same run until {until}"
-    return _warning(
-        "identical-until",
-        f"{example}, by their manifests: they are closer than independent runs would be, so W (or B) is too "
-        "small and p is not valid.",
-        concerned,
+            until = until or found
+    if not concerned:
+        return None
+    text = (
+        f"{concerned[0]} are the same run until {until}, by their manifests: they are closer than independent "
+        "runs would be, so a mean divergence is too small and p is not valid."
     )
+    return _warning("identical-until", text) | {"pairs": concerned}
 
 
 def _contradictions(groups: Groups, names: Sequence[str]) -> dict[str, Any] | None:
     """A group called detour that holds runs of one objective, one called baseline that holds detours."""
-    concerned = []
+    found = []
     for at, manifest in enumerate(groups.manifests):
-        phases = ((manifest or {}).get("recipe") or {}).get("phases") or []
-        called = groups.names[groups.of[at]].casefold()
-        detour = bool(phases) and phases[0]["objective"] != phases[-1]["objective"]
-        if phases and ("detour" in called and not detour or "baseline" in called and detour):
-            objectives = ", then ".join(phase["objective"].upper() for phase in phases)
-            concerned.append(f"{names[at]} in group {groups.names[groups.of[at]]!r} was trained by {objectives}")
-    text = f"{concerned[0]}, by its manifest: are the groups named rightly?" if concerned else ""
-    return _warning("name-contradicts-manifest", text, concerned)
+        objectives = [phase["objective"] for phase in _phases(manifest)]
+        called = groups.names[groups.of[at]]
+        detour = len(set(objectives)) > 1
+        wrong = "detour" in called.casefold() and not detour or "baseline" in called.casefold() and detour
+        if objectives and wrong:
+            trained = ", then ".join(objective.upper() for objective in objectives)
+            found.append(f"{names[at]} in group {called!r} was trained by {trained}")
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return _warning(
+        "name-contradicts-manifest", f"{found[0]}, by its manifest{more}: check the groups' names."
+    )
 
 
 def _recipes(groups: Groups) -> dict[str, Any] | None:
     """Recipes that differ in more than the objective."""
-    kinds: dict[str, str] = {}
+    kinds = set()
     for manifest in groups.manifests:
-        recipe = (manifest or {}).get("recipe")
-        if recipe is not None:
-            phases = [
-                {k: v for k, v in phase.items() if k not in ("name", "objective", "masking")}
-                for phase in recipe.get("phases", [])
+        if phases := _phases(manifest):
+            parts = [
+                {k: v for k, v in one.items() if k not in ("name", "objective", "masking")} for one in phases
             ]
+            recipe = (manifest or {})["recipe"]
             rest = {k: v for k, v in recipe.items() if k not in ("name", "scale", "phases")}
-            kinds.setdefault(hash_json([phases, rest]), str(recipe.get("name")))
+            kinds.add(hash_json([parts, rest]))
+    if len(kinds) < 2:
+        return None
     text = (
-        f"The manifests name {len(kinds)} recipes that differ in more than the objective (such as tokens or "
-        "learning rate): a difference between the groups may come from that."
+        f"The manifests hold {len(kinds)} recipes that differ in more than the objective (tokens or learning "
+        "rate, say): a difference between the groups may come from that."
     )
-    return _warning("recipes-differ", text, list(kinds.values()) if len(kinds) > 1 else [])
+    return _warning("recipes-differ", text)
+
+
+def _phases(manifest: Manifest) -> list[dict[str, Any]]:
+    return ((manifest or {}).get("recipe") or {}).get("phases") or []
 
 
 def _orders(groups: Groups) -> dict[str, Any] | None:
@@ -186,4 +203,4 @@ def _orders(groups: Groups) -> dict[str, Any] | None:
         text = "Runs of the two groups share an order of the data, runs of one group do not: give --paired."
     else:
         text = "Runs of one group share an order of the data, runs of the two groups do not: C holds the order too."
-    return _warning("orders-differ", text, list(groups.names))
+    return _warning("orders-differ", text)

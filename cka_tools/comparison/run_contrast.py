@@ -58,7 +58,9 @@ def contrast(
     check_run(found, run)
     pairs = [Pair(a, b) for a, b in pair_positions(len(found.sources))]
     draw = compare_pairs(run, pairs, progress)[0]
-    distances = np.array([[known(one.debiased.complement().value) for one in p.plain.layers] for p in draw.pairs])
+    distances = np.array(
+        [[known(one.debiased.complement().value) for one in p.plain.layers] for p in draw.pairs]
+    )
     refuse_same([(p.pair.a, p.pair.b) for p, d in zip(draw.pairs, distances, strict=True) if _same(d)], run)
     without = _without(draw.pairs)
     first = draw.pairs[0]
@@ -95,7 +97,9 @@ def _arrays(distances: np.ndarray, without: np.ndarray, models: int) -> dict[str
 def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTest) -> JsonObject:
     names = run.names
     first = draw.pairs[0]
-    summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs])
+    summary = many_summary(
+        run, draw, [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs]
+    )
     summary["warnings"] = [*group_warnings(groups, names), *summary["warnings"]]
     over = "documents and training seeds" if test.no_seeds is None else "documents"
     summary |= {
@@ -132,7 +136,8 @@ def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTes
 def _entry(found: GroupContrast) -> JsonObject:
     return {
         **{
-            name: interval_entry(getattr(found, name)) for name in ("between", "within", "difference", "ratio")
+            name: interval_entry(getattr(found, name))
+            for name in ("between", "within", "difference", "ratio")
         },
         **{name: number(getattr(found, name)) for name in ("p", "p_single", "seed_share")},
     }

@@ -29,13 +29,19 @@ from cka_tools.plotting.layer_curves import (
 from cka_tools.plotting.style import INK, Look, Page, StyledFigure, figure_style, undefined_key, warning_notes
 
 # Inches.
-LEFT, WIDTH, GAP = 0.58, 3.02, 0.58
+LEFT, WIDTH, GAP = 0.58, 2.95, 0.58
 HEIGHT, ABOVE, BELOW = 2.0, 0.32, 0.42
 NAME_LETTERS, CORPUS_LETTERS = 30, 48
 
 BETWEEN: Look = DEBIASED
 WITHIN: Look = CONTROL
-SIGNIFICANT: Look = {"marker": "*", "markersize": 6.5, "color": INK, "markeredgewidth": 0, "linestyle": "none"}
+SIGNIFICANT: Look = {
+    "marker": "*",
+    "markersize": 6.5,
+    "color": INK,
+    "markeredgewidth": 0,
+    "linestyle": "none",
+}
 
 Record = dict[str, Any]
 

@@ -197,9 +197,7 @@ class _Design:
         self.no_seeds: str | None = None
         small = min(sizes)
         if small < FEWEST_SEEDS:
-            self.no_seeds = (
-                f"a group of {small} says nothing of training seeds: {FEWEST_SEEDS} checkpoints or more are needed"
-            )
+            self.no_seeds = f"a group of {small} says nothing of training seeds: {FEWEST_SEEDS} checkpoints or more are needed"
             return
         units = [[at, at + first] for at in range(first)] if paired else [[at] for at in range(count)]
         kept = np.array([~(np.isin(self.left, unit) | np.isin(self.right, unit)) for unit in units])
@@ -235,7 +233,9 @@ def _contrast(
     """B, W, C and R of one row of divergences (pairs,), and of the same without each document (pairs, m)."""
     between, within = float(design.between @ row), float(design.within @ row)
 
-    def interval(value: float, weights: tuple[float, float]) -> tuple[Interval, Variance | None, float | None]:
+    def interval(
+        value: float, weights: tuple[float, float]
+    ) -> tuple[Interval, Variance | None, float | None]:
         if left is None:
             return too_few(value, n), None, None
         variance, share = _variance(design, row, left, n, weights)
@@ -254,7 +254,9 @@ def _contrast(
         low = of_within.ci_low or 0.0
         if low <= ROUNDING or within < CLEAR_CONTROL * math.sqrt(variance.total):
             shown = f"{100 * within:.2f} % (95 % bound {100 * low:.2f} %)"
-            ratio = Interval(None, reason=f"{NOT_CLEAR}: the divergence within groups {shown} is not clear of 0")
+            ratio = Interval(
+                None, reason=f"{NOT_CLEAR}: the divergence within groups {shown} is not clear of 0"
+            )
         elif between <= 0:
             ratio = Interval(None, reason="no logarithm: the divergence between groups is not above 0")
         else:

@@ -196,8 +196,12 @@ def parse_groups(given: list[str]) -> dict[str, list[str]]:
     for text in given:
         name, equals, members = text.partition("=")
         if not equals or not name.strip() or not all(part.strip() for part in members.split(",")):
-            raise UserError(f"--group {text!r} is not a group: write it like detour=runs/1/final,runs/2/final")
+            raise UserError(
+                f"--group {text!r} is not a group: write it like detour=runs/1/final,runs/2/final"
+            )
         if name.strip() in groups:
-            raise UserError(f"--group {name.strip()!r} is given twice: put its checkpoints in one, with commas")
+            raise UserError(
+                f"--group {name.strip()!r} is given twice: put its checkpoints in one, with commas"
+            )
         groups[name.strip()] = [part.strip() for part in members.split(",")]
     return groups

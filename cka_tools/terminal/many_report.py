@@ -117,7 +117,7 @@ def print_contrast(result: Contrast, console: Console) -> None:
     summary, test = result.summary, result.summary["test"]
     _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
     table = _table()
-    for head in ("layer", "between %", "interval", "within %", "interval", "ratio", "interval", "p"):
+    for head in ("layer", "B %", "interval", "W %", "interval", "B / W", "interval", "p"):
         _column(table, head)
     starred = significant_layers(result.record)
     rows = [(str(one["layer"]) + ("*" if one["layer"] in starred else ""), one) for one in result.layers]
@@ -130,9 +130,10 @@ def print_contrast(result: Contrast, console: Console) -> None:
         cells += [times(one["ratio"]["value"]), times_interval(one["ratio"]) or NOTHING, p_value(one["p"])]
         table.add_row(*map(Text, cells))
     console.print(table, highlight=False)
+    _say(console, Text("B is the mean divergence of pairs between the groups, W of pairs within one."))
     for group in summary["groups"]:
-        kinds = " or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
-        text = f"{printable(group['name'])}: {group['members']} checkpoints; one run to another is {kinds}"
+        kinds = ", or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
+        text = f"{printable(group['name'])}, {group['members']} checkpoints; beside one, another is {kinds}"
         _say(console, Text.assemble(("group ", "bold"), text))
     all_or_some = "all" if test["exact"] else "a sample of the"
     text = (
@@ -157,7 +158,8 @@ def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console)
         _say(console, Text.assemble(("note ", "bold"), printable(note)))
     for warning in result.summary["warnings"]:
         code = (f"[{warning['code']}] ", "yellow")
-        text = f"in {counted(len(warning['pairs']), 'pair')}, such as {printable(warning['text'])}"
+        concerned = f"in {counted(len(warning['pairs']), 'pair')}, such as " if "pairs" in warning else ""
+        text = f"{concerned}{printable(warning['text'])}"
         _say(console, Text.assemble(("warning ", "bold yellow"), code, text))
 
 
