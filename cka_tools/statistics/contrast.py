@@ -89,6 +89,7 @@ def contrast_groups(
     *,
     paired: bool = False,
     seed: int = 42,
+    most: int = MOST_RELABELINGS,
 ) -> ContrastTest:
     """Contrast two groups of checkpoints.
 
@@ -100,13 +101,13 @@ def contrast_groups(
         n: documents.
         paired: checkpoint i of one group and i of the other share something that other checkpoints do not:
             these pairs are not counted, labels are exchanged within them, and they are left out together.
-        seed: of the relabelings, where there are too many to take all.
+        seed: of the relabelings, where there are more than `most`.
     """
     design = _Design(sizes, paired)
     usable = [at for at in range(divergence.shape[1]) if np.isfinite(divergence[:, at]).all()]
     groups = [[at] for at in usable] + [usable, [at for at in early if at in usable]]
     rows = [divergence[:, group].mean(1) if group else None for group in groups]
-    labels, exact = relabelings(sizes, paired=paired, seed=seed)
+    labels, exact = relabelings(sizes, paired=paired, seed=seed, most=most)
     between, within = design.weights(labels)
     scores = [None if row is None else _standardised((between - within) @ row) for row in rows]
     single = [None if one is None else _p(one) for one in scores]
