@@ -1,4 +1,4 @@
-"""Models over one corpus → a comparison, trajectory, matrix or contrast that can be saved, read and plotted."""
+"""Models over one corpus → a comparison, trajectory, matrix or contrast: saved, read and plotted."""
 
 from typing import TYPE_CHECKING, Any
 

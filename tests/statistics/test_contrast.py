@@ -159,7 +159,9 @@ def test_seeds_widen_the_interval_by_the_delete_one_variance(rng):
     half = stats.t.ppf(0.975, degrees) * np.sqrt(sum(variance))
     assert found.between.ci_low == pytest.approx(found.between.value - half)
     assert found.difference.value == pytest.approx(0, abs=1e-12)
-    assert found.difference.ci_high == pytest.approx(0, abs=1e-9)  # what a checkpoint adds to all its pairs cancels
+    assert found.difference.ci_high == pytest.approx(
+        0, abs=1e-9
+    )  # what a checkpoint adds to all its pairs cancels
 
 
 def test_what_a_document_does_to_one_checkpoint_is_not_counted_twice(rng):
