@@ -26,6 +26,7 @@ from cka_tools.models import (
     as_source,
     resolve_device,
 )
+from cka_tools.models.blocks import text_config
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
 from cka_tools.statistics.measures import find_measure
@@ -138,6 +139,12 @@ class FeatureRun:
     def depths(self) -> list[int]:
         """Layers of the models as they were given."""
         return [len(self.outlines[at].blocks) for at in self.order]
+
+    @property
+    def widths(self) -> list[int]:
+        """Hidden sizes of the models as they were given."""
+        sizes = [int(getattr(text_config(one.model.config), "hidden_size", 0)) for one in self.outlines]
+        return [sizes[at] for at in self.order]
 
     @property
     def device(self) -> torch.device:
