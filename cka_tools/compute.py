@@ -208,6 +208,9 @@ class FeatureRun:
         memory = max(0, self.settings.memory_limit - held)
         fingerprint = source.fingerprint()
         content = None if fingerprint is None else known_content(outline, fingerprint)
+        if content is not None and self.options.allow_unused_weights:
+            # Loading would refuse such a model without the option: it is not to be found without it either.
+            content["allow_unused_weights"] = True
         loaded: LoadedModel | None = None
 
         def load() -> LoadedModel:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import NOISE_IN_WORDS
 
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
 
@@ -160,11 +161,24 @@ def layers_in_words(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {layer_list(layers)}"
 
 
+def noise_sentence(of: str, kinds: Iterable[str]) -> str:
+    """What the seed noise is: the divergence of model `of` from controls of these kinds (`noise_kind`)."""
+    words = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in dict.fromkeys(kinds))
+    return f"Seed noise is the divergence of {of} from its control ({words})."
+
+
 def ratio_sentence(summary: dict[str, Any]) -> str:
-    """How many times the seed noise a pair's divergence is; `summary` is of a comparison with a control."""
+    """How many times the seed noise a pair's divergence is, and what noise that is.
+
+    Args:
+        summary: of a comparison with a control. One of version 0.1 does not say which kind of noise it has.
+    """
     ratio, mean = summary["ratio"], summary["ratio"]["mean"]
+    noise = f" {noise_sentence('B', [summary['noise']])}" if "noise" in summary else ""
     if mean["value"] is None:
-        return f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}."
+        return (
+            f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}.{noise}"
+        )
     level = f"{100 * summary['interval']['level']:g} % interval "
     text = f"The pair's mean divergence is {_ratio_in_words(mean, ' times the seed noise', level)}"
     if summary["early_layers"]:
@@ -172,7 +186,7 @@ def ratio_sentence(summary: dict[str, Any]) -> str:
         text += f", in early {layers_in_words(summary['early_layers'])} {early}"
     if ratio["smallest"] != ratio["largest"]:
         text += f"; by layer {times(ratio['smallest'])} to {times(ratio['largest'])}"
-    return f"{text}."
+    return f"{text}.{noise}"
 
 
 def _ratio_in_words(entry: dict[str, Any], unit: str = "", level: str = "") -> str:

@@ -20,7 +20,7 @@ NOISE_IN_WORDS: dict[str, str] = {
     "order": "the data in another order with other masks",
     "unknown": "a run whose manifest does not say in what it differs",
 }
-"""What a control is, beside the baseline: completes "noise is the divergence of the baseline from …"."""
+"""What a control is, beside the model that it is a control of."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cka_tools import __version__
+from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
 
 if TYPE_CHECKING:
     from cka_tools.comparison.pairs import DrawResult, PairResult
@@ -159,6 +160,16 @@ def early_of(result: PairResult) -> list[int]:
     return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
 
 
+def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
+    """In what a control differs from the model that it is a control of, by the manifests in their folders.
+
+    Args:
+        of, control: positions among the models that were given.
+    """
+    folders = [run.sources[run.order[at]].folder for at in (of, control)]
+    return noise_kind(*(None if folder is None else read_manifest(folder) for folder in folders))
+
+
 def provenance(
     run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject
 ) -> JsonObject:
@@ -190,6 +201,7 @@ def provenance(
 def _draw(one: DrawResult) -> JsonObject:
     first = one.extractions[0][0]
     splits = list({id(e): e.splits for e, _ in one.extractions}.values())
+    plans = [extraction.plan.record() for extraction, _ in one.extractions]
     entry = {
         "seed": one.draw.seed,
         "fingerprint": one.draw.fingerprint,
@@ -199,6 +211,8 @@ def _draw(one: DrawResult) -> JsonObject:
         "plan": first.plan.record() | {"splits": [split for some in splits for split in some]},
         "cache": [extraction.cache[at] for extraction, at in one.extractions],
     }
+    if any(plan != plans[0] for plan in plans):  # a model that cannot be padded has batches of its own
+        entry["plans"] = plans
     return entry if first.streamed is None else entry | {"streamed": first.streamed}
 
 
@@ -261,7 +275,16 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
 
 
 _CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
-_WHOLE = ("layer_a", "layer_b", "tokens", "n_documents", "best_layer_b", "seed")
+_WHOLE = (
+    "layer_a",
+    "layer_b",
+    "tokens",
+    "n_documents",
+    "best_layer_b",
+    "top_feature_a",
+    "top_feature_b",
+    *("seed", "data_seed", "control_seed", "control_data_seed"),
+)
 
 
 def _columns(name: str, entry: JsonObject) -> JsonObject:

@@ -17,6 +17,7 @@ from cka_tools.formatting import (
     NOTHING,
     counted,
     layer_list,
+    noise_sentence,
     percent,
     percent_interval,
     printable,
@@ -55,9 +56,8 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased; x is {stated}"
     if early:
         sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
-    if result.control is not None:
-        sentence += "; the control's divergence is seed noise"
-    _say(console, Text(f"{sentence}.", style="bold"))
+    noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
+    _say(console, Text(f"{sentence}.{noise}", style="bold"))
 
 
 def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
