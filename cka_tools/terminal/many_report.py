@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -24,6 +23,7 @@ from cka_tools.formatting import (
     settings_in_words,
     shorten,
 )
+from cka_tools.terminal.output import plain_table, say, say_remarks
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -36,9 +36,9 @@ MOST_PAIRS = 45
 def print_trajectory(result: Trajectory, console: Console) -> None:
     """Print one row a checkpoint, the control below; nothing given is read as markup."""
     summary = result.summary
-    _say(console, Text.assemble(("Reference ", "bold"), printable(result.reference)))
-    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
-    table = _table()
+    say(console, ("Reference ", "bold"), printable(result.reference))
+    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    table = plain_table()
     _column(table, "checkpoint", "left")
     for head in ("x", "mean %", "interval", "early %", "interval"):
         _column(table, head)
@@ -57,7 +57,7 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     if early:
         sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
     noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
-    _say(console, Text(f"{sentence}.{noise}", style="bold"))
+    say(console, f"{sentence}.{noise}", style="bold")
 
 
 def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
@@ -71,10 +71,10 @@ def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
 def print_matrix(result: ModelMatrix, console: Console) -> None:
     """Print the matrix where it fits, every pair with its interval, and remarks."""
     summary, names = result.summary, result.names
-    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
+    say(console, ", ".join(settings_in_words(result.record)), style="dim")
     order = result.record["linkage"]["order"]
     values = result.divergence()
-    table = _table()
+    table = plain_table()
     _column(table, "mean divergence %", "left")
     columns = order if len(order) <= MOST_COLUMNS else []
     for at in columns:
@@ -83,7 +83,7 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
         cells = ["·" if other == at else percent(_finite(values[at, other])) for other in columns]
         table.add_row(*map(Text, (f"{at + 1} {shorten(names[at], NAME_LETTERS)}", *cells)))
     console.print(table, highlight=False)
-    table = _table()
+    table = plain_table()
     _column(table, "pair", "left")
     for head in ("mean %", "interval", "early %", "interval"):
         _column(table, head)
@@ -96,25 +96,20 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
     console.print(table, highlight=False)
     if len(result.pairs) > MOST_PAIRS:
         rest = f"{counted(len(result.pairs) - MOST_PAIRS, 'further pair')} in {result.table}."
-        _say(console, Text(rest, style="dim"))
+        say(console, rest, style="dim")
     _remarks(result, result.pairs, console)
     if "reason" in result.record["linkage"]:
-        _say(console, Text.assemble(("no tree ", "bold"), printable(result.record["linkage"]["reason"])))
+        say(console, ("no tree ", "bold"), printable(result.record["linkage"]["reason"]))
     sentence = f"{counted(len(names), 'model')}, {counted(len(result.pairs), 'pair')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased; the diagonal is 0 by definition."
-    _say(console, Text(sentence, style="bold"))
+    say(console, sentence, style="bold")
 
 
 def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console) -> None:
     for reason, count in _reasons(entries).items():
         text = f"in {counted(count, 'pair')}: {printable(reason)}"
-        _say(console, Text.assemble(("no value or interval ", "bold"), text))
-    for note in result.summary["notes"]:
-        _say(console, Text.assemble(("note ", "bold"), printable(note)))
-    for warning in result.summary["warnings"]:
-        code = (f"[{warning['code']}] ", "yellow")
-        text = f"in {counted(len(warning['pairs']), 'pair')}, such as {printable(warning['text'])}"
-        _say(console, Text.assemble(("warning ", "bold yellow"), code, text))
+        say(console, ("no value or interval ", "bold"), text)
+    say_remarks(console, result.summary, "pair", ", such as ")
 
 
 def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
@@ -131,16 +126,8 @@ def _finite(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
 def _column(table: Table, head: str, justify: Any = "right") -> None:
     table.add_column(Text(head), justify=justify, no_wrap=True)
-
-
-def _say(console: Console, text: Text) -> None:
-    console.print(text, highlight=False, overflow="fold")
 
 
 def print_summary(found: SummaryTable, console: Console) -> None:
@@ -167,11 +154,11 @@ def print_summary(found: SummaryTable, console: Console) -> None:
         table = _summary_grid([numbers, *(column for column in found.columns if not column.name)])
     console.print(table, highlight=False)
     for text in (f"{found.caption[0].upper()}{found.caption[1:]}.", *found.notes):
-        console.print(Text(text), highlight=False, overflow="fold")
+        say(console, text)
 
 
 def _summary_grid(columns: Sequence[Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     for column in columns:
         head = Text(column.head.replace(" % biased", "\nbiased").replace(" noise", "\nnoise"))
         table.add_column(head, justify="left" if column.name else "right", no_wrap=True)
