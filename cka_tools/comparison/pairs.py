@@ -141,10 +141,19 @@ class _Plan:
     def of(cls, run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
         settings, depths = run.settings, run.depths
         own: list[list[tuple[int, int]]] = []
-        needed: list[set[int] | None] = [None if settings.layers is None else set() for _ in run.sources]
+        early: list[list[int]] = []
         for pair in pairs:
-            chosen = choose_layers(depths[pair.a], depths[pair.b], settings.layers)
-            own.append(chosen)
+            both = depths[pair.a], depths[pair.b]
+            own.append(choose_layers(*both, settings.layers))
+            side, first = (0 if both[0] <= both[1] else 1), early_layers(min(both), settings.early)
+            early.append([at for at, one in enumerate(own[-1]) if one[side] in first])
+        for at, pair in enumerate(pairs):
+            # A control is as deep as B: it is compared in B's layers of the pair, position by position.
+            if pair.control is not None:
+                own[pair.control] = [(layer, layer) for _, layer in own[at]]
+                early[pair.control] = early[at]
+        needed: list[set[int] | None] = [None if settings.layers is None else set() for _ in run.sources]
+        for pair, chosen in zip(pairs, own, strict=True):
             for model, side in ((pair.a, 0), (pair.b, 1)):
                 some = needed[run.order[model]]
                 if some is not None:
@@ -155,19 +164,10 @@ class _Plan:
             for outline, some in zip(run.outlines, layers, strict=True)
         ]
         wanted = []
-        for pair, chosen in zip(pairs, own, strict=True):
-            first, second = run.order[pair.a], run.order[pair.b]
-            shallow = 0 if depths[pair.a] <= depths[pair.b] else 1
-            early = early_layers(min(depths[pair.a], depths[pair.b]), settings.early)
-            wanted.append(
-                Wanted(
-                    first,
-                    second,
-                    [(indices[first].index(i), indices[second].index(j)) for i, j in chosen],
-                    [at for at, one in enumerate(chosen) if one[shallow] in early],
-                    pair.whole,
-                )
-            )
+        for pair, chosen, positions in zip(pairs, own, early, strict=True):
+            first_model, second = run.order[pair.a], run.order[pair.b]
+            within = [(indices[first_model].index(i), indices[second].index(j)) for i, j in chosen]
+            wanted.append(Wanted(first_model, second, within, positions, pair.whole))
         return cls(list(pairs), wanted, layers, indices, run.size(layers) <= settings.keep_bytes)
 
     def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:

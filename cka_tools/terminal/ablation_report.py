@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
 from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, percent_interval, printable
+from cka_tools.terminal.output import plain_table, say, say_remarks
 from cka_tools.terminal.progress import duration
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
 def print_ablation(result: Ablation, console: Console) -> None:
     """Print an ablation's cells, remarks, and one sentence; nothing given is read as markup."""
     found, record = result.cells, result.record
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     for column in ("Cell", "Size", "Seed"):
         table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
     for column in ("Mean %", "interval", "Early", "Noise", "of", "Ratio", "interval"):
@@ -187,19 +186,10 @@ def print_ablation(result: Ablation, console: Console) -> None:
     reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
         times = counted(reasons.count(reason), "cell")
-        _say(console, Text.assemble(("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}"))
-    for note in summary["notes"]:
-        _say(console, Text.assemble(("note ", "bold"), printable(note)))
-    for warning in summary["warnings"]:
-        where = counted(len(warning["pairs"]), "comparison")
-        code = (f"[{warning['code']}] ", "yellow")
-        _say(console, Text.assemble(("warning ", "bold yellow"), code, f"in {where}: {warning['text']}"))
+        say(console, ("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}")
+    say_remarks(console, summary, "comparison")
     sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
     kinds = [cell["noise"] for cell in found if cell["noise"]]
     noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
-    _say(console, Text(f"{sentence}.{noise}", style="bold"))
-
-
-def _say(console: Console, text: Text) -> None:
-    console.print(text, highlight=False, overflow="fold")
+    say(console, f"{sentence}.{noise}", style="bold")

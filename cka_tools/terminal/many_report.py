@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -31,6 +30,7 @@ from cka_tools.formatting import (
     times_interval,
 )
 from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.terminal.output import plain_table, say, say_remarks
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -43,9 +43,9 @@ MOST_PAIRS = 45
 def print_trajectory(result: Trajectory, console: Console) -> None:
     """Print one row a checkpoint, the control below; nothing given is read as markup."""
     summary = result.summary
-    _say(console, Text.assemble(("Reference ", "bold"), printable(result.reference)))
-    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
-    table = _table()
+    say(console, ("Reference ", "bold"), printable(result.reference))
+    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    table = plain_table()
     _column(table, "checkpoint", "left")
     for head in ("x", "mean %", "interval", "early %", "interval"):
         _column(table, head)
@@ -64,7 +64,7 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     if early:
         sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
     noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
-    _say(console, Text(f"{sentence}.{noise}", style="bold"))
+    say(console, f"{sentence}.{noise}", style="bold")
 
 
 def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
@@ -78,10 +78,10 @@ def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
 def print_matrix(result: ModelMatrix, console: Console) -> None:
     """Print the matrix where it fits, every pair with its interval, and remarks."""
     summary, names = result.summary, result.names
-    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
+    say(console, ", ".join(settings_in_words(result.record)), style="dim")
     order = result.record["linkage"]["order"]
     values = result.divergence()
-    table = _table()
+    table = plain_table()
     _column(table, "mean divergence %", "left")
     columns = order if len(order) <= MOST_COLUMNS else []
     for at in columns:
@@ -90,7 +90,7 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
         cells = ["·" if other == at else percent(_finite(values[at, other])) for other in columns]
         table.add_row(*map(Text, (f"{at + 1} {shorten(names[at], NAME_LETTERS)}", *cells)))
     console.print(table, highlight=False)
-    table = _table()
+    table = plain_table()
     _column(table, "pair", "left")
     for head in ("mean %", "interval", "early %", "interval"):
         _column(table, head)
@@ -103,20 +103,20 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
     console.print(table, highlight=False)
     if len(result.pairs) > MOST_PAIRS:
         rest = f"{counted(len(result.pairs) - MOST_PAIRS, 'further pair')} in {result.table}."
-        _say(console, Text(rest, style="dim"))
+        say(console, rest, style="dim")
     _remarks(result, result.pairs, console)
     if "reason" in result.record["linkage"]:
-        _say(console, Text.assemble(("no tree ", "bold"), printable(result.record["linkage"]["reason"])))
+        say(console, ("no tree ", "bold"), printable(result.record["linkage"]["reason"]))
     sentence = f"{counted(len(names), 'model')}, {counted(len(result.pairs), 'pair')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased; the diagonal is 0 by definition."
-    _say(console, Text(sentence, style="bold"))
+    say(console, sentence, style="bold")
 
 
 def print_contrast(result: Contrast, console: Console) -> None:
     """Print one row a layer, both means below, what the groups are, and what was found."""
     summary, test = result.summary, result.summary["test"]
-    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
-    table = _table()
+    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    table = plain_table()
     for head in ("layer", "B %", "interval", "W %", "interval", "B / W", "interval", "p"):
         _column(table, head)
     starred = significant_layers(result.record)
@@ -130,37 +130,31 @@ def print_contrast(result: Contrast, console: Console) -> None:
         cells += [times(one["ratio"]["value"]), times_interval(one["ratio"]) or NOTHING, p_value(one["p"])]
         table.add_row(*map(Text, cells))
     console.print(table, highlight=False)
-    _say(console, Text("B is the mean divergence of pairs between the groups, W of pairs within one."))
+    say(console, "B is the mean divergence of pairs between the groups, W of pairs within one.")
     for group in summary["groups"]:
         kinds = ", or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
         text = f"{printable(group['name'])}, {group['members']} checkpoints; beside one, another is {kinds}"
-        _say(console, Text.assemble(("group ", "bold"), text))
+        say(console, ("group ", "bold"), text)
     all_or_some = "all" if test["exact"] else "a sample of the"
     text = (
         f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label the checkpoints; "
         f"the smallest possible is {p_value(test['smallest_p'])}; * marks layers at 5 % for all together"
     )
-    _say(console, Text.assemble(("test ", "bold"), text))
+    say(console, ("test ", "bold"), text)
     over = f"{100 * summary['interval']['level']:g} % over {summary['interval']['over']}"
     reason = summary["interval"].get("reason")
-    _say(console, Text.assemble(("intervals ", "bold"), over, f" alone: {reason}" if reason else ""))
+    say(console, ("intervals ", "bold"), over, f" alone: {reason}" if reason else "")
     for line in ratio_refusals([one | {"layer_a": one["layer"]} for one in result.layers]):
-        _say(console, Text.assemble(("no ratio ", "bold"), line))
+        say(console, ("no ratio ", "bold"), line)
     _remarks(result, result.record["pairs"], console)
-    _say(console, Text(contrast_sentence(result.record), style="bold"))
+    say(console, contrast_sentence(result.record), style="bold")
 
 
 def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console) -> None:
     for reason, count in _reasons(entries).items():
         text = f"in {counted(count, 'pair')}: {printable(reason)}"
-        _say(console, Text.assemble(("no value or interval ", "bold"), text))
-    for note in result.summary["notes"]:
-        _say(console, Text.assemble(("note ", "bold"), printable(note)))
-    for warning in result.summary["warnings"]:
-        code = (f"[{warning['code']}] ", "yellow")
-        concerned = f"in {counted(len(warning['pairs']), 'pair')}, such as " if "pairs" in warning else ""
-        text = f"{concerned}{printable(warning['text'])}"
-        _say(console, Text.assemble(("warning ", "bold yellow"), code, text))
+        say(console, ("no value or interval ", "bold"), text)
+    say_remarks(console, result.summary, "pair", ", such as ")
 
 
 def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
@@ -177,16 +171,8 @@ def _finite(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
 def _column(table: Table, head: str, justify: Any = "right") -> None:
     table.add_column(Text(head), justify=justify, no_wrap=True)
-
-
-def _say(console: Console, text: Text) -> None:
-    console.print(text, highlight=False, overflow="fold")
 
 
 def print_summary(found: SummaryTable, console: Console) -> None:
@@ -213,11 +199,11 @@ def print_summary(found: SummaryTable, console: Console) -> None:
         table = _summary_grid([numbers, *(column for column in found.columns if not column.name)])
     console.print(table, highlight=False)
     for text in (f"{found.caption[0].upper()}{found.caption[1:]}.", *found.notes):
-        console.print(Text(text), highlight=False, overflow="fold")
+        say(console, text)
 
 
 def _summary_grid(columns: Sequence[Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     for column in columns:
         head = Text(column.head.replace(" % biased", "\nbiased").replace(" noise", "\nnoise"))
         table.add_column(head, justify="left" if column.name else "right", no_wrap=True)

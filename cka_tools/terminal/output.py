@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
 from cka_tools.comparison.run_directory import check_free, write_whole
+from cka_tools.formatting import counted, printable
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.progress import document_progress
 
@@ -88,6 +92,26 @@ def print_saved(result: RunResult, run_dir: Path, *, quiet: bool, as_json: bool)
         print_result(result, console)
         written = f"Saved in {run_dir} (result.json, {result.table}, figure.pdf, figure.png)"
         console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
+    """Print a line of text, parts of it with a style; what is too wide is folded, nothing is markup."""
+    console.print(Text.assemble(*parts, style=style), highlight=False, overflow="fold")
+
+
+def plain_table() -> Table:
+    """The table of all reports: a rule under its head, no frame."""
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def say_remarks(console: Console, summary: dict[str, Any], noun: str, such: str = "") -> None:
+    """Print the notes and warnings of a run of many pairs, which are called `noun`."""
+    for note in summary["notes"]:
+        say(console, ("note ", "bold"), printable(note))
+    for warning in summary["warnings"]:
+        where = f"in {counted(len(warning['pairs']), noun)}{such or ': '}" if "pairs" in warning else ""
+        text = f"{where}{printable(warning['text'])}"
+        say(console, ("warning ", "bold yellow"), (f"[{warning['code']}] ", "yellow"), text)
 
 
 def slug(spec: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cka_tools import Comparison, cka, compare
+from cka_tools import Comparison, cka, compare, paper
 from cka_tools.errors import UserError
 
 
@@ -272,6 +272,27 @@ def test_the_papers_protocol_has_three_draws_beside_our_interval(fresh_model, fr
     assert found.summary["mean_divergence"]["biased"]["value"] == mean["draws"][0]
     assert found.summary["mean_divergence"]["debiased"]["ci_low"] is not None
     assert "overlapping-draws" in [w["code"] for w in found.warnings], "500 of 700 documents overlap"
+
+
+def test_every_draw_is_the_comparison_of_its_own_seed(pair, texts, monkeypatch):
+    tiny = {"DOCUMENTS": 50, "MAX_LENGTH": 32, "MODEL_DTYPE": "float32", "BATCH_SIZE": 8}
+    for name, value in tiny.items():
+        monkeypatch.setattr(paper, name, value)
+    found = compare(*pair, texts, control=pair[0], protocol="paper", cache=False)
+    options = {"documents": 50, "max_length": 32, "plan": "corpus-order", "batch_size": 8, "cache": False}
+    alone = [compare(*pair, texts, control=pair[0], seed=seed, **options) for seed in (42, 43, 44)]
+    for name in ("mean_divergence", "early_divergence"):
+        for estimator in ("biased", "debiased"):
+            draws = found.summary["protocol"][name][estimator]["draws"]
+            assert draws == [one.summary[name][estimator]["value"] for one in alone]
+            assert len(set(draws)) == 3
+    for at, layer in enumerate(found.summary["protocol"]["layers"]):
+        assert layer["debiased"]["draws"] == [one.layers[at]["cka_debiased"] for one in alone]
+    ratios = found.summary["protocol"]["ratio"]["mean"]["debiased"]["draws"]
+    assert ratios == [one.summary["ratio"]["mean"]["value"] for one in alone]
+    drawn = found.record["provenance"]["corpus"]["draws"]
+    assert drawn == [one.record["provenance"]["corpus"]["draws"][0] for one in alone]
+    np.testing.assert_array_equal(found.matrix(), alone[0].matrix())
 
 
 @pytest.mark.parametrize(

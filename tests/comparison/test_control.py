@@ -148,10 +148,16 @@ def test_chosen_layers_and_other_depths_read_the_control_in_bs_layers(
     for entry in found.layers:
         own = noise.layers[entry["layer_b"]]
         assert entry["control"]["value"] == pytest.approx(1 - own["cka_debiased"])
-    part = compare(models[0], b, texts, control=control, layers=(1, 3), max_length=64, cache=False)
-    for entry in part.layers:
-        own = noise.layers[entry["layer_b"]]
-        assert entry["control"]["value"] == pytest.approx(1 - own["cka_debiased"], abs=1e-9)
+    assert found.summary["early_layers"] == [0]
+    entry = found.summary["control"]["early_divergence"]["debiased"]
+    assert entry["value"] == pytest.approx(1 - noise.layers[0]["cka_debiased"])
+    # Layer 1 of the shallow one is paired with B's last: so is the control's.
+    for a, layers in ((shallow, (1,)), (models[0], (1, 3))):
+        part = compare(a, b, texts, control=control, layers=layers, max_length=64, cache=False)
+        for entry in part.layers:
+            own = noise.layers[entry["layer_b"]]
+            assert entry["control"]["value"] == pytest.approx(1 - own["cka_debiased"], abs=1e-9)
+    assert [entry["layer_b"] for entry in part.layers] == [1, 3]
 
 
 def test_a_control_of_another_depth_is_refused_in_one_line(models, texts, fresh_model, fresh_tokenizer):

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from cka_tools import Comparison, compare
+from cka_tools.bundled import bundled_data
 from cka_tools.store.directory import VARIABLE
+from cka_tools.terminal.run_commands import open_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a POSIX signal")
 
@@ -198,6 +200,61 @@ def test_one_line_for_all_processes(cache, pair, texts, tmp_path, case):
         assert [process.exitcode for process in processes] == [1, -signal.SIGKILL]
         assert "finished batches are kept in the cache" in printed[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "keep"), [("trajectory", "1KiB"), ("matrix", "8GiB"), ("ablate", "1KiB"), ("ablate", "8GiB")]
+)
+def test_two_processes_make_one_run_of_every_kind(cache, pair, tiny_model, texts, tmp_path, command, keep):
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("\n".join(texts))
+    more = [str(tiny_model("bert", seed=seed)) for seed in (2, 3)]
+    demo = [
+        str(bundled_data() / "models" / name) for name in ("clm-detour", "mlm-baseline", "mlm-baseline-2")
+    ]
+    words = {
+        "trajectory": [
+            "trajectory",
+            pair[0],
+            pair[1],
+            more[0],
+            "--control",
+            more[1],
+            "--corpus",
+            str(corpus),
+        ],
+        "matrix": ["matrix", *pair, *more, "--corpus", str(corpus)],
+        "ablate": ["ablate", "length", "--checkpoints", *demo, "--documents", "40", "--layers", "0,3,7"],
+    }[command]  # fmt: skip
+    words += ["--max-length", "64", "--no-cache", "--device", "cpu", "--batch-tokens", "512"]
+    runs = []
+    for world in (1, 2):
+        port, processes, out = free_port(), [], tmp_path / f"run-{world}"
+        for rank in range(world):
+            given = [*words, "--keep-features", keep if world == 2 else "8GiB", "--out", str(out)]
+            args = (environment(cache, rank, world, port), given, tmp_path / f"printed-{world}-{rank}")
+            processes.append(CONTEXT.Process(target=joined_run.command, args=args))
+            processes[-1].start()
+        finish(processes)
+        assert (tmp_path / f"printed-{world}-0").read_text().count("Saved in") == 1
+        runs.append(open_run(out))
+    assert (tmp_path / "printed-2-1").read_text() == "", "the second process says nothing"
+    alone, shared = runs
+    for one, two in zip(shared.record["pairs"], alone.record["pairs"], strict=True):
+        for x, y in zip(leaves(one), leaves(two), strict=True):
+            assert x == (pytest.approx(y, rel=1e-9, abs=1e-9) if isinstance(y, float) else y)
+    for name, array in alone.arrays.items():
+        np.testing.assert_allclose(shared.arrays[name], array, rtol=1e-9, atol=1e-9)
+    kind = "streamed" if keep == "1KiB" else "off"
+    assert set(shared.record["provenance"]["corpus"]["draws"][0]["cache"]) == {kind}
+    assert not list(tmp_path.glob(".run*")), "nothing half written is left"
+
+
+def leaves(value):
+    """Every value of a record, in order."""
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value) for leaf in leaves(value[key])]
+    return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
 
 def test_torchrun_makes_one_run_and_one_table(cache, pair, texts, tmp_path):

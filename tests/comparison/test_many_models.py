@@ -15,7 +15,7 @@ from cka_tools.comparison.run_matrix import average_linkage
 from cka_tools.comparison.run_trajectory import find_series
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract
-from cka_tools.models import SpecSource
+from cka_tools.models import SpecSource, source
 from cka_tools.statistics.features import ModelStatistics, pair_hsic
 from cka_tools.statistics.pair import compare_features, compare_statistics
 
@@ -83,6 +83,41 @@ def test_all_pairs_of_six_are_six_passes(checkpoints, texts, cache, forwards, us
     forwards.clear()
     matrix(checkpoints[:6], texts, max_length=64, cache=use_cache)
     assert forwards == ([] if use_cache else [60] * 6)
+
+
+RUNS = {
+    "compare": lambda models, texts, **more: compare(*models[:2], texts, control=models[2], **more),
+    "trajectory": lambda models, texts, **more: trajectory(
+        models[0], models[1:3], texts, control=models[3], **more
+    ),
+    "matrix": lambda models, texts, **more: matrix(models[:3], texts, **more),
+}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_model_is_opened_once_and_not_loaded_again(
+    checkpoints, texts, cache, forwards, monkeypatch, command
+):
+    opened = []
+    open_once = source.open_checkpoint
+    monkeypatch.setattr(
+        source, "open_checkpoint", lambda spec, **more: opened.append(spec.given) or open_once(spec, **more)
+    )
+    count = 4 if command == "trajectory" else 3
+    first = RUNS[command](checkpoints, texts, max_length=64)
+    assert forwards == [60] * count
+    assert sorted(opened) == sorted(checkpoints[:count]), "config and tokenizer are read once a model"
+    forwards.clear()
+    again = RUNS[command](checkpoints, texts, max_length=64)
+    assert forwards == [], "nothing is loaded where the store has all features"
+    draws = [result.record["provenance"]["corpus"].pop("draws") for result in (first, again)]
+    assert [draw[0].pop("cache") for draw in draws] == [["made"] * count, ["hit"] * count]
+    assert draws[0] == draws[1]
+    for result in (first, again):
+        del result.record["provenance"]["created"]
+    assert again.record == first.record
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
 
 
 def test_a_matrix_after_a_trajectory_runs_only_what_is_new(checkpoints, texts, cache, forwards):

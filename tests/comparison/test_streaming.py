@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cka_tools import compare
+from cka_tools import compare, matrix, trajectory
 from cka_tools.comparison import streaming
 from cka_tools.errors import UserError
 from cka_tools.statistics import pair as feature_comparison
@@ -71,6 +71,50 @@ def test_a_control_is_streamed_beside_the_pair(tiny_model, pair, texts, pairs, i
         for x, y in zip(flat(streamed.summary[name]), flat(kept.summary[name]), strict=True):
             assert x == (pytest.approx(y, rel=1e-9, abs=1e-9) if isinstance(y, float) else y)
     assert kept.summary["ratio"]["mean"]["ci_low"] is not None
+
+
+def assert_same_pairs(streamed, kept):
+    """Every number of every pair and array, whatever the kind of run."""
+    assert len(streamed.record["pairs"]) == len(kept.record["pairs"])
+    for one, two in zip(streamed.record["pairs"], kept.record["pairs"], strict=True):
+        for x, y in zip(flat(one), flat(two), strict=True):
+            assert x == (pytest.approx(y, rel=1e-9, abs=1e-9) if isinstance(y, float) else y)
+    for name, array in kept.arrays.items():
+        np.testing.assert_allclose(streamed.arrays[name], array, rtol=1e-9, atol=1e-9)
+    assert [note for note in streamed.summary["notes"] if "streamed" in note]
+    assert not [note for note in kept.summary["notes"] if "streamed" in note]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model, pair):
+    """Two more, and a shallow one."""
+    return [*pair, *(str(tiny_model("bert", seed=seed)) for seed in (2, 3))], str(
+        tiny_model("bert", seed=4, layers=3)
+    )
+
+
+def test_a_trajectory_is_streamed_with_its_control_and_rescaled(models, texts):
+    deep, shallow = models
+    options = {"max_length": 64, "cache": False, "rescale": True, "control": deep[3]}
+    kept = trajectory(deep[0], [deep[1], shallow, deep[2]], texts, **options)
+    streamed = trajectory(deep[0], [deep[1], shallow, deep[2]], texts, keep_features="1KiB", **options)
+    assert_same_pairs(streamed, kept)
+    assert ["ratio" in one for one in kept.checkpoints] == [True, False, True], "none of another depth"
+    assert kept.checkpoints[0]["layers"][0]["rescaled"]["cka_debiased"] is not None
+    assert kept.checkpoints[0]["ratio"]["mean"]["ci_low"] is not None
+
+
+@pytest.mark.parametrize("options", [{"rescale": True}, {"layers": (0, 2), "early": (2,)}], ids=str)
+def test_a_matrix_is_streamed(models, texts, options):
+    deep, shallow = models
+    given = [*deep[:3], shallow, deep[0]]
+    options = {"max_length": 64, "cache": False} | options
+    kept = matrix(given, texts, **options)
+    streamed = matrix(given, texts, keep_features="1KiB", **options)
+    assert_same_pairs(streamed, kept)
+    assert len(kept.pairs) == 10
+    draw = streamed.record["provenance"]["corpus"]["draws"][0]
+    assert draw["cache"] == ["streamed"] * 5
 
 
 def test_few_documents_give_the_interval_of_the_ratio_too(tiny_model, pair, texts, monkeypatch):

@@ -149,3 +149,19 @@ def test_the_same_model_twice_is_allowed_and_said(cka, models, corpus):
     code, out, _ = cka("matrix", models[0], models[1], models[0], "--corpus", corpus)
     assert code == 0
     assert "given more than once" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("kind", ["comparison", "trajectory", "matrix", "ablation"])
+def test_runs_of_version_0_1_are_shown_and_drawn(cka, tmp_path, monkeypatch, kind, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shutil.copytree(Path(__file__).parents[1] / "comparison" / "version_1" / kind, tmp_path / "run")
+    old = json.loads((tmp_path / "run" / "result.json").read_text())
+    code, out, err = cka("show", "run")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= width
+    first = {"trajectory": "checkpoints", "matrix": "pairs", "ablation": "cells"}.get(kind)
+    mean = (old["summary"] if first is None else old[first][0])["mean_divergence"]
+    assert f"{100 * mean.get('debiased', mean)['value']:.1f}" in out
+    assert cka("plot", "run", "--quiet") == (0, "", "")
+    assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
