@@ -23,8 +23,8 @@ from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
 from cka_tools.models.folder import hash_json
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import LossRow
-from cka_tools.training.random_start import read_config
 from cka_tools.training.recipe import DECAY_SHARE, START_PHASES
+from cka_tools.training.start_model import read_config
 
 
 class Segments:

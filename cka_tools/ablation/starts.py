@@ -14,8 +14,7 @@ from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
-from cka_tools.training.random_start import DEFAULT_START, parse_shape, read_config, shaped_config
-from cka_tools.training.start_model import find_start
+from cka_tools.training.start_model import DEFAULT_START, find_start, parse_shape, read_config, shaped_config
 
 SECOND_SHAPE: Final = "4x64"
 """The other size of the axes `size` and `all`, where none is given."""

@@ -17,11 +17,10 @@ from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
 from cka_tools.training.processes import from_first, make_accelerator
-from cka_tools.training.random_start import write_random
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
-from cka_tools.training.start_model import load_start
+from cka_tools.training.start_model import load_start, write_random
 
 CLAIM: Final[dict[str, Any]] = {"name": "ablation.json", "what": "ablation", "before": {"noise": "order"}}
 """As `claim` takes it. In directories of before there was a choice a control took another order too."""
