@@ -3,32 +3,51 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cka_tools.comparison import Comparison, ModelMatrix, Trajectory, compare, matrix, trajectory
+    from cka_tools.comparison import (
+        Comparison,
+        Contrast,
+        ModelMatrix,
+        Trajectory,
+        compare,
+        contrast,
+        matrix,
+        trajectory,
+    )
+    from cka_tools.compute import compute_features
+    from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Comparison",
+    "Contrast",
     "LinearCKA",
     "ModelMatrix",
+    "Settings",
     "Trajectory",
     "__version__",
     "cka",
     "compare",
+    "compute_features",
+    "contrast",
     "matrix",
     "trajectory",
 ]
 
 _HOME = {
-    "Comparison": "cka_tools.comparison",
-    "LinearCKA": "cka_tools.statistics",
-    "ModelMatrix": "cka_tools.comparison",
-    "Trajectory": "cka_tools.comparison",
-    "cka": "cka_tools.statistics",
-    "compare": "cka_tools.comparison",
-    "matrix": "cka_tools.comparison",
-    "trajectory": "cka_tools.comparison",
+    "Comparison": "comparison",
+    "Contrast": "comparison",
+    "LinearCKA": "statistics",
+    "ModelMatrix": "comparison",
+    "Settings": "settings",
+    "Trajectory": "comparison",
+    "cka": "statistics",
+    "compare": "comparison",
+    "compute_features": "compute",
+    "contrast": "comparison",
+    "matrix": "comparison",
+    "trajectory": "comparison",
 }
 
 
@@ -38,4 +57,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cka_tools' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(f"cka_tools.{_HOME[name]}"), name)

@@ -26,8 +26,10 @@ from cka_tools.models import (
     as_source,
     resolve_device,
 )
+from cka_tools.models.blocks import text_config
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
+from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import known_content
 
@@ -139,6 +141,12 @@ class FeatureRun:
         return [len(self.outlines[at].blocks) for at in self.order]
 
     @property
+    def widths(self) -> list[int]:
+        """Hidden sizes of the models as they were given."""
+        sizes = [int(getattr(text_config(one.model.config), "hidden_size", 0)) for one in self.outlines]
+        return [sizes[at] for at in self.order]
+
+    @property
     def device(self) -> torch.device:
         """Where statistics are computed: where the models run, unless that has no float64."""
         place = torch.device(self.options.device)
@@ -207,6 +215,9 @@ class FeatureRun:
         memory = max(0, self.settings.memory_limit - held)
         fingerprint = source.fingerprint()
         content = None if fingerprint is None else known_content(outline, fingerprint)
+        if content is not None and self.options.allow_unused_weights:
+            # Loading would refuse such a model without the option: it is not to be found without it either.
+            content["allow_unused_weights"] = True
         loaded: LoadedModel | None = None
 
         def load() -> LoadedModel:
@@ -257,6 +268,8 @@ def open_run(
     Raises:
         UserError: input that does not fit, in one line.
     """
+    for name in settings.measures:
+        find_measure(name)
     given = [as_source(one) for one in models]
     options = LoadOptions(
         resolve_device(settings.device),

@@ -196,6 +196,50 @@ def _ratio_in_words(entry: dict[str, Any], unit: str = "", level: str = "") -> s
     return f"{times(entry['value'])}{unit} ({f'{level}{interval}' if interval else 'no interval'})"
 
 
+def contrast_sentence(record: dict[str, Any]) -> str:
+    """What a contrast of two groups found, and what must not be concluded from it."""
+    summary = record["summary"]
+    one, other = (printable(group["name"]) for group in summary["groups"])
+    sizes = " and ".join(str(group["members"]) for group in summary["groups"])
+    found, smallest = summary["mean"], summary["test"]["smallest_p"]
+    c, p = found["difference"], found["p"]
+    if c["value"] is None:
+        return f"Nothing can be said of {one} and {other}: {printable(c['reason'])}."
+    interval = percent_interval(c)
+    level = f"{100 * summary['interval']['level']:g} % interval over {summary['interval']['over']}"
+    text = f"Mean divergence between {one} and {other} is {percent(c['value'])} points above that within them"
+    text += f" ({f'{level}: {interval}; ' if interval else ''}p = {p:.2g}"
+    if smallest > TEST_LEVEL:
+        more = f"; {sizes} checkpoints cannot give less than {smallest:.2g}): no test at 5 % is possible"
+        return f"{text}{more}, so nothing is shown either way; add checkpoints."
+    if p > TEST_LEVEL:
+        return f"{text}): no difference is shown, which does not show that the groups are alike."
+    layers = significant_layers(record)
+    if p <= smallest * (1 + 1e-9):
+        text += f", the least that {sizes} checkpoints can give"
+    where = (
+        f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
+    )
+    return (
+        f"{text}), {where}: the groups differ by more than their runs do, which does not say that what they "
+        "are named after is the cause, should they differ in anything else."
+    )
+
+
+TEST_LEVEL = 0.05
+"""Error rate at which a contrast calls layers significant: that of one false layer among all."""
+
+
+def significant_layers(record: dict[str, Any]) -> list[int]:
+    """Layers of a contrast whose adjusted p is at most TEST_LEVEL."""
+    return [one["layer"] for one in record["layers"] if one["p"] is not None and one["p"] <= TEST_LEVEL]
+
+
+def p_value(p: float | None) -> str:
+    """A p as tables print it: "0.0079", "0.24"."""
+    return NOTHING if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def ratio_refusals(layers: Sequence[dict[str, Any]]) -> list[str]:
     """Why layers have no ratio: for each kind of reason "in layers 0–3: …", with one layer's numbers.
 

@@ -49,7 +49,7 @@ def mechanism_figure(
 
     Args:
         record: of a comparison with a control.
-        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence` with `…_low` and `…_high`) from the
+        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence` with `…_low`, `…_high`) from the
             decay's start to its end; x in tokens.
         published: in percent of CKA divergence, "pair" and "control" by relative depth (0 to 1), "ratio" by
             relative depth, "mean" and "early" by the share of the decay that is done.

@@ -13,10 +13,10 @@ from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.starts import Start
 from cka_tools.ablation.tree import START_SEED, Segment, StartKey
 from cka_tools.manifest import read_manifest
+from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
@@ -57,12 +57,12 @@ def train_tree(
         UserError: `out` holds another ablation or something else, or training stops.
     """
     accelerator = make_accelerator(cpu=device == "cpu")
-    from_first(accelerator, lambda: claim(out, plan.identity, **CLAIM))
+    from_first(lambda: claim(out, plan.identity, **CLAIM), accelerator)
     tree = plan.tree
     folders = {key: segment_folder(out, key) for key in tree.segments}
     roots: dict[StartKey, Path] = {}
     for key, start in plan.starts.items():
-        roots[key] = from_first(accelerator, partial(start_directory, start, plan.template, out / SEGMENTS))
+        roots[key] = from_first(partial(start_directory, start, plan.template, out / SEGMENTS), accelerator)
 
     def train(segment: Segment) -> None:
         corpus = plan.start_corpus if segment.is_start else plan.corpus
@@ -103,7 +103,7 @@ def train_tree(
 
     def visit(segment: Segment) -> bool:
         """Train a segment and all that go on from it; False where another process is at one of them."""
-        if not from_first(accelerator, lambda: is_sound(segment)):
+        if not from_first(lambda: is_sound(segment), accelerator):
             try:
                 train(segment)
             except BeingTrainedError:

@@ -1,6 +1,6 @@
 """The record of a run, one schema for all kinds: what `result.json` holds, and the tables made of it.
 
-    format, kind     2; comparison, trajectory, matrix or ablation
+    format, kind     2; comparison, trajectory, matrix, contrast or ablation
     summary          documents, interval, early layers, warnings, notes, and what is particular to the kind
     pairs            one entry a pair of models: its role, the two by their position among the models, both
                      mean divergences, every layer pair, and what else the kind knows of it
@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 COMPARISON, TRAJECTORY, MATRIX, ABLATION = "comparison", "trajectory", "matrix", "ablation"
-COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix", ABLATION: "ablate"}
+CONTRAST = "contrast"
+COMMANDS = {
+    COMPARISON: "compare",
+    TRAJECTORY: "trajectory",
+    MATRIX: "matrix",
+    CONTRAST: "contrast",
+    ABLATION: "ablate",
+}
 """The command that writes a run of each kind."""
 
 ESTIMATORS = ("biased", "debiased")
@@ -201,6 +208,7 @@ def provenance(
 def _draw(one: DrawResult) -> JsonObject:
     first = one.extractions[0][0]
     splits = list({id(e): e.splits for e, _ in one.extractions}.values())
+    plans = [extraction.plan.record() for extraction, _ in one.extractions]
     entry = {
         "seed": one.draw.seed,
         "fingerprint": one.draw.fingerprint,
@@ -210,6 +218,8 @@ def _draw(one: DrawResult) -> JsonObject:
         "plan": first.plan.record() | {"splits": [split for some in splits for split in some]},
         "cache": [extraction.cache[at] for extraction, at in one.extractions],
     }
+    if any(plan != plans[0] for plan in plans):  # a model that cannot be padded has batches of its own
+        entry["plans"] = plans
     return entry if first.streamed is None else entry | {"streamed": first.streamed}
 
 
@@ -240,7 +250,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         same = layer["layer_a"] == layer["layer_b"]
         row = shared | {
             "layer": layer["layer_a"] if same else f"{layer['layer_a']}/{layer['layer_b']}",
-            **_columns("divergence", layer["divergence"]),
+            **columns("divergence", layer["divergence"]),
             "divergence_biased": layer["divergence_biased"],
             **_cka_columns("cka", layer),
             "reason": layer["divergence"].get("reason"),
@@ -250,32 +260,42 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
             row |= _cka_columns("rescaled_cka", layer["rescaled"])
         for part in ("control", "ratio"):
             if part in layer:
-                row |= _columns("control_divergence" if part == "control" else part, layer[part])
+                row |= columns("control_divergence" if part == "control" else part, layer[part])
                 row[f"{part}_reason"] = layer[part].get("reason")
         for name, value in layer.get("measures", {}).items():
             if name != "cka":
-                row |= _columns(name, value) | {f"{name}_reason": value.get("reason")}
+                row |= columns(name, value) | {f"{name}_reason": value.get("reason")}
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]
-        row = shared | {"layer": name, **_columns("divergence", both["debiased"])}
+        row = shared | {"layer": name, **columns("divergence", both["debiased"])}
         row |= {
             "divergence_biased": both["biased"]["value"],
             "reason": both["debiased"].get("reason"),
         }
         if "ratio" in entry:
             noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
-            row |= _columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
-            row |= _columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
+            row |= columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
+            row |= columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
         rows.append(row)
     return rows
 
 
 _CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
-_WHOLE = ("layer_a", "layer_b", "tokens", "n_documents", "best_layer_b", "seed")
+_WHOLE = (
+    "layer_a",
+    "layer_b",
+    "tokens",
+    "n_documents",
+    "best_layer_b",
+    "top_feature_a",
+    "top_feature_b",
+    *("seed", "data_seed", "control_seed", "control_data_seed"),
+)
 
 
-def _columns(name: str, entry: JsonObject) -> JsonObject:
+def columns(name: str, entry: JsonObject) -> JsonObject:
+    """An interval of the record as three columns of a table."""
     return {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
 
 

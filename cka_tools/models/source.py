@@ -227,8 +227,8 @@ class MemorySource:
         """The base model and where it lies, which is where it must have been asked for."""
         if getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False):
             raise UserError(
-                f"model {self.name} has a prompt adapter, whose virtual tokens are not part of its base model: "
-                "give a model without it, or one tuned by LoRA"
+                f"model {self.name} has a prompt adapter, whose virtual tokens are not part of its base "
+                "model: give a model without it, or one tuned by LoRA"
             )
         base = self.model.base_model
         parameters = [p for p in base.parameters() if p.is_floating_point()]

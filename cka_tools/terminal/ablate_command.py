@@ -217,8 +217,8 @@ def train_and_compare(
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
+    from cka_tools.processes import leave
     from cka_tools.store.directory import locked
-    from cka_tools.training.processes import leave_processes
 
     pieces = {
         s.key: (s.tokens, (s.start[1], s.phase.objective))
@@ -249,7 +249,7 @@ def train_and_compare(
         sys.exit(INTERRUPTED)
     line.end()
     # Several processes train together; one compares.
-    if leave_processes():
+    if leave():
         with locked(out / COMPARING), document_progress(Console(stderr=True), hidden=quiet) as progress:
             result = compare_plan(plan, out, compare_on, settings, progress)
         result.save(out)

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
 from cka_tools.models import as_source, load_model
 
 PROBE = "encoder.layer.0.attention.self.query.weight"
 INDEX = "model.safetensors.index.json"
+TEXTS = ["w1 w2", "w3 w4", "w5", "w6 w7 w8"]
 
 
 @pytest.fixture
@@ -162,6 +164,9 @@ def test_weights_inside_a_layer_that_are_not_used_are_an_error_that_names_them(
     assert "--allow-unused-weights" in str(caught.value)
     allowed = load_model(folder, device="cpu", allow_unused_weights=True)
     assert any("distance_embedding" in note for note in allowed.notes)
+    compute_features([folder], TEXTS, device="cpu", allow_unused_weights=True)
+    with pytest.raises(UserError, match="1 weights inside its layers"):
+        compute_features([folder], TEXTS, device="cpu")
 
 
 def test_biases_that_the_config_turns_off_are_an_error(
