@@ -467,13 +467,13 @@ def test_a_causal_cell_is_a_comparison_of_causal_views(direction, trained, texts
 def test_an_ablation_takes_the_settings_of_every_comparison(recompared, trained, texts):
     result = recompared(
         "direction",
-        "--layers", "0,2", "--early", "0", "--pooling", "last", "--sites", "mlp", "--rescale",
+        "--layers", "0,1", "--early", "0", "--pooling", "last", "--sites", "mlp", "--rescale",
         "--measure", "cka,mknn", "--documents", 30, "--document-seed", 7,
     )  # fmt: skip
     cell = cell_of(result, "encoder")
     assert [layer["early"] for layer in cell["layers"]] == [True, False]
     by_hand = compare(
-        trained[cell["weights"]["detour"]], trained[cell["weights"]["baseline"]], texts[1], layers=(0, 2),
+        trained[cell["weights"]["detour"]], trained[cell["weights"]["baseline"]], texts[1], layers=(0, 1),
         early=(0,), pooling="last", sites="mlp", rescale=True, measures=("cka", "mknn"), documents=30,
         seed=7, max_length=32, device="cpu", cache=False,
     )  # fmt: skip

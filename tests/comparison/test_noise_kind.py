@@ -1,5 +1,6 @@
 """Which seed noise a control stands for: in the record, in the terminal's sentence and in the figure."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -44,9 +45,9 @@ def models(request: pytest.FixtureRequest, tiny_model, tmp_path: Path) -> tuple[
 
 
 def printed(result: Any) -> str:
-    console = Console(width=200, record=True, quiet=True)
-    print_result(result, console)
-    return " ".join(console.export_text().split())
+    out = io.StringIO()
+    print_result(result, Console(width=200, file=out))
+    return " ".join(out.getvalue().split())
 
 
 def drawn(result: Any) -> str:
