@@ -188,7 +188,7 @@ def test_impossible_runs_are_refused_before_training(
         train(tiny_model(), data, recipe(phase("clm", 6400)), seed=1, mask_id=MASK)
     with pytest.raises(UserError, match="positions"):
         train(
-            tiny_model(), pack([300], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
+            tiny_model(), pack([700], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
         )
     foreign = pack_tokens([[40] * 200], length=16, separator=SEPARATOR)
     with pytest.raises(UserError, match="token id 40"):
