@@ -13,6 +13,7 @@ import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from figure_files import RESULTS, parser, write
@@ -20,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cka_tools.ablation.checkpoints import Segments
+from cka_tools.errors import UserError
+from cka_tools.manifest import read_manifest
 from cka_tools.plotting.style import (
     FAINT,
     HOLLOW,
@@ -35,7 +37,7 @@ from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.recipe import DEMO
+from cka_tools.training.recipe import DECAY_SHARE, DEMO, START_PHASES
 from cka_tools.training.start_model import load_start
 
 LOSSES = RESULTS / "losses.csv"
@@ -130,11 +132,13 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> pd.DataFrame:
     """Evaluate both runs of the first seed, and θ0."""
-    segments = Segments(options.ablation / "segments")
+    manifests = {
+        file.parent: read_manifest(file.parent) or {}
+        for file in options.ablation.glob("segments/*/training.json")
+    }
     rows = []
     for run, objective in RUNS.items():
-        leaf = segments.leaf(SIZE, (objective, "mlm"), SEED, DEMO.phase1_tokens)
-        start, *own = segments.lineage(leaf)
+        start, *own = lineage(manifests, find_run(manifests, (objective, "mlm")))
         _, tokenizer = load_start(start)
         held_out = pack_held_out(
             texts(options.corpora / "pubmed_heldout.jsonl.gz"),
@@ -147,7 +151,7 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
                 rows.append((run, "train", row.objective, row.tokens, row.loss))
         for place in (start, *own):
             model, _ = load_start(place)
-            tokens = 0 if place == start else segments.manifests[place]["run_tokens"]
+            tokens = 0 if place == start else manifests[place]["run_tokens"]
             asked: tuple[ObjectiveName, ...] = ("mlm",) if objective == "mlm" else ("clm", "mlm")
             for each in asked:
                 loss = held_out_loss(model, held_out, tokenizer, each)
@@ -157,6 +161,45 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
     packed = pack_texts(trained, tokenizer, length=DEMO.sequence_length, seed=SEED, tokens=DEMO.phase1_tokens)
     rows.append(("", "token frequency", "", 0, unigram_loss(packed, held_out)))
     return pd.DataFrame(rows, columns=["run", "kind", "objective", "tokens", "loss"])
+
+
+Manifests = Mapping[Path, Mapping[str, Any]]
+
+
+def find_run(manifests: Manifests, objectives: tuple[str, str]) -> Path:
+    """Return the last checkpoint of the whole run of these objectives, no layer frozen.
+
+    Raises:
+        UserError: it is not there, or not finished.
+    """
+    for place, manifest in manifests.items():
+        recipe = manifest["recipe"]
+        step = recipe["sequence_length"] * recipe["sequences_per_step"]
+        steps = round(DEMO.phase1_tokens / step)
+        phases = [
+            (round(one["tokens"] / step), one["objective"], bool(one.get("frozen")))
+            for one in recipe["phases"]
+        ]
+        lengths = (steps, round(DECAY_SHARE * steps))
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        if (
+            manifest["key"]["phase_index"] == 1
+            and manifest["phase"]["name"] not in START_PHASES
+            and manifest["seed"] == manifest["data_seed"] == SEED
+            and phases == [(n, name, False) for n, name in zip(lengths, objectives, strict=True)]
+            and f"{config['num_hidden_layers']}x{config['hidden_size']}" == SIZE
+        ):
+            return place
+    raise UserError(f"no finished {' → '.join(objectives)} run of {SIZE}, seed {SEED}: finish the ablation")
+
+
+def lineage(manifests: Manifests, leaf: Path) -> list[Path]:
+    """Return the checkpoints from the start model's, if it was trained there, to this one."""
+    parent = manifests[leaf]["key"]["parent_weights_sha256"]
+    before = [place for place, manifest in manifests.items() if manifest["weights_sha256"] == parent]
+    if not before or manifests[leaf]["phase"]["name"] in START_PHASES:
+        return [leaf]
+    return [*lineage(manifests, before[0]), leaf]
 
 
 def texts(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a run's last checkpoint back to its start, by what the manifests say: its segments and its losses."""
+"""Checkpoints → the trios that they make up, by what their manifests say."""
 
 from __future__ import annotations
 
@@ -21,86 +21,8 @@ from cka_tools.ablation.measure import Trained, Trio
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
 from cka_tools.models.folder import hash_json
-from cka_tools.training.checkpoint import read_state
-from cka_tools.training.loop import LossRow
-from cka_tools.training.random_start import read_config
 from cka_tools.training.recipe import DECAY_SHARE, START_PHASES
-
-
-class Segments:
-    """The finished segments of an ablation's directory, found by what they hold.
-
-    Raises:
-        UserError: no finished segment in it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        places = [place.parent for place in sorted(folder.glob(f"*/{MANIFEST}"))]
-        self.manifests: dict[Path, dict[str, Any]] = {p: read_manifest(p) or {} for p in places}
-        if not self.manifests:
-            raise UserError(f"{str(folder)!r} holds no finished segment: name the `segments` of an ablation")
-        self._by_weights = {manifest["weights_sha256"]: p for p, manifest in self.manifests.items()}
-
-    def lineage(self, leaf: Path) -> list[Path]:
-        """Return the segments from the finished start model's, if it was trained here, to this one."""
-        parent = self._by_weights.get(self.manifests[leaf]["key"]["parent_weights_sha256"])
-        if parent is None or self.is_start(leaf):
-            return [leaf]
-        return [*self.lineage(parent), leaf]
-
-    def leaf(
-        self,
-        size: str,
-        objectives: tuple[str, str],
-        seed: int,
-        phase1: int,
-        decay: float = DECAY_SHARE,
-        data_seed: int | None = None,
-    ) -> Path:
-        """Return the last checkpoint of a run with no layer frozen.
-
-        Args:
-            size: layers x hidden size.
-            objectives: of Phase 1 and of the decay.
-            phase1: tokens of Phase 1; decay: its length as a share of them. Both in whole steps.
-            data_seed: of the order of the documents; `seed` when None.
-
-        Raises:
-            UserError: it is not there, or not finished.
-        """
-        for place, manifest in self.manifests.items():
-            recipe = manifest["recipe"]
-            step = recipe["sequence_length"] * recipe["sequences_per_step"]
-            phases = recipe["phases"]
-            steps = [round(phase["tokens"] / step) for phase in phases]
-            asked = [round(phase1 / step), round(decay * round(phase1 / step))]
-            if (
-                manifest["key"]["phase_index"] == 1
-                and not self.is_start(place)
-                and manifest["seed"] == seed
-                and manifest["data_seed"] == (seed if data_seed is None else data_seed)
-                and [phase["objective"] for phase in phases] == list(objectives)
-                and not any(phase.get("frozen") for phase in phases)
-                and steps == asked
-                and self.size(place) == size
-            ):
-                return place
-        raise UserError(
-            f"no finished {' → '.join(objectives)} run of {size}, seed {seed}, {phase1:,} tokens and a decay "
-            f"of {100 * decay:g} % is there: finish the ablation"
-        )
-
-    def size(self, place: Path) -> str:
-        return _size(place)
-
-    def losses(self, leaf: Path) -> list[LossRow]:
-        """Return the training losses of a run, its start model's left out."""
-        own = [place for place in self.lineage(leaf) if not self.is_start(place)]
-        return [row for place in own for row in read_state(place).losses]
-
-    def is_start(self, place: Path) -> bool:
-        return self.manifests[place]["phase"]["name"] in START_PHASES
-
+from cka_tools.training.start_model import read_config
 
 BASELINE_OF = {DETOUR: BASELINE, REVERSE_DETOUR: CLM_BASELINE}
 

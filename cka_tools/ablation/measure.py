@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.starts import Start
 from cka_tools.ablation.train import segment_folder, start_directory
 from cka_tools.ablation.tree import Use
 from cka_tools.comparison.pairs import DrawResult, Pair, check_pairs, compare_pairs
@@ -285,18 +286,15 @@ def _other_data(plan: Plan, out: Path) -> list[str]:
     """Say where the start models of a direction's two sides were not trained on the same data."""
     if not any(cell.axis == "direction" for cell in plan.cells):
         return []
+
+    def data(start: Start) -> str | None:
+        first = plan.tree.children(None, (start.name, start.size))[0]
+        return (read_manifest(start.folder or segment_folder(out, first.key)) or {}).get("data_sha256")
+
     notes = []
     for (name, size), start in plan.starts.items():
-        if name != "decoder" or ("encoder", size) not in plan.starts:
-            continue
-        data = []
-        for one in (start, plan.starts["encoder", size]):
-            folder = one.folder
-            if folder is None:
-                segment = plan.tree.children(None, (one.name, size))[0]
-                folder = segment_folder(out, segment.key)
-            data.append((read_manifest(folder) or {}).get("data_sha256"))
-        if None in data or data[0] != data[1]:
+        encoder = plan.starts.get(("encoder", size))
+        if name == "decoder" and encoder and (data(start) is None or data(start) != data(encoder)):
             notes.append(
                 f"the start models of direction at {size} were not, or not by their manifests, trained "
                 f"on the same packed data; for both on one, give --start {size} and --start-corpus"

@@ -25,8 +25,8 @@ from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
 from cka_tools.training.checkpoint import WeightsDtype
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.random_start import DEFAULT_START
 from cka_tools.training.recipe import SCALES, START_TOKENS, OptimizerSettings, preset
+from cka_tools.training.start_model import DEFAULT_START
 
 
 class PackedCorpus:

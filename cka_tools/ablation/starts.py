@@ -14,8 +14,7 @@ from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
-from cka_tools.training.random_start import DEFAULT_START, parse_shape, read_config, shaped_config
-from cka_tools.training.start_model import find_start
+from cka_tools.training.start_model import DEFAULT_START, find_start, parse_shape, read_config, shaped_config
 
 SECOND_SHAPE: Final = "4x64"
 """The other size of the axes `size` and `all`, where none is given."""
@@ -69,19 +68,19 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     models = [find_start(spec) for spec in (*given, *decoders) if parse_shape(spec) is None]
     template = models[0] if models else find_start(DEFAULT_START)
     encoders = [_start("encoder", spec, template) for spec in given]
-    _one_of_each(encoders)
+    sizes = [start.size for start in encoders]
+    if twice := next((size for size in sizes if sizes.count(size) > 1), None):
+        raise UserError(f"two --start models are {twice}: give one of each size")
     given_decoders = {start.size: start for start in (_start("decoder", spec, template) for spec in decoders)}
     for size in given_decoders:
-        if size not in {start.size for start in encoders}:
+        if size not in sizes:
             raise UserError(
                 f"--decoder-start {given_decoders[size].given!r} is {size}, no --start is: "
                 f"give a decoder of the shape of a start model"
             )
-    made: list[Start] = []
-    for encoder in encoders if with_decoder else ():
-        own = given_decoders.get(encoder.size)
-        made.append(own or Start("decoder", encoder.size, None, encoder.config))
-    starts = [*encoders, *made]
+    starts = list(encoders)
+    for one in encoders if with_decoder else ():
+        starts.append(given_decoders.get(one.size) or Start("decoder", one.size, None, one.config))
     words = {tokenizer_hash(start.folder) for start in starts if start.folder is not None}
     if len(words) > 1:
         raise UserError("the start models have different tokenizers: give models of one tokenizer")
@@ -96,12 +95,6 @@ def tokenizer_hash(folder: Path) -> str:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with quiet_transformers():
         return AutoTokenizer.from_pretrained(folder)
-
-
-def _one_of_each(starts: list[Start]) -> None:
-    sizes = [start.size for start in starts]
-    if twice := next((size for size in sizes if sizes.count(size) > 1), None):
-        raise UserError(f"two --start models are {twice}: give one of each size")
 
 
 def _start(name: StartName, given: str, template: Path) -> Start:

@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.starts import Start
 from cka_tools.ablation.tree import START_SEED, Segment, StartKey
+from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.random_start import write_random
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
-from cka_tools.training.start_model import load_start
+from cka_tools.training.start_model import load_start, write_random
 
 CLAIM: Final[dict[str, Any]] = {"name": "ablation.json", "what": "ablation", "before": {"noise": "order"}}
 """As `claim` takes it. In directories of before there was a choice a control took another order too."""
@@ -177,13 +177,12 @@ def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
     accelerator = make_accelerator(cpu=cpu)
     settings, step = plan.budget.optimizer, plan.budget.step
     data = plan.corpus.packed(plan.settings.seeds[0], step * (WARM + TIMED))
-    objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
     for start in plan.starts.values():
         with tempfile.TemporaryDirectory() as place:
             folder = start_directory(start, plan.template, Path(place))
             model, tokenizer = load_start(folder, device_type=accelerator.device.type)
         model.to(accelerator.device)
-        for name in objectives:
+        for name in get_args(ObjectiveName):
             if (start.size, name) in speeds:
                 continue
             masking = PHASE1_MASKING if name == "mlm" else None
@@ -209,15 +208,20 @@ def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
 
 
 def given_speeds(plan: Plan, tokens_per_second: Sequence[float]) -> Speeds:
-    """Return the speeds a user gave: one for all sizes, or one each, in their order."""
+    """Return the speeds a user gave: one for all sizes, or one each, in their order.
+
+    Raises:
+        UserError: another number of them.
+    """
     sizes = list(dict.fromkeys(start.size for start in plan.starts.values()))
-    each = dict(
-        zip(sizes, tokens_per_second, strict=True)
-        if len(tokens_per_second) == len(sizes)
-        else ((size, tokens_per_second[0]) for size in sizes)
-    )
-    objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
-    return {(size, objective): each[size] for size in sizes for objective in objectives}
+    given = list(tokens_per_second) * (len(sizes) if len(tokens_per_second) == 1 else 1)
+    if len(given) != len(sizes):
+        raise UserError(
+            f"--tokens-per-second has {len(given)} numbers, the sizes are {', '.join(sizes)}: "
+            f"give one for all, or one for each"
+        )
+    speeds = zip(sizes, given, strict=True)
+    return {(size, objective): speed for size, speed in speeds for objective in get_args(ObjectiveName)}
 
 
 def seconds(tokens: Mapping[tuple[str, ObjectiveName], int], speeds: Speeds) -> float | None:

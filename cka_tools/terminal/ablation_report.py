@@ -69,7 +69,9 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
                 "data_seed": segment.data_seed,
                 "phase": segment.phase.to_dict(),
                 "tokens": segment.tokens,
-                "cells": _cells_of(plan, segment),
+                "cells": [
+                    f"{cell} {role}" for cell, roles in _roles_of(plan, segment).items() for role in roles
+                ],
             }
             for segment in tree.segments.values()
         ],
@@ -123,31 +125,25 @@ def _grow(branch: Drawing, plan: Plan, segment: Segment) -> None:
     if phase.frozen:
         words += f", frozen {phase.frozen[0]}-{phase.frozen[-1]}"
     text = Text(words)
-    for roles, names in _roles_of(plan, segment).items():
+    by_role: dict[str, list[str]] = {}
+    for cell, roles in _roles_of(plan, segment).items():
+        by_role.setdefault(" and ".join(sorted(roles)), []).append(cell)
+    for together, names in by_role.items():
         beyond = f" and {len(names) - CELLS_SHOWN} more" if len(names) > CELLS_SHOWN else ""
-        text.append(f"  → {roles} of {', '.join(names[:CELLS_SHOWN])}{beyond}", style="dim")
+        text.append(f"  → {together} of {', '.join(names[:CELLS_SHOWN])}{beyond}", style="dim")
     below = branch.add(text)
     for child in plan.tree.children(segment.key):
         _grow(below, plan, child)
 
 
-def _cells_of(plan: Plan, segment: Segment) -> list[str]:
-    """The cells whose runs end in a segment, with the role that they have there."""
-    uses = [use for use in plan.tree.uses if plan.tree.leaf(use).key == segment.key]
-    return list(dict.fromkeys(f"{use.cell.axis}:{use.cell.name} {use.role}" for use in uses))
-
-
 def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
-    """The same by role: "baseline and control" → the cells that have both there."""
+    """The cells whose runs end in a segment, each with the roles that it has there."""
     roles: dict[str, list[str]] = {}
     for use in plan.tree.uses:
         if plan.tree.leaf(use).key == segment.key:
-            mine = roles.setdefault(f"{use.cell.axis}:{use.cell.name}", [])
-            mine += [] if use.role in mine else [use.role]
-    by_role: dict[str, list[str]] = {}
-    for cell, own in roles.items():
-        by_role.setdefault(" and ".join(sorted(own)), []).append(cell)
-    return by_role
+            own = roles.setdefault(f"{use.cell.axis}:{use.cell.name}", [])
+            own += [] if use.role in own else [use.role]
+    return roles
 
 
 def print_ablation(result: Ablation, console: Console) -> None:

@@ -150,11 +150,10 @@ def train_command(
     from cka_tools.processes import leave
     from cka_tools.training.freezing import freeze as frozen_by
     from cka_tools.training.packing import pack_texts
-    from cka_tools.training.random_start import parse_shape, start_folder
     from cka_tools.training.recipe import DETOURS, PRETRAINING
     from cka_tools.training.recipe_file import find_recipe
     from cka_tools.training.run import phase_folders, run_notes, train_run
-    from cka_tools.training.start_model import load_start
+    from cka_tools.training.start_model import load_start, parse_shape, start_folder
 
     at_least(
         1, checkpoint_tokens=checkpoint_tokens, sequences_per_forward=sequences_per_forward, epochs=epochs

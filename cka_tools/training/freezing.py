@@ -1,7 +1,6 @@
 """Interventions: which parameters do not learn in a phase."""
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast, get_args
@@ -11,12 +10,11 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
+from cka_tools.settings import parse_layers
 from cka_tools.training.objectives import prediction_head
 from cka_tools.training.recipe import FrozenModule, Phase, Recipe
 
 THIRDS = ("low", "middle", "high")
-#: The paper's three, as `freeze` takes them: layers 0–7 and 8–14 of 22 in the CLM phase, 0–7 in the decay.
-PAPER_INTERVENTIONS = ("low@clm", "middle@clm", "low@decay")
 
 
 def third(name: str, layers: int) -> tuple[int, ...]:
@@ -34,7 +32,7 @@ def third(name: str, layers: int) -> tuple[int, ...]:
     return chosen
 
 
-def parse_layers(given: str, layers: int) -> tuple[int, ...]:
+def named_layers(given: str, layers: int) -> tuple[int, ...]:
     """Return the layers that "low", "middle", "high", "0-7" or "0,3,5-6" names in a model of that depth.
 
     Raises:
@@ -42,15 +40,9 @@ def parse_layers(given: str, layers: int) -> tuple[int, ...]:
     """
     if given in THIRDS:
         return third(given, layers)
-    chosen: set[int] = set()
-    for part in given.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise UserError(f"layers {given!r}: write low, middle, high, 0-7 or 0,3,5-6")
-        chosen |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    result = tuple(sorted(chosen))
-    check_layers(result, layers)
-    return result
+    chosen = parse_layers(given)
+    check_layers(chosen, layers)
+    return chosen
 
 
 def check_layers(chosen: tuple[int, ...], layers: int) -> None:
@@ -64,7 +56,7 @@ def check_layers(chosen: tuple[int, ...], layers: int) -> None:
 def freeze(recipe: Recipe, intervention: str, layers: int) -> Recipe:
     """Return the recipe with the layers of "LAYERS@PHASE" frozen, for a start model of `layers` layers.
 
-    LAYERS is what `parse_layers` takes, "embeddings" or "head"; PHASE is the name of a phase, or "clm" or
+    LAYERS is what `named_layers` takes, "embeddings" or "head"; PHASE is the name of a phase, or "clm" or
     "mlm" for the first phase of that objective.
 
     Raises:
@@ -85,7 +77,7 @@ def freeze(recipe: Recipe, intervention: str, layers: int) -> Recipe:
     if what in get_args(FrozenModule):
         frozen = dataclasses.replace(phase, frozen_modules=(*phase.frozen_modules, cast(FrozenModule, what)))
     else:
-        chosen = sorted({*phase.frozen, *parse_layers(what, layers)})
+        chosen = sorted({*phase.frozen, *named_layers(what, layers)})
         frozen = dataclasses.replace(phase, frozen=tuple(chosen))
     phases_now = tuple(frozen if i == named[0] else old for i, old in enumerate(recipe.phases))
     return dataclasses.replace(recipe, phases=phases_now)

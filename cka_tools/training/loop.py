@@ -226,6 +226,21 @@ def forward_passes(
     return [share[i : i + size] for i in range(0, len(share), size)]
 
 
+def sequences_of(phase: Phase, data: PackedTokens, settings: OptimizerSettings, first: int) -> range:
+    """Return the packed sequences that a phase reads from `first` on: where it ends, the next begins.
+
+    Raises:
+        UserError: the data hold fewer.
+    """
+    stop = first + phase.steps(settings.sequences_per_step * data.length) * settings.sequences_per_step
+    if data.sequences < stop:
+        raise UserError(
+            f"phase {phase.name!r} needs {stop * data.length:,} tokens, "
+            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
+        )
+    return range(first, stop)
+
+
 def check_fits(
     model: PreTrainedModel, data: PackedTokens, sequences: range, mask_id: int | None, phase: Phase
 ) -> None:
@@ -235,11 +250,6 @@ def check_fits(
         raise UserError(
             f"sequences of {data.length} tokens are longer than the model's "
             f"{model.config.max_position_embeddings} positions: choose a shorter sequence length"
-        )
-    if data.sequences < sequences.stop:
-        raise UserError(
-            f"phase {phase.name!r} needs {sequences.stop * data.length:,} tokens, "
-            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
         )
     highest = int(data.input_ids[sequences.start : sequences.stop].max())
     if highest >= model.config.vocab_size:

@@ -31,47 +31,16 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from cka_tools.errors import UserError
 from cka_tools.models.folder import one_line
-from cka_tools.training.objectives import Masking, ObjectiveName
-from cka_tools.training.recipe import PRESETS, Phase, Recipe, ScaleName, preset
+from cka_tools.training.objectives import ObjectiveName
+from cka_tools.training.recipe import PRESETS, Recipe, ScaleName, preset
 
 OWN_SCALE = "own"
-WHOLE, NUMBER, TEXT, TABLE = "a whole number", "a number", "a string", "a table"
-LAYERS, NAMES, PAIR, TABLES = (
-    "a list of whole numbers",
-    "a list of strings",
-    "a list of two numbers",
-    "tables",
-)
-
-# Key → what it takes; keys with a star may be left out.
-RECIPE_KEYS = {
-    "name": TEXT,
-    "scale*": TEXT,
-    "peak_lr": NUMBER,
-    "betas": PAIR,
-    "eps": NUMBER,
-    "weight_decay": NUMBER,
-    "sequence_length": WHOLE,
-    "sequences_per_step": WHOLE,
-    "phases": TABLES,
-}
-PHASE_KEYS = {
-    "name": TEXT,
-    "objective": TEXT,
-    "tokens": WHOLE,
-    "schedule": TEXT,
-    "masking*": TABLE,
-    "warmup_tokens*": WHOLE,
-    "floor*": NUMBER,
-    "frozen*": LAYERS,
-    "frozen_modules*": NAMES,
-}
-MASKING_KEYS = {"rate": NUMBER, "mask*": NUMBER, "random*": NUMBER}
+_WORDS = {int: "whole number", float: "number", str: "string"}
 
 
 def find_recipe(
@@ -124,18 +93,8 @@ def parse_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         UserError: as `read_recipe`.
     """
-    data = _checked(data, RECIPE_KEYS, where)
-    phases = []
-    for number, table in enumerate(data["phases"], start=1):
-        at = f"{where}, phase {number}"
-        phase = _checked(table, PHASE_KEYS, at)
-        if "masking" in phase:
-            phase["masking"] = Masking(**_checked(phase["masking"], MASKING_KEYS, f"{at}, masking"))
-        for key in ("frozen", "frozen_modules"):
-            phase[key] = tuple(phase.get(key, ()))
-        phases.append(Phase(**phase))
-    rest = {"scale": OWN_SCALE} | data | {"phases": tuple(phases), "betas": tuple(data["betas"])}
-    return Recipe(**cast(dict[str, Any], rest))
+    made: Recipe = _made(Recipe, {"scale": OWN_SCALE} | data, where)
+    return made
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -158,38 +117,55 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _checked(data: Any, keys: dict[str, str], where: str) -> dict[str, Any]:
-    """Return a table's items whose keys are known, whose types fit and of which none is missing."""
+def _made(kind: Any, data: Any, where: str) -> Any:
+    """Return the dataclass that a table describes: its keys and what they take are those of the fields."""
     if not isinstance(data, dict):
         raise UserError(f"{where} is {data!r}: write it as a table")
-    kinds = {key.rstrip("*"): kind for key, kind in keys.items()}
+    hints = {name: _plain(hint) for name, hint in get_type_hints(kind).items()}
     for key in data:
-        if key not in kinds:
-            near = get_close_matches(key, kinds, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kinds)}"
+        if key not in hints:
+            near = get_close_matches(key, hints, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(hints)}"
             raise UserError(f"{where}: unknown key {key!r}: {hint}")
     given = {key: value for key, value in data.items() if value is not None}
-    for key, kind in keys.items():
-        name = key.rstrip("*")
-        if name not in given:
-            if key == name:
-                raise UserError(f"{where}: {name!r} is missing: write {kind}")
-        elif not _fits(given[name], kind):
-            raise UserError(f"{where}: {name} = {given[name]!r} does not fit: write {kind}")
-    return given
+    for field in dataclasses.fields(kind):
+        name, hint = field.name, hints[field.name]
+        if name in given:
+            if not _fits(given[name], hint):
+                raise UserError(f"{where}: {name} = {given[name]!r} does not fit: write {_in_words(hint)}")
+            given[name] = _value_of(given[name], hint, where, name)
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"{where}: {name!r} is missing: write {_in_words(hint)}")
+    return kind(**given)
 
 
-def _fits(value: Any, kind: str) -> bool:
-    if kind == WHOLE:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind == NUMBER:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == TEXT:
-        return isinstance(value, str)
-    if kind == TABLE:
-        return isinstance(value, dict)
-    if not isinstance(value, list | tuple):
-        return False
-    if kind == PAIR:
-        return len(value) == 2 and all(_fits(item, NUMBER) for item in value)
-    return all(_fits(item, {LAYERS: WHOLE, NAMES: TEXT, TABLES: TABLE}[kind]) for item in value)
+def _plain(hint: Any) -> Any:
+    """A field's type without None, which is a key left out; names of choices are strings."""
+    hint = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    return str if get_origin(hint) is Literal else hint
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        item, last = get_args(hint)
+        whole = isinstance(value, list | tuple) and (last is ... or len(value) == 2)
+        return whole and all(_fits(one, _plain(item)) for one in value)
+    wanted = dict if dataclasses.is_dataclass(hint) else int | float if hint is float else hint
+    return isinstance(value, wanted) and not isinstance(value, bool)
+
+
+def _value_of(value: Any, hint: Any, where: str, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _made(hint, value, f"{where}, {name}")
+    if get_origin(hint) is not tuple:
+        return value
+    item = _plain(get_args(hint)[0])
+    return tuple(_value_of(one, item, where, f"phase {n}") for n, one in enumerate(value, start=1))
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) is not tuple:
+        return "a table" if dataclasses.is_dataclass(hint) else f"a {_WORDS[hint]}"
+    item, last = get_args(hint)
+    number = "" if last is ... else "two "
+    return "tables" if dataclasses.is_dataclass(item) else f"a list of {number}{_WORDS[_plain(item)]}s"

@@ -19,11 +19,11 @@ from cka_tools.manifest import read_manifest
 from cka_tools.models.folder import hash_weight_files, weight_files
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
-from cka_tools.training.loop import StepReport, check_fits
+from cka_tools.training.loop import StepReport, check_fits, sequences_of
 from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import Recipe
-from cka_tools.training.segment import sequences_read, train_phase, why_not_to_the_bit
+from cka_tools.training.segment import train_phase, why_not_to_the_bit
 from cka_tools.training.start_model import AUTO, check_start, load_start
 
 RUN = "run.json"
@@ -92,7 +92,7 @@ def train_run(
             device=device,
             extra={"recipe": recipe.to_dict(), **(extra or {})},
         )
-        first += sequences_read(phase, data, recipe.optimizer)
+        first = sequences_of(phase, data, recipe.optimizer, first).stop
     if accelerator.is_main_process:
         write_losses(out / LOSSES, [row for folder in folders for row in read_state(folder).losses])
         for text in run_notes(recipe, out, borders_only=True):  # the others were told when they came up
@@ -125,18 +125,13 @@ def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str
             f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
             f"pack again"
         )
-    if data.tokens < recipe.tokens:
-        raise UserError(
-            f"the recipe {recipe.name!r} needs {recipe.tokens:,} tokens, "
-            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
-        )
     model, tokenizer = load_start(start, attention=attention)
     TargetLoss(model)
     first = 0
     for phase in recipe.phases:
-        stop = first + sequences_read(phase, data, recipe.optimizer)
-        check_fits(model, data, range(first, stop), tokenizer.mask_token_id, phase)
-        first = stop
+        sequences = sequences_of(phase, data, recipe.optimizer, first)
+        check_fits(model, data, sequences, tokenizer.mask_token_id, phase)
+        first = sequences.stop
 
 
 def phase_folders(recipe: Recipe, out: Path) -> list[Path]:

@@ -36,6 +36,7 @@ from cka_tools.training.loop import (
     adamw,
     check_fits,
     run_steps,
+    sequences_of,
 )
 from cka_tools.training.objectives import Objective
 from cka_tools.training.packing import PackedTokens
@@ -85,7 +86,7 @@ def train_phase(
     Args:
         seed: of masks and dropout.
         data_seed: that of the order of the documents in `data`, for the manifest.
-        first_sequence: the packed sequence with which the phase begins; see `sequences_read`.
+        first_sequence: the packed sequence with which the phase begins; see `sequences_of`.
         phase_index: which of its run's phases this is: with seed and sequence it fixes the masks. Pieces of
             one phase share it, and together equal the phase in one piece.
         goes_on: another phase will go on from `out`, so that its optimizer state must be there too.
@@ -104,7 +105,7 @@ def train_phase(
     """
     check_start(parent)
     _check_parent(parent)
-    stop = first_sequence + sequences_read(phase, data, optimizer)
+    sequences = sequences_of(phase, data, optimizer, first_sequence)
     key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
@@ -120,7 +121,7 @@ def train_phase(
         source = parent if resume is None else Path(resume)
         model, tokenizer = load_start(source, attention=attention, device_type=accelerator.device.type)
         attention = str(model.config._attn_implementation)
-        check_fits(model, data, range(first_sequence, stop), tokenizer.mask_token_id, phase)
+        check_fits(model, data, sequences, tokenizer.mask_token_id, phase)
         model.to(accelerator.device)
         state = PhaseState() if resume is None else read_state(source)
         adam = adamw(model, optimizer)
@@ -210,11 +211,6 @@ def train_phase(
     return out
 
 
-def sequences_read(phase: Phase, data: PackedTokens, optimizer: OptimizerSettings) -> int:
-    """Return how many packed sequences a phase reads: where one ends, the next begins."""
-    return phase.steps(optimizer.sequences_per_step * data.length) * optimizer.sequences_per_step
-
-
 def segment_key(
     parent: Path,
     phase: Phase,
@@ -226,12 +222,7 @@ def segment_key(
     phase_index: int = 0,
 ) -> dict[str, Any]:
     """Return all that fixes a phase's result, as JSON data; of the data only the sequences that it reads."""
-    stop = first_sequence + sequences_read(phase, data, optimizer)
-    if data.sequences < stop:
-        raise UserError(
-            f"phase {phase.name!r} needs {stop * data.length:,} tokens, "
-            f"the packed data hold {data.tokens:,}: give a larger corpus or fewer tokens"
-        )
+    sequences = sequences_of(phase, data, optimizer, first_sequence)
     moments = parent / OPTIMIZER
     key = {
         "parent_weights_sha256": hash_weight_files(weight_files(parent)),
@@ -240,8 +231,8 @@ def segment_key(
         "phase": phase.to_dict(),
         "phase_index": phase_index,
         "seed": seed,
-        "sequences": [first_sequence, stop],
-        "sequences_sha256": data.part(range(first_sequence, stop)).fingerprint,
+        "sequences": [sequences.start, sequences.stop],
+        "sequences_sha256": data.part(sequences).fingerprint,
         "special_ids": data.special_ids,
         "optimizer": dataclasses.asdict(optimizer),
         "decayed": DECAYED,

@@ -9,7 +9,15 @@ from transformers import ModernBertForMaskedLM
 from cka_tools.errors import UserError
 from cka_tools.processes import make_accelerator
 from cka_tools.training.attention import IMPLEMENTATIONS
-from cka_tools.training.loop import LOSS_ROWS, PhaseState, adamw, check_fits, evaluate, run_steps
+from cka_tools.training.loop import (
+    LOSS_ROWS,
+    PhaseState,
+    adamw,
+    check_fits,
+    evaluate,
+    run_steps,
+    sequences_of,
+)
 from cka_tools.training.objectives import Masking, Objective, ObjectiveName, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
 from cka_tools.training.recipe import Phase, Recipe
@@ -39,8 +47,8 @@ def train(
     """Train in place, in memory, through all phases; return what each leaves."""
     accelerator, adam, first, states = make_accelerator(cpu=True), adamw(model, plan.optimizer), 0, []
     for index, one in enumerate(plan.phases):
-        stop = first + plan.steps(one) * plan.sequences_per_step
-        check_fits(model, data, range(first, stop), mask_id, one)
+        sequences = sequences_of(one, data, plan.optimizer, first)
+        check_fits(model, data, sequences, mask_id, one)
         states.append(PhaseState())
         run_steps(
             model,
@@ -54,7 +62,7 @@ def train(
             first_sequence=first,
             sequences_per_forward=sequences_per_forward,
         )
-        first = stop
+        first = sequences.stop
     return states
 
 
@@ -180,7 +188,7 @@ def test_impossible_runs_are_refused_before_training(
         train(tiny_model(), data, recipe(phase("clm", 6400)), seed=1, mask_id=MASK)
     with pytest.raises(UserError, match="positions"):
         train(
-            tiny_model(), pack([300], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
+            tiny_model(), pack([700], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
         )
     foreign = pack_tokens([[40] * 200], length=16, separator=SEPARATOR)
     with pytest.raises(UserError, match="token id 40"):

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cka_tools.errors import UserError
-from cka_tools.training.freezing import PAPER_INTERVENTIONS, freeze, parse_layers, third
+from cka_tools.training.freezing import freeze, named_layers, third
 from cka_tools.training.objectives import Masking
 from cka_tools.training.recipe import DETOURS, Phase, Recipe, preset
 from cka_tools.training.recipe_file import find_recipe, parse_recipe, read_recipe, to_toml
 
 shares = st.floats(0.01, 0.99)
+PAPERS = ("low@clm", "middle@clm", "low@decay")
 phases = st.builds(
     lambda name, mlm, tokens, rate, decay, share, frozen, modules: Phase(
         name,
@@ -151,7 +152,7 @@ def test_the_thirds_are_all_layers_once(layers: int) -> None:
 
 def test_interventions_freeze_one_phase() -> None:
     recipe = preset("clm-detour")
-    frozen = [[phase.frozen for phase in freeze(recipe, what, 22).phases] for what in PAPER_INTERVENTIONS]
+    frozen = [[phase.frozen for phase in freeze(recipe, what, 22).phases] for what in PAPERS]
     assert frozen == [[tuple(range(8)), ()], [tuple(range(8, 15)), ()], [(), tuple(range(8))]]
     twice = freeze(freeze(recipe, "0,2@detour", 8), "head@detour", 8)
     assert (twice.phases[0].frozen, twice.phases[0].frozen_modules) == ((0, 2), ("head",))
@@ -165,6 +166,6 @@ def test_an_intervention_that_names_nothing_is_refused(given: str) -> None:
 
 
 def test_layers_are_given_outright() -> None:
-    assert parse_layers("0,3, 5-6", 8) == (0, 3, 5, 6)
+    assert named_layers("0,3, 5-6", 8) == (0, 3, 5, 6)
     with pytest.raises(UserError, match="layer 8 does not exist: the start model has layers 0 to 7"):
-        parse_layers("0-8", 8)
+        named_layers("0-8", 8)

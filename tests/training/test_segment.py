@@ -13,10 +13,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertModel
 from cka_tools.errors import UserError
 from cka_tools.training import checkpoint, segment
 from cka_tools.training.attention import IMPLEMENTATIONS
+from cka_tools.training.loop import sequences_of
 from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import OptimizerSettings, Phase
-from cka_tools.training.segment import sequences_read, train_phase
+from cka_tools.training.segment import train_phase
 
 Start = tuple[Path, PackedTokens]
 SEEDS: dict[str, int] = {"seed": 1, "data_seed": 1}
@@ -143,7 +144,8 @@ def test_the_pieces_of_a_phase_equal_the_phase_in_one_piece(
             "optimizer": SETTINGS,
             "bf16": False,
         }
-        parent, at = train_phase(parent, piece, data, **options), at + sequences_read(piece, data, SETTINGS)  # type: ignore
+        parent = train_phase(parent, piece, data, **options)  # type: ignore
+        at = sequences_of(piece, data, SETTINGS, at).stop
     for file in ("model.safetensors", "optimizer.safetensors"):
         one, two = load_file(detour / file), load_file(parent / file)
         assert one.keys() == two.keys()
@@ -333,7 +335,7 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
             attention=attention,
             report=lambda done: losses[done.objective].append(done.loss),
         )
-        at += sequences_read(phase, data, SETTINGS)
+        at = sequences_of(phase, data, SETTINGS, at).stop
     assert data.length == LENGTH
     assert losses["clm"][0] > 5.5
     assert losses["clm"][-1] < 3.5
