@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cka_tools.comparison import Comparison, ModelMatrix, Trajectory, compare, matrix, trajectory
+    from cka_tools.comparison import (
+        Comparison,
+        Contrast,
+        ModelMatrix,
+        Trajectory,
+        compare,
+        contrast,
+        matrix,
+        trajectory,
+    )
     from cka_tools.compute import compute_features
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
@@ -12,6 +21,7 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "Comparison",
+    "Contrast",
     "LinearCKA",
     "ModelMatrix",
     "Settings",
@@ -20,12 +30,14 @@ __all__ = [
     "cka",
     "compare",
     "compute_features",
+    "contrast",
     "matrix",
     "trajectory",
 ]
 
 _HOME = {
     "Comparison": "comparison",
+    "Contrast": "comparison",
     "LinearCKA": "statistics",
     "ModelMatrix": "comparison",
     "Settings": "settings",
@@ -33,6 +45,7 @@ _HOME = {
     "cka": "statistics",
     "compare": "comparison",
     "compute_features": "compute",
+    "contrast": "comparison",
     "matrix": "comparison",
     "trajectory": "comparison",
 }

@@ -26,8 +26,10 @@ from cka_tools.models import (
     as_source,
     resolve_device,
 )
+from cka_tools.models.blocks import text_config
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
+from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import known_content
 
@@ -137,6 +139,12 @@ class FeatureRun:
     def depths(self) -> list[int]:
         """Layers of the models as they were given."""
         return [len(self.outlines[at].blocks) for at in self.order]
+
+    @property
+    def widths(self) -> list[int]:
+        """Hidden sizes of the models as they were given."""
+        sizes = [int(getattr(text_config(one.model.config), "hidden_size", 0)) for one in self.outlines]
+        return [sizes[at] for at in self.order]
 
     @property
     def device(self) -> torch.device:
@@ -260,6 +268,8 @@ def open_run(
     Raises:
         UserError: input that does not fit, in one line.
     """
+    for name in settings.measures:
+        find_measure(name)
     given = [as_source(one) for one in models]
     options = LoadOptions(
         resolve_device(settings.device),

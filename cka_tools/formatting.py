@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from cka_tools.errors import UserError
+from cka_tools.manifest import NOISE_IN_WORDS
 
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
 
@@ -160,11 +161,24 @@ def layers_in_words(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {layer_list(layers)}"
 
 
+def noise_sentence(of: str, kinds: Iterable[str]) -> str:
+    """What the seed noise is: the divergence of model `of` from controls of these kinds (`noise_kind`)."""
+    words = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in dict.fromkeys(kinds))
+    return f"Seed noise is the divergence of {of} from its control ({words})."
+
+
 def ratio_sentence(summary: dict[str, Any]) -> str:
-    """How many times the seed noise a pair's divergence is; `summary` is of a comparison with a control."""
+    """How many times the seed noise a pair's divergence is, and what noise that is.
+
+    Args:
+        summary: of a comparison with a control. One of version 0.1 does not say which kind of noise it has.
+    """
     ratio, mean = summary["ratio"], summary["ratio"]["mean"]
+    noise = f" {noise_sentence('B', [summary['noise']])}" if "noise" in summary else ""
     if mean["value"] is None:
-        return f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}."
+        return (
+            f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}.{noise}"
+        )
     level = f"{100 * summary['interval']['level']:g} % interval "
     text = f"The pair's mean divergence is {_ratio_in_words(mean, ' times the seed noise', level)}"
     if summary["early_layers"]:
@@ -172,7 +186,7 @@ def ratio_sentence(summary: dict[str, Any]) -> str:
         text += f", in early {layers_in_words(summary['early_layers'])} {early}"
     if ratio["smallest"] != ratio["largest"]:
         text += f"; by layer {times(ratio['smallest'])} to {times(ratio['largest'])}"
-    return f"{text}."
+    return f"{text}.{noise}"
 
 
 def _ratio_in_words(entry: dict[str, Any], unit: str = "", level: str = "") -> str:
@@ -180,6 +194,50 @@ def _ratio_in_words(entry: dict[str, Any], unit: str = "", level: str = "") -> s
         return f"not given ({printable(entry['reason'])})"
     interval = times_interval(entry)
     return f"{times(entry['value'])}{unit} ({f'{level}{interval}' if interval else 'no interval'})"
+
+
+def contrast_sentence(record: dict[str, Any]) -> str:
+    """What a contrast of two groups found, and what must not be concluded from it."""
+    summary = record["summary"]
+    one, other = (printable(group["name"]) for group in summary["groups"])
+    sizes = " and ".join(str(group["members"]) for group in summary["groups"])
+    found, smallest = summary["mean"], summary["test"]["smallest_p"]
+    c, p = found["difference"], found["p"]
+    if c["value"] is None:
+        return f"Nothing can be said of {one} and {other}: {printable(c['reason'])}."
+    interval = percent_interval(c)
+    level = f"{100 * summary['interval']['level']:g} % interval over {summary['interval']['over']}"
+    text = f"Mean divergence between {one} and {other} is {percent(c['value'])} points above that within them"
+    text += f" ({f'{level}: {interval}; ' if interval else ''}p = {p:.2g}"
+    if smallest > TEST_LEVEL:
+        more = f"; {sizes} checkpoints cannot give less than {smallest:.2g}): no test at 5 % is possible"
+        return f"{text}{more}, so nothing is shown either way; add checkpoints."
+    if p > TEST_LEVEL:
+        return f"{text}): no difference is shown, which does not show that the groups are alike."
+    layers = significant_layers(record)
+    if p <= smallest * (1 + 1e-9):
+        text += f", the least that {sizes} checkpoints can give"
+    where = (
+        f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
+    )
+    return (
+        f"{text}), {where}: the groups differ by more than their runs do, which does not say that what they "
+        "are named after is the cause, should they differ in anything else."
+    )
+
+
+TEST_LEVEL = 0.05
+"""Error rate at which a contrast calls layers significant: that of one false layer among all."""
+
+
+def significant_layers(record: dict[str, Any]) -> list[int]:
+    """Layers of a contrast whose adjusted p is at most TEST_LEVEL."""
+    return [one["layer"] for one in record["layers"] if one["p"] is not None and one["p"] <= TEST_LEVEL]
+
+
+def p_value(p: float | None) -> str:
+    """A p as tables print it: "0.0079", "0.24"."""
+    return NOTHING if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def ratio_refusals(layers: Sequence[dict[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ NOISE_IN_WORDS: dict[str, str] = {
     "order": "the data in another order with other masks",
     "unknown": "a run whose manifest does not say in what it differs",
 }
-"""What a control is, beside the baseline: completes "noise is the divergence of the baseline from …"."""
+"""What a control is, beside the model that it is a control of."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -73,3 +73,41 @@ def noise_kind(manifest_b: Mapping[str, Any] | None, manifest_control: Mapping[s
     if b["data_sha256"] == control["data_sha256"]:
         return "masks" if b["seed"] != control["seed"] else "unknown"
     return "order" if b["data_seed"] != control["data_seed"] else "unknown"
+
+
+def identical_until(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str | None:
+    """Return until when two checkpoints are the same run, to the bit, by their manifests.
+
+    The key of a phase names the weights that it began with. Where a manifest has none: two runs on the same data
+    in the same order are one while their phases are equal and either draw nothing from the seed (causal language
+    modelling masks no token) or have the same seed.
+
+    Args:
+        one, other: as `read_manifest` gives them; None where a checkpoint has none.
+
+    Returns:
+        Words that complete "the same run until …"; None where the manifests show no such thing.
+    """
+    one, other = one or {}, other or {}
+    key, other_key = one.get("key"), other.get("key")
+    if key and other_key:
+        parent, other_parent = key["parent_weights_sha256"], other_key["parent_weights_sha256"]
+        if key == other_key or one["weights_sha256"] == other_parent or other["weights_sha256"] == parent:
+            return THE_EARLIER
+        trained = min(key["phase_index"], other_key["phase_index"]) > 0
+        return f"the phase {key['phase']['name']!r}" if trained and parent == other_parent else None
+    if not one.get("recipe") or any(one.get(name) != other.get(name) for name in ("data_sha256", "start")):
+        return None
+    recipe, other_recipe = ({**manifest.get("recipe", {})} for manifest in (one, other))
+    phases, other_phases = recipe.pop("phases"), other_recipe.pop("phases", [])
+    recipe["name"] = other_recipe.get("name")
+    if recipe != other_recipe:
+        return None
+    for at, (phase, twin) in enumerate(zip(phases, other_phases, strict=False)):
+        same = phase | {"name": twin["name"]} == twin
+        if not same or (phase["objective"] != "clm" and one.get("seed") != other.get("seed")):
+            return f"the phase {phase['name']!r}" if at else None
+    return THE_EARLIER
+
+
+THE_EARLIER = "the end of the earlier one"

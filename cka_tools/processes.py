@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cka_tools.errors import ProcessLost, UserError
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 Found = TypeVar("Found")
@@ -34,8 +35,8 @@ LINGER = 2.0
 
 
 @dataclass(frozen=True)
-class Crew:
-    """This process's rank among `world` processes."""
+class Process:
+    """One process of a run: its rank among `world` processes."""
 
     rank: int = 0
     world: int = 1
@@ -46,43 +47,75 @@ class Crew:
         return self.rank == 0
 
 
-_ALONE = Crew()
-_crew = _ALONE
+_ALONE = Process()
+_this = _ALONE
 
 
-def crew() -> Crew:
-    """This process and its peers; one alone unless `joined` says otherwise."""
-    return _crew
+def this_process() -> Process:
+    """This process; alone unless `joined` says otherwise."""
+    return _this
 
 
 @contextmanager
-def joined() -> Iterator[Crew]:
+def joined() -> Iterator[Process]:
     """Work together with the processes that a launcher started beside this one, if it did.
 
     Left by an exception the processes stay joined until they end, so that one line is printed for all.
     """
-    global _crew
-    rank, world = _launched()
-    if world == 1 or _crew.world > 1:
-        yield _crew
+    global _this
+    launched = _launched()
+    if launched.world == 1 or _this.world > 1:
+        yield _this
         return
     import torch.distributed as dist
 
     with _messages():
         dist.init_process_group("gloo", timeout=TIMEOUT)
-    _crew = Crew(rank, world)
+    _this = launched
     previous = signal.signal(signal.SIGTERM, _stopped)
-    yield _crew
+    yield _this
     signal.signal(signal.SIGTERM, previous)
     with _messages():
         dist.barrier()
+    leave()
+
+
+def make_accelerator(*, cpu: bool) -> Accelerator:
+    """accelerate's view of this process and of those it trains with; precision is the loop's own business.
+
+    Raises:
+        UserError: accelerate does not see the processes that a launcher started: each would train for itself.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    # Without `cpu` accelerate passes over the launcher's processes on a machine that has nothing else.
+    accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), mixed_precision="no")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise UserError(
+            f"{launched} processes were launched, accelerate sees {accelerator.num_processes}: "
+            f"launch with torchrun or with accelerate launch, or start a single process"
+        )
+    return accelerator
+
+
+def leave() -> bool:
+    """End the work of several processes, however they came together; tell whether this was the first."""
+    global _this
+    import torch.distributed as dist
+
+    _this = _ALONE
+    if not (dist.is_available() and dist.is_initialized()):
+        return True
+    first = dist.get_rank() == 0
     dist.destroy_process_group()
-    _crew = _ALONE
+    return first
 
 
 def speaks_first() -> bool:
     """Whether this process is the first to ask, of all: the line that ends a run is printed once."""
-    if _crew.world == 1:
+    if _this.world == 1:
         return True
     import torch.distributed as dist
 
@@ -90,86 +123,64 @@ def speaks_first() -> bool:
         store = dist.distributed_c10d._get_default_store()
         place = store.add(_SPOKEN, 1)
         until = time.monotonic() + LINGER
-        while _crew.first and store.add(_SPOKEN, 0) < _crew.world and time.monotonic() < until:
+        while _this.first and store.add(_SPOKEN, 0) < _this.world and time.monotonic() < until:
             time.sleep(0.02)
         return place == 1
     except RuntimeError:  # the launcher is gone, and with it the place to ask
-        return _crew.first
+        return _this.first
 
 
-def from_first(find: Callable[[], Found]) -> Found:
+def from_first(find: Callable[[], Found], accelerator: Accelerator | None = None) -> Found:
     """Let the first process find something out, and tell all.
+
+    Args:
+        accelerator: of the processes that train together; by default those that `joined` brought together.
 
     Raises:
         UserError: in all processes, where the first one met it.
     """
-    if _crew.world == 1:
+    trains = accelerator and Process(accelerator.process_index, accelerator.num_processes)
+    process = trains or _this
+    if process.world == 1:
         return find()
-    return told_by_first(find, _broadcast, first=_crew.first)
-
-
-def _broadcast(box: list[Any]) -> None:
     import torch.distributed as dist
 
-    with _messages():
-        dist.broadcast_object_list(box)
-
-
-def told_by_first(find: Callable[[], Found], broadcast: Callable[[list[Any]], Any], *, first: bool) -> Found:
-    """`from_first` through any broadcast of a list of objects."""
     box: list[Any] = [None, None]
-    if first:
+    if process.first:
         try:
             box[0] = find()
         except UserError as error:
             box[1] = str(error)
-    broadcast(box)
+    with _messages():
+        dist.broadcast_object_list(box)
     if box[1] is not None:
         raise UserError(box[1])
     found: Found = box[0]
     return found
 
 
-def at_first(value: Found) -> list[Found]:
+def gather(value: Found) -> list[Found]:
     """What every process gives, by rank, in the first one; nothing in the others."""
-    if _crew.world == 1:
+    if _this.world == 1:
         return [value]
     import torch.distributed as dist
 
-    box: list[Any] | None = [None] * _crew.world if _crew.first else None
+    box: list[Any] | None = [None] * _this.world if _this.first else None
     with _messages():
         dist.gather_object(value, box)
     return box or []
 
 
-def at_all(value: Found) -> list[Found]:
+def all_gather(value: Found) -> list[Found]:
     """What every process gives, by rank, in all of them."""
-    if _crew.world == 1:
+    if _this.world == 1:
         return [value]
     import torch.distributed as dist
 
-    box: list[Any] = [None] * _crew.world
+    box: list[Any] = [None] * _this.world
     with _messages():
         dist.all_gather_object(box, value)
     return box
-
-
-def send(tensors: Sequence[Tensor]) -> None:
-    """Send tensors to the first process, which knows their shapes and types."""
-    import torch.distributed as dist
-
-    with _messages():
-        for tensor in tensors:
-            dist.send(tensor.cpu().contiguous(), 0)
-
-
-def receive(into: Sequence[Tensor], rank: int) -> None:
-    """Fill tensors with what a process has sent."""
-    import torch.distributed as dist
-
-    with _messages():
-        for tensor in into:
-            dist.recv(tensor, rank)
 
 
 def send_state(state: dict[str, Tensor]) -> None:
@@ -179,7 +190,9 @@ def send_state(state: dict[str, Tensor]) -> None:
     outline = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()]
     with _messages():
         dist.send_object_list([outline], 0)
-    send([tensor.reshape(-1) for tensor in state.values() if tensor.numel()])
+        for tensor in state.values():
+            if tensor.numel():
+                dist.send(tensor.cpu().contiguous(), 0)
 
 
 def receive_state(rank: int) -> dict[str, Tensor]:
@@ -190,26 +203,28 @@ def receive_state(rank: int) -> dict[str, Tensor]:
     box: list[Any] = [None]
     with _messages():
         dist.recv_object_list(box, rank)
-    state = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in box[0]}
-    receive([tensor.view(-1) for tensor in state.values() if tensor.numel()], rank)
+        state = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in box[0]}
+        for tensor in state.values():
+            if tensor.numel():
+                dist.recv(tensor, rank)
     return state
 
 
 def local_rank() -> int:
     """This process's number on its machine, by which it chooses a GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if _crew.world > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if _this.world > 1 else 0
 
 
 def launched_first() -> bool:
     """Whether a launcher started this process as the first, or nobody launched it."""
-    return _launched()[0] == 0
+    return _launched().first
 
 
-def _launched() -> tuple[int, int]:
-    """Rank and number of the processes a launcher started."""
+def _launched() -> Process:
+    """This process as a launcher started it."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return _ALONE
+    return Process(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:

@@ -120,7 +120,7 @@ class Settings:
     pairs: Literal["all", "diagonal"] = option(
         "all",
         "All layers of A with all of B, or the paired ones alone.",
-        lacking=("trajectory", "matrix", "ablate"),
+        lacking=("trajectory", "matrix", "contrast", "ablate"),
     )
     measures: tuple[str, ...] = option(
         ("cka",),
@@ -140,7 +140,7 @@ class Settings:
     protocol: Literal["paper"] | None = option(
         None,
         "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.",
-        lacking=("trajectory", "matrix", "ablate"),
+        lacking=("trajectory", "matrix", "contrast", "ablate"),
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_values
+from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_values, with_ends
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
@@ -49,7 +49,7 @@ def mechanism_figure(
 
     Args:
         record: of a comparison with a control.
-        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence`, `ci_low`, `ci_high`) from the
+        trajectory: a trajectory's table (`role`, `x`, `layer`, `divergence` with `…_low`, `…_high`) from the
             decay's start to its end; x in tokens.
         published: in percent of CKA divergence, "pair" and "control" by relative depth (0 to 1), "ratio" by
             relative depth, "mean" and "early" by the share of the decay that is done.
@@ -128,9 +128,7 @@ def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference
     start, end = float(table["x"].min()), float(table["x"].max())
     for name, look in CURVES.items():
         rows = table[table["layer"].astype(str) == name].sort_values("x")
-        x, value, low, high = (
-            rows[key].to_numpy(dtype=float) for key in ("x", "divergence", "ci_low", "ci_high")
-        )
+        x, (value, low, high) = rows["x"].to_numpy(dtype=float), with_ends(rows, "divergence")
         ax.fill_between(x / 1e6, 100 * low, 100 * high, color=look["color"], alpha=0.18, linewidth=0)
         keys += ax.plot(x / 1e6, 100 * value, label=NAMES[name], gid=f"along {name}", **look)
         published = known.get(name, ())

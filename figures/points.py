@@ -43,8 +43,7 @@ class Reference:
 
 def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a column of an ablation's table and both ends of its intervals, (rows,), NaN where empty."""
-    prefix = "" if what == "divergence" else f"{what}_"
-    names = (what, f"{prefix}ci_low", f"{prefix}ci_high")
+    names = (what, f"{what}_low", f"{what}_high")
     value, low, high = (scale * rows[name].to_numpy(dtype=float) for name in names)
     return value, low, high
 
@@ -61,9 +60,9 @@ def draw_seeds(
     """One point a row with its interval.
 
     Args:
-        rows: of an ablation's table; `what`, and its `ci_low` and `ci_high`, are drawn where they are given.
+        rows: of an ablation's table; `what`, and its `…_low` and `…_high`, are drawn where they are given.
         x: where each row stands.
-        what: "divergence", "control" or "ratio".
+        what: "divergence", "control_divergence" or "ratio".
         scale: 100 for percent.
     """
     values, low, high = with_ends(rows, what, scale)
@@ -83,10 +82,10 @@ def draw_seeds(
 
 def draw_noise(ax: Axes, rows: pd.DataFrame, left: float, right: float, look: Look) -> None:
     """A band from the lowest to the highest bound of the control's intervals, in percent."""
-    bounds = 100 * rows[["control_ci_low", "control_ci_high", "control"]].to_numpy(dtype=float)
+    bounds = np.stack(with_ends(rows, "control_divergence", 100))
     if np.isnan(bounds).all():
         return
-    low, high, centre = np.nanmin(bounds), np.nanmax(bounds), np.nanmean(bounds[:, 2])
+    low, high, centre = np.nanmin(bounds), np.nanmax(bounds), np.nanmean(bounds[0])
     band = Rectangle((left, low), right - left, high - low, facecolor=look["color"], alpha=NOISE_ALPHA)
     band.set(gid="control", linewidth=0)
     ax.add_patch(band)

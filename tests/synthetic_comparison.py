@@ -132,7 +132,7 @@ def _run(
                 found.append(own)
             return found
 
-    sources: list[Any] = [SimpleNamespace(name=name) for name in names]
+    sources: list[Any] = [SimpleNamespace(name=name, folder=None) for name in names]
     order = list(range(len(names)))
     return Known(sources, outlines, order, drawn, prepared, settings, LoadOptions("cpu"))
 

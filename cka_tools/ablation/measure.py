@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cka_tools.ablation.plan import Plan
-from cka_tools.ablation.train import segment_folder
+from cka_tools.ablation.train import segment_folder, start_directory
 from cka_tools.ablation.tree import Use
-from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs
+from cka_tools.comparison.pairs import DrawResult, Pair, check_pairs, compare_pairs
 from cka_tools.comparison.record import (
     ABLATION,
     PACKAGES,
@@ -21,14 +22,14 @@ from cka_tools.comparison.record import (
     provenance,
 )
 from cka_tools.comparison.results import Ablation
-from cka_tools.comparison.warnings import find_warnings
-from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.comparison.warnings import grouped_warnings
+from cka_tools.compute import Progress, open_run
 from cka_tools.manifest import NoiseKind, read_manifest
-from cka_tools.models import CausalSource, ModelSource, as_source
+from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
-from cka_tools.training.start_model import check_start
+from cka_tools.training.start_model import ENCODER, check_start
 
 NO_CONTROL = "no baseline of another seed"
 
@@ -102,48 +103,60 @@ def compare_trios(
     Raises:
         UserError: what a comparison refuses.
     """
-    asked = _Pairs()
-    places = [asked.of(trio) for trio in trios]
+    asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
     draw = compare_pairs(run, asked.pairs, progress)[0]
-    cells = [_cell(trio, at, draw) for trio, at in zip(trios, places, strict=True)]
+    places = asked.places
+    roles = ["checkpoint"] * len(run.order)
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
-    return Ablation(_record(axis, run, draw, trios, places, cells, training, notes), {})
+    record = {
+        "kind": ABLATION,
+        "axis": axis,
+        "summary": {
+            "axis": axis,
+            "n_documents": len(draw.ids),
+            "interval": {"level": LEVEL, "over": "documents"},
+            "early_layers": early_of(draw.pairs[places[0][0]]) if places else [],
+            "warnings": grouped_warnings(
+                (str(trio), draw.pairs[at]) for trio, (at, _) in zip(trios, places, strict=True)
+            ),
+            "notes": list(dict.fromkeys([*notes, *draw.notes])),
+        },
+        "pairs": [_cell(trio, at, draw) for trio, at in zip(trios, places, strict=True)],
+        "provenance": provenance(run, [draw], roles, run.settings.record())
+        | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
+    }
+    return Ablation(record, {})
 
 
-class _Pairs:
-    """The distinct models and pairs of all trios."""
+def _seen(one: Trained, causal: bool) -> ModelSource:
+    """A checkpoint under the mask that its cell is seen with; a decoder class is causal by itself."""
+    source = as_source(one.folder)
+    return CausalSource(source) if causal and check_start(one.folder) == ENCODER else source
 
-    def __init__(self) -> None:
+
+class _Asked:
+    """The distinct models and pairs of all trios, and where each trio's pair and its control pair are."""
+
+    def __init__(self, trios: Sequence[Trio], seen: Callable[[Trained, bool], ModelSource]) -> None:
         self.sources: list[ModelSource] = []
         self.pairs: list[Pair] = []
+        self.places: list[tuple[int, int | None]] = []
+        for trio in trios:
+            a, b = (_at(self.sources, seen(one, trio.causal)) for one in (trio.detour, trio.baseline))
+            control = None
+            if trio.control is not None:
+                twin = _at(self.sources, seen(trio.control, trio.causal))
+                control = _at(self.pairs, Pair(twin, b, called=("the control", "the baseline")))
+            self.places.append((_at(self.pairs, Pair(a, b, control=control)), control))
 
-    def of(self, trio: Trio) -> tuple[int, int | None]:
-        """The positions of a trio's pair and of its control pair."""
-        detour, baseline = (self._source(one, trio.causal) for one in (trio.detour, trio.baseline))
-        control = None
-        if trio.control is not None:
-            control = self._pair(
-                Pair(
-                    self._source(trio.control, trio.causal), baseline, called=("the control", "the baseline")
-                )
-            )
-        return self._pair(Pair(detour, baseline, control=control)), control
 
-    def _source(self, one: Trained, causal: bool) -> int:
-        source = as_source(one.folder)
-        # A decoder class is causal by itself.
-        if causal and check_start(one.folder) == "ModernBertForMaskedLM":
-            source = CausalSource(source)
-        if source not in self.sources:
-            self.sources.append(source)
-        return self.sources.index(source)
-
-    def _pair(self, pair: Pair) -> int:
-        if pair not in self.pairs:
-            self.pairs.append(pair)
-        return self.pairs.index(pair)
+def _at(known: list[Any], one: Any) -> int:
+    """The position of a thing among those that are known, of which it becomes one."""
+    if one not in known:
+        known.append(one)
+    return known.index(one)
 
 
 def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[str, Any]:
@@ -180,39 +193,45 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
     return entry
 
 
-def _record(
-    axis: str,
-    run: FeatureRun,
-    draw: DrawResult,
-    trios: Sequence[Trio],
-    places: Sequence[tuple[int, int | None]],
-    cells: list[dict[str, Any]],
-    training: dict[str, Any],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    warned: dict[str, dict[str, Any]] = {}
-    for trio, (at, _) in zip(trios, places, strict=True):
-        pair = draw.pairs[at]
-        for warning in find_warnings(pair.plain, pair.layers_a, pair.layers_b):
-            entry = warned.setdefault(
-                warning["code"], {"code": warning["code"], "text": f"{trio}: {warning['text']}", "pairs": []}
-            )
-            entry["pairs"].append(str(trio))
-    origin = provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
-    return {
-        "kind": ABLATION,
-        "axis": axis,
-        "summary": {
-            "axis": axis,
-            "n_documents": len(draw.ids),
-            "interval": {"level": LEVEL, "over": "documents"},
-            "early_layers": early_of(draw.pairs[places[0][0]]) if places else [],
-            "warnings": list(warned.values()),
-            "notes": list(dict.fromkeys([*notes, *draw.notes])),
-        },
-        "pairs": cells,
-        "provenance": origin | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
-    }
+@dataclass(frozen=True)
+class _Untrained:
+    """A checkpoint that is still to be trained, known by the model that its training starts from."""
+
+    folder: Path
+    start: ModelSource
+
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    def fingerprint(self) -> None:
+        return None
+
+    def outline(self, options: LoadOptions) -> ModelOutline:
+        return self.start.outline(options)
+
+    def load(self, options: LoadOptions) -> LoadedModel:
+        raise AssertionError(f"{self.name} is not trained yet")
+
+
+def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings) -> None:
+    """Make every check of `compare_plan` that can be made before anything is trained.
+
+    Raises:
+        UserError: what a comparison refuses.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        roots = {
+            key: start_directory(start, plan.template, Path(place)) for key, start in plan.starts.items()
+        }
+        start_of = {segment_folder(out, s.key): roots[s.start] for s in plan.tree.segments.values()}
+        asked = _Asked(
+            plan_trios(plan, out),
+            lambda one, causal: _Untrained(
+                one.folder, _seen(replace(one, folder=start_of[one.folder]), causal)
+            ),
+        )
+        check_pairs(open_run(asked.sources, compare_on, settings), asked.pairs)
 
 
 def compare_plan(

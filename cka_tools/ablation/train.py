@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.starts import Start
 from cka_tools.ablation.tree import START_SEED, Segment, StartKey
 from cka_tools.manifest import read_manifest
+from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.random_start import write_random
 from cka_tools.training.recipe import PHASE1_MASKING, Phase
-from cka_tools.training.run import check_claim, claim
+from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start
 
-PLAN, WHAT = "ablation.json", "ablation"
-BEFORE: Final = {"noise": "order"}
-"""Of directories of before there was a choice: a control took another order too."""
+CLAIM: Final[dict[str, Any]] = {"name": "ablation.json", "what": "ablation", "before": {"noise": "order"}}
+"""As `claim` takes it. In directories of before there was a choice a control took another order too."""
 
 SEGMENTS = "segments"
 KEY_LETTERS = 16
@@ -58,15 +58,12 @@ def train_tree(
         UserError: `out` holds another ablation or something else, or training stops.
     """
     accelerator = make_accelerator(cpu=device == "cpu")
-    from_first(accelerator, lambda: claim(out, plan.identity, PLAN, WHAT, BEFORE))
+    from_first(lambda: claim(out, plan.identity, **CLAIM), accelerator)
     tree = plan.tree
     folders = {key: segment_folder(out, key) for key in tree.segments}
     roots: dict[StartKey, Path] = {}
     for key, start in plan.starts.items():
-        place = out / SEGMENTS / f"random-{start.name}-{start.size}"
-        roots[key] = start.folder or from_first(
-            accelerator, partial(write_random, start.config, START_SEED, plan.template, place)
-        )
+        roots[key] = from_first(partial(start_directory, start, plan.template, out / SEGMENTS), accelerator)
 
     def train(segment: Segment) -> None:
         corpus = plan.start_corpus if segment.is_start else plan.corpus
@@ -107,7 +104,7 @@ def train_tree(
 
     def visit(segment: Segment) -> bool:
         """Train a segment and all that go on from it; False where another process is at one of them."""
-        if not from_first(accelerator, lambda: is_sound(segment)):
+        if not from_first(lambda: is_sound(segment), accelerator):
             try:
                 train(segment)
             except BeingTrainedError:
@@ -139,6 +136,13 @@ def train_tree(
     return folders
 
 
+def start_directory(start: Start, template: Path, place: Path) -> Path:
+    """Return the directory of a start model; one of random weights is written into `place`."""
+    if start.folder is not None:
+        return start.folder
+    return write_random(start.config, START_SEED, template, place / f"random-{start.name}-{start.size}")
+
+
 def segment_folder(out: Path, key: str) -> Path:
     return out / SEGMENTS / key[:KEY_LETTERS]
 
@@ -163,11 +167,6 @@ def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
     return done
 
 
-def check_out(out: Path, identity: Mapping[str, object]) -> None:
-    """Raise a UserError where `out` cannot be, or cannot go on as, the directory of this ablation."""
-    check_claim(out, identity, PLAN, WHAT, BEFORE)
-
-
 WARM, TIMED = 1, 3
 Speeds = dict[tuple[str, ObjectiveName], float]
 
@@ -181,9 +180,7 @@ def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
     objectives: tuple[ObjectiveName, ...] = ("clm", "mlm")
     for start in plan.starts.values():
         with tempfile.TemporaryDirectory() as place:
-            folder = start.folder or write_random(
-                start.config, START_SEED, plan.template, Path(place) / "random"
-            )
+            folder = start_directory(start, plan.template, Path(place))
             model, tokenizer = load_start(folder, device_type=accelerator.device.type)
         model.to(accelerator.device)
         for name in objectives:

@@ -1,17 +1,33 @@
-"""Models over one corpus → a comparison, trajectory or matrix that can be saved, read and plotted."""
+"""Models over one corpus → a comparison, trajectory, matrix or contrast: saved, read and plotted."""
 
 from typing import TYPE_CHECKING, Any
 
-from cka_tools.comparison.results import Comparison, ModelMatrix, RunResult, Trajectory
+from cka_tools.comparison.results import Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 
 if TYPE_CHECKING:
     from cka_tools.comparison.run_comparison import compare
+    from cka_tools.comparison.run_contrast import contrast
     from cka_tools.comparison.run_matrix import matrix
     from cka_tools.comparison.run_trajectory import trajectory
 
-__all__ = ["Comparison", "ModelMatrix", "RunResult", "Trajectory", "compare", "matrix", "trajectory"]
+__all__ = [
+    "Comparison",
+    "Contrast",
+    "ModelMatrix",
+    "RunResult",
+    "Trajectory",
+    "compare",
+    "contrast",
+    "matrix",
+    "trajectory",
+]
 
-_HOME = {"compare": "run_comparison", "matrix": "run_matrix", "trajectory": "run_trajectory"}
+_HOME = {
+    "compare": "run_comparison",
+    "contrast": "run_contrast",
+    "matrix": "run_matrix",
+    "trajectory": "run_trajectory",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction
 from cka_tools.processes import from_first
 from cka_tools.statistics.features import ModelStatistics
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.measures import find_measure, measure_pairs
 from cka_tools.statistics.pair import FeatureComparison, compare_statistics
@@ -100,29 +101,41 @@ def compare_pairs(
     Raises:
         UserError: as `compute_features`; layers that a model does not have, measures that cannot stream.
     """
-    plan = _Plan.of(run, pairs)
-    measures = [name for name in run.settings.measures if name != "cka"]
-    known = [find_measure(name) for name in measures]
-    size = run.size(plan.layers)
-    if size <= run.settings.keep_bytes:
+    plan = check_pairs(run, pairs)
+    if plan.is_kept:
         kept = run.features(plan.layers, progress)
         return [_kept_draw(run, plan, [one[draw] for one in kept], draw) for draw in range(len(run.draws))]
-    if refused := next((measure.name for measure in known if not measure.streams), None):
+    return _streamed_draws(run, plan, progress)
+
+
+def check_pairs(run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
+    """What is needed to compare pairs, once it is clear that they can be, before any model runs.
+
+    Raises:
+        UserError: layers that a model does not have, too few documents, measures that cannot stream.
+    """
+    plan = _Plan.of(run, pairs)
+    if few := [n for one in run.prepared if (n := len(one.kept)) < MINIMUM_SAMPLES]:
+        raise UserError(f"{few[0]} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
+    known = [find_measure(name) for name in run.settings.measures if name != "cka"]
+    refused = next((measure.name for measure in known if not measure.streams), None)
+    if refused and not plan.is_kept:
         raise UserError(
             f"measure {refused!r} needs features that are kept, and these take more than --keep-features "
             f"{run.settings.keep_bytes:,} bytes: raise it, or take fewer documents or layers"
         )
-    return _streamed_draws(run, plan, progress)
+    return plan
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What each pair needs, and so each distinct model."""
+    """What each pair needs, and so each distinct model; whether the features of all are kept."""
 
     pairs: list[Pair]
     wanted: list[Wanted]
     layers: list[Layers]
     indices: list[list[int]]
+    is_kept: bool
 
     @classmethod
     def of(cls, run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
@@ -155,7 +168,7 @@ class _Plan:
                     pair.whole,
                 )
             )
-        return cls(list(pairs), wanted, layers, indices)
+        return cls(list(pairs), wanted, layers, indices, run.size(layers) <= settings.keep_bytes)
 
     def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:
         wanted = self.wanted[at]

@@ -1,6 +1,6 @@
 """The record of a run, one schema for all kinds: what `result.json` holds, and the tables made of it.
 
-    format, kind     2; comparison, trajectory, matrix or ablation
+    format, kind     2; comparison, trajectory, matrix, contrast or ablation
     summary          documents, interval, early layers, warnings, notes, and what is particular to the kind
     pairs            one entry a pair of models: its role, the two by their position among the models, both
                      mean divergences, every layer pair, and what else the kind knows of it
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cka_tools import __version__
+from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
 
 if TYPE_CHECKING:
     from cka_tools.comparison.pairs import DrawResult, PairResult
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 COMPARISON, TRAJECTORY, MATRIX, ABLATION = "comparison", "trajectory", "matrix", "ablation"
-COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix", ABLATION: "ablate"}
+CONTRAST = "contrast"
+COMMANDS = {
+    COMPARISON: "compare",
+    TRAJECTORY: "trajectory",
+    MATRIX: "matrix",
+    CONTRAST: "contrast",
+    ABLATION: "ablate",
+}
 """The command that writes a run of each kind."""
 
 ESTIMATORS = ("biased", "debiased")
@@ -159,6 +167,16 @@ def early_of(result: PairResult) -> list[int]:
     return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
 
 
+def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
+    """In what a control differs from the model that it is a control of, by the manifests in their folders.
+
+    Args:
+        of, control: positions among the models that were given.
+    """
+    folders = [run.sources[run.order[at]].folder for at in (of, control)]
+    return noise_kind(*(None if folder is None else read_manifest(folder) for folder in folders))
+
+
 def provenance(
     run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject
 ) -> JsonObject:
@@ -232,7 +250,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         same = layer["layer_a"] == layer["layer_b"]
         row = shared | {
             "layer": layer["layer_a"] if same else f"{layer['layer_a']}/{layer['layer_b']}",
-            **_columns("divergence", layer["divergence"]),
+            **columns("divergence", layer["divergence"]),
             "divergence_biased": layer["divergence_biased"],
             **_cka_columns("cka", layer),
             "reason": layer["divergence"].get("reason"),
@@ -242,23 +260,23 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
             row |= _cka_columns("rescaled_cka", layer["rescaled"])
         for part in ("control", "ratio"):
             if part in layer:
-                row |= _columns("control_divergence" if part == "control" else part, layer[part])
+                row |= columns("control_divergence" if part == "control" else part, layer[part])
                 row[f"{part}_reason"] = layer[part].get("reason")
         for name, value in layer.get("measures", {}).items():
             if name != "cka":
-                row |= _columns(name, value) | {f"{name}_reason": value.get("reason")}
+                row |= columns(name, value) | {f"{name}_reason": value.get("reason")}
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]
-        row = shared | {"layer": name, **_columns("divergence", both["debiased"])}
+        row = shared | {"layer": name, **columns("divergence", both["debiased"])}
         row |= {
             "divergence_biased": both["biased"]["value"],
             "reason": both["debiased"].get("reason"),
         }
         if "ratio" in entry:
             noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
-            row |= _columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
-            row |= _columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
+            row |= columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
+            row |= columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
         rows.append(row)
     return rows
 
@@ -276,7 +294,8 @@ _WHOLE = (
 )
 
 
-def _columns(name: str, entry: JsonObject) -> JsonObject:
+def columns(name: str, entry: JsonObject) -> JsonObject:
+    """An interval of the record as three columns of a table."""
     return {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
 
 

@@ -11,10 +11,12 @@ import pandas as pd
 from cka_tools.comparison.record import (
     ABLATION,
     COMPARISON,
+    CONTRAST,
     ESTIMATORS,
     MATRIX,
     TRAJECTORY,
     JsonObject,
+    columns,
     pair_rows,
     tidy,
 )
@@ -273,6 +275,44 @@ class ModelMatrix(RunResult):
         return matrix_figure(self.record, self.arrays)
 
 
+class Contrast(RunResult):
+    """Whether two groups of checkpoints are further apart than the checkpoints of one group are.
+
+    `arrays` holds "distances" (layers, M, M), debiased divergences, 0 on the diagonal by definition, and
+    "leave_one_out" (pairs, layers, documents), the debiased CKA of each pair without each document; NaN where
+    undefined. Pairs are in the order of `record["pairs"]`.
+    """
+
+    kind = CONTRAST
+    table = "contrast.csv"
+
+    def __repr__(self) -> str:
+        one, other = (group["name"] for group in self.summary["groups"])
+        return f"<Contrast of {one} and {other}: {self.summary['n_documents']} documents>"
+
+    @property
+    def layers(self) -> list[JsonObject]:
+        """One entry a layer: `between`, `within`, `difference`, `ratio`, `p`."""
+        return self.record["layers"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each layer, and for both means."""
+        rows: list[JsonObject] = []
+        for entry in (*self.layers, *({"layer": name, **self.summary[name]} for name in ("early", "mean"))):
+            row = {"layer": entry["layer"]}
+            for name in ("between", "within", "difference", "ratio"):
+                row |= columns(name, entry[name]) | {f"{name}_reason": entry[name].get("reason")}
+            row |= {name: entry[name] for name in ("p", "p_single", "seed_share")}
+            rows.append(row | {"n_documents": self.summary["n_documents"]})
+        return tidy(rows)
+
+    def figure(self) -> Figure:
+        """Divergence between and within the groups by layer, and their ratio."""
+        from cka_tools.plotting import contrast_figure
+
+        return contrast_figure(self.record)
+
+
 class Ablation(RunResult):
     """Divergences, seed noise and their ratio along the axes of the detour, cell by cell and seed by seed."""
 
@@ -319,7 +359,7 @@ class Ablation(RunResult):
 
 
 KINDS: dict[str, type[RunResult]] = {
-    result.kind: result for result in (Comparison, Trajectory, ModelMatrix, Ablation)
+    result.kind: result for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation)
 }
 """The class of each kind of run."""
 

@@ -14,6 +14,7 @@ from cka_tools.comparison.record import (
     ESTIMATORS,
     MEANS,
     best_matches,
+    control_noise,
     early_of,
     mean_entries,
     number,
@@ -111,6 +112,7 @@ def _record(
     if control is not None:
         summary["control"] = {"name": run.names[2], **entry["control"]}
         summary["ratio"] = entry["ratio"]
+        summary["noise"] = control_noise(run, 1, 2)
     if protocol is not None:
         summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(draws)}
     return {

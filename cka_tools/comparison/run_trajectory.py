@@ -13,12 +13,19 @@ from typing import Any, Literal
 import numpy as np
 
 from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
-from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, early_of, pair_entry, provenance
+from cka_tools.comparison.record import (
+    ESTIMATORS,
+    TRAJECTORY,
+    control_noise,
+    early_of,
+    pair_entry,
+    provenance,
+)
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
-from cka_tools.manifest import noise_kind, read_manifest, trained_tokens
+from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings, takes_settings
@@ -74,18 +81,16 @@ def trajectory(
     if control is not None:
         pairs.append(Pair(count + 1, 0, called=("the control", "the reference")))
     draw = compare_pairs(run, pairs, progress)[0]
-    return Trajectory(_record(run, draw, series, models), _arrays(draw, series))
+    return Trajectory(_record(run, draw, series), _arrays(draw, series))
 
 
-def _record(
-    run: FeatureRun, draw: DrawResult, series: CheckpointSeries, models: Sequence[ModelGiven]
-) -> dict[str, Any]:
+def _record(run: FeatureRun, draw: DrawResult, series: CheckpointSeries) -> dict[str, Any]:
     count, names = len(series.x), run.names
     summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and the reference (B)" for p in draw.pairs])
     summary["notes"] = [*series.notes, *summary["notes"]]
     weights = [origin["weights_sha256"] for origin in draw.provenance]
     if count < len(draw.pairs):
-        summary["noise"] = noise_kind(_manifest(models[0]), _manifest(models[-1]))
+        summary["noise"] = control_noise(run, 0, count + 1)
         if weights[-1] == weights[0]:
             summary["notes"].append("The control holds the reference's weights: its divergence is no floor.")
     summary |= {

@@ -15,15 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
+from cka_tools.documents import Document
 from cka_tools.extraction import BatchPlan, Extraction, Prepared
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.extract import describe, plan_forwards, run_batches, without_padding
 from cka_tools.extraction.features import ModelFeatures
-from cka_tools.extraction.gathered_rows import scaled
+from cka_tools.extraction.gathered_rows import run_share
 from cka_tools.formatting import size_in_words
 from cka_tools.models import LoadedModel
-from cka_tools.processes import at_first, crew, from_first, receive_state, send_state
+from cka_tools.processes import from_first, receive_state, send_state, this_process
 from cka_tools.settings import Settings
 from cka_tools.statistics.linear_cka import FOLD_ROWS
 from cka_tools.statistics.pair import FeatureComparison
@@ -144,14 +145,13 @@ def stream_draw(
     Raises:
         UserError: as `extract_features` does.
     """
-    team, settings = crew(), run.settings
+    process, settings = this_process(), run.settings
     tables = [run.prepared[draw].tables[at] for at in chosen]
     prepared = without_padding(replace(run.prepared[draw], tables=tables), models)
     documents = run.draws[draw].documents
     forwards = plan_forwards(models, settings, layers)
     sides = _Sides(wanted, [forward.widths for forward in forwards])
-    run_of = _Batches(forwards, prepared, documents)
-    pilot = from_first(lambda: _pilot(run_of, sides, settings))
+    pilot = from_first(lambda: _pilot(forwards, prepared, documents, sides, settings))
     sums = StreamedComparison(
         (sides.dims[0], sides.dims[1]),
         len(prepared.kept),
@@ -163,17 +163,17 @@ def stream_draw(
         seed=settings.seed,
     )
     notes: list[str] = []
-    key = _key(run_of, settings, sums, notes) if settings.cache else None
-    snapshot = Snapshot(key, team)
-    share = prepared.plan.shard(team.rank, team.world)
+    key = _key(forwards, prepared, documents, settings, sums, notes) if settings.cache else None
+    snapshot = Snapshot(key, process)
+    share = prepared.plan.shard(process.rank, process.world)
     done = resumed = _resume(snapshot, sums, pilot)
     since = 0
 
-    def take(rows: Sequence[int], values: list[list[np.ndarray] | None], split: bool) -> None:
+    def take(rows: Sequence[int], values: list[list[np.ndarray]]) -> None:
         nonlocal done, since
         sums.update(rows, *sides.join(values))
         done, since = done + 1, since + len(rows)
-        if since * team.world >= settings.snapshot_every or done == len(share.batches):
+        if since * process.world >= settings.snapshot_every or done == len(share.batches):
             since = 0
             if snapshot.kept:
                 snapshot.write(sums.state(), done, _record(pilot))
@@ -181,11 +181,16 @@ def stream_draw(
     left = share.batches[done:]
     passed = [row for batch in share.batches[:done] for row in batch]
     tokens = int(prepared.tables[0].lengths[passed].sum())
-    progress = scaled(lambda more, of: told(len(passed) + more, tokens + of), team, len(prepared.kept))
-    own = run_of(left, take, progress)
-    splits = [split for part in at_first(own) for split in part]
-    if team.first:
-        for rank in range(1, team.world):
+    splits = run_share(
+        forwards,
+        WholeBatches(left, len(forwards), take).sides,
+        prepared,
+        documents,
+        lambda more, of: told(len(passed) + more, tokens + of),
+        left,
+    )
+    if process.first:
+        for rank in range(1, process.world):
             sums.merge(receive_state(rank))
     else:
         send_state(sums.state())
@@ -199,27 +204,12 @@ def stream_draw(
     extraction.streamed = {
         "documents_left_out": len(sums.documents),
         "pilot_documents": min(PILOT_DOCUMENTS, sums.total) if settings.rescale else None,
-        "processes": team.world,
+        "processes": process.world,
     }
     extraction.notes += [_announcement(run, forwards, sums), *notes, *snapshot.notes]
     facts = (extraction.splits, extraction.notes, extraction.cache)
     extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
     return StreamedDraw(extraction, sums, snapshot, sides)
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """Models that run on batches of one draw."""
-
-    forwards: Sequence[PooledForward]
-    prepared: Prepared
-    documents: Sequence[Any]
-
-    def __call__(self, batches: Sequence[Sequence[int]], take: Any, progress: Any) -> list[dict[str, Any]]:
-        """Run batches through all models, hand each on once all have run it, and return the splits."""
-        stores = WholeBatches(batches, [()] * len(self.forwards), take).sides
-        tables = self.prepared.tables
-        return run_batches(self.forwards, stores, tables, self.prepared, self.documents, progress, batches)
 
 
 def _resume(snapshot: Snapshot, sums: StreamedComparison, pilot: Pilot) -> int:
@@ -241,15 +231,21 @@ def _record(pilot: Pilot) -> dict[str, Any]:
     return {"format": FORMAT, "pilot": digest.hexdigest()}
 
 
-def _pilot(run_of: _Batches, sides: _Sides, settings: Settings) -> Pilot:
+def _pilot(
+    forwards: Sequence[PooledForward],
+    prepared: Prepared,
+    documents: Sequence[Document],
+    sides: _Sides,
+    settings: Settings,
+) -> Pilot:
     """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
-    prepared = run_of.prepared
     plan = _pilot_plan(prepared, settings) if settings.rescale else prepared.plan.batches[:1]
-    parts: list[list[list[np.ndarray] | None]] = []
-    run_of(plan, lambda rows, values, split: parts.append(values), None)
+    parts: list[list[list[np.ndarray]]] = []
+    stores = WholeBatches(plan, len(forwards), lambda rows, values: parts.append(values)).sides
+    run_batches(forwards, stores, prepared, documents, None, plan)
     by_model = [
-        [np.concatenate(layer, axis=1) for layer in zip(*(values[at] or [] for values in parts), strict=True)]
-        for at in range(len(run_of.forwards))
+        [np.concatenate(layer, axis=1) for layer in zip(*batches, strict=True)]
+        for batches in zip(*parts, strict=True)
     ]
     return Pilot.of(*sides.join(by_model), rescale=settings.rescale)
 
@@ -270,13 +266,19 @@ def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, .
     return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
 
 
-def _key(run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: list[str]) -> EntryKey | None:
+def _key(
+    forwards: Sequence[PooledForward],
+    prepared: Prepared,
+    documents: Sequence[Document],
+    settings: Settings,
+    sums: StreamedComparison,
+    notes: list[str],
+) -> EntryKey | None:
     """What snapshots are found by: everything that can change a bit of the sums."""
-    prepared = run_of.prepared
     try:
         features = [
-            entry_key(forward, table, prepared, run_of.documents, settings).digest
-            for forward, table in zip(run_of.forwards, prepared.tables, strict=True)
+            entry_key(forward, table, prepared, documents, settings).digest
+            for forward, table in zip(forwards, prepared.tables, strict=True)
         ]
     except NotKeyed as error:
         notes.append(f"No snapshots were kept: {error}.")
@@ -290,7 +292,7 @@ def _key(run_of: _Batches, settings: Settings, sums: StreamedComparison, notes: 
             "dims": [list(side) for side in sums.dims],
             "rescale": settings.rescale,
             "fold_rows": FOLD_ROWS,
-            "processes": crew().world,
+            "processes": this_process().world,
             "numerics": numerics(sums.device),
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from cka_tools.formatting import layer_list
@@ -10,7 +10,7 @@ from cka_tools.statistics.features import MASSIVE_SHARE
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 
 if TYPE_CHECKING:
-    from cka_tools.comparison.pairs import DrawResult
+    from cka_tools.comparison.pairs import DrawResult, PairResult
     from cka_tools.compute import FeatureRun
 from cka_tools.statistics.pair import FeatureComparison
 
@@ -126,15 +126,15 @@ def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> di
     return {
         "n_documents": len(draw.ids),
         "interval": {"level": LEVEL, "over": "documents"},
-        "warnings": _grouped(draw, called),
+        "warnings": grouped_warnings(zip(called, draw.pairs, strict=True)),
         "notes": list(dict.fromkeys(notes)),
     }
 
 
-def _grouped(draw: DrawResult, called: Sequence[str]) -> list[dict[str, Any]]:
+def grouped_warnings(named: Iterable[tuple[str, PairResult]]) -> list[dict[str, Any]]:
     """One warning a code: the pairs that it concerns by name, and its text for the first of them."""
     grouped: dict[str, dict[str, Any]] = {}
-    for name, pair in zip(called, draw.pairs, strict=True):
+    for name, pair in named:
         for one in find_warnings(pair.plain, pair.layers_a, pair.layers_b):
             first = {"code": one["code"], "text": f"{name}: {one['text']}", "pairs": []}
             grouped.setdefault(one["code"], first)["pairs"].append(name)

@@ -123,12 +123,6 @@ def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-Take = Callable[[Sequence[int], list[list[np.ndarray] | None], bool], None]
-"""Called with a batch's documents, each model's layers (k, b, p), and whether memory had split the batch.
-
-A model that had finished the batch before has None."""
-
-
 class WholeBatches:
     """Gathers what models write of some batches and hands each batch on once every model has written it.
 
@@ -136,38 +130,32 @@ class WholeBatches:
     the order of the batches.
 
     Args:
-        batches: in the order in which they run.
-        finished: for each model the batches that it need not run again.
+        batches: in the order in which they run. models: how many there are.
+        take: called with a batch's documents and each model's layers (k, b, p).
     """
 
     def __init__(
-        self, batches: Iterable[Sequence[int]], finished: Sequence[Collection[Sequence[int]]], take: Take
+        self,
+        batches: Iterable[Sequence[int]],
+        models: int,
+        take: Callable[[Sequence[int], list[list[np.ndarray]]], None],
     ) -> None:
-        self._finished, self._take = finished, take
-        self._waiting = deque(rows for rows in batches if any(rows not in done for done in finished))
-        self.sides = [Side(self, done) for done in finished]
+        self._take, self._waiting = take, deque(batches)
+        self.sides = [Side(self._hand_on) for _ in range(models)]
 
-    def hand_on(self) -> None:
-        """Hand on the batches that are complete."""
-        while self._waiting:
-            rows = self._waiting[0]
-            expected = [rows not in done for done in self._finished]
-            if any(e and s.ready < len(rows) for e, s in zip(expected, self.sides, strict=True)):
-                return
-            self._waiting.popleft()
-            found = [s.pop(len(rows)) if e else None for e, s in zip(expected, self.sides, strict=True)]
-            split = any(part is not None and part[1] for part in found)
-            self._take(rows, [None if part is None else part[0] for part in found], split)
+    def _hand_on(self) -> None:
+        while self._waiting and all(side.ready >= len(self._waiting[0]) for side in self.sides):
+            rows = self._waiting.popleft()
+            self._take(rows, [side.pop(len(rows)) for side in self.sides])
 
 
-@dataclass
 class Side:
     """Takes one model's rows; a `RowStore`."""
 
-    whole: WholeBatches
-    finished: Collection[Sequence[int]]
+    finished: Collection[Sequence[int]] = ()
 
-    def __post_init__(self) -> None:
+    def __init__(self, hand_on: Callable[[], None]) -> None:
+        self._hand_on = hand_on
         self._parts: deque[Sequence[np.ndarray]] = deque()
         self.ready = 0
 
@@ -175,14 +163,12 @@ class Side:
         """Take pooled values of a batch, or of the next part of it."""
         self._parts.append(values)
         self.ready += len(rows)
-        self.whole.hand_on()
+        self._hand_on()
 
-    def pop(self, count: int) -> tuple[list[np.ndarray], bool]:
-        """The oldest rows, `count` of them, and whether they came in parts."""
+    def pop(self, count: int) -> list[np.ndarray]:
+        """The oldest rows, `count` of them."""
         parts = [self._parts.popleft()]
         while sum(part[0].shape[1] for part in parts) < count:
             parts.append(self._parts.popleft())
         self.ready -= count
-        if len(parts) == 1:
-            return list(parts[0]), False
-        return [np.concatenate(layer, axis=1) for layer in zip(*parts, strict=True)], True
+        return [np.concatenate(layer, axis=1) for layer in zip(*parts, strict=True)]

@@ -216,7 +216,7 @@ def extract_features(
     forwards = plan_forwards(models, settings, layers)
     prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
     stores = make_stores(forwards, len(prepared.kept), settings)
-    splits = run_batches(forwards, stores, prepared.tables, prepared, documents, progress)
+    splits = run_batches(forwards, stores, prepared, documents, progress)
     return describe(models, prepared, [store.finish() for store in stores], splits, ["off"] * len(models))
 
 
@@ -248,7 +248,6 @@ class RowStore(Protocol):
 def run_batches(
     forwards: Sequence[PooledForward],
     stores: Sequence[RowStore],
-    tables: Sequence[TokenTable],
     prepared: Prepared,
     documents: Sequence[TextDocument],
     progress: Progress | None,
@@ -265,7 +264,7 @@ def run_batches(
     with ExitStack() as stack:
         runs = [
             _ModelRun(stack.enter_context(forward), store, table, prepared, documents)
-            for forward, store, table in zip(forwards, stores, tables, strict=True)
+            for forward, store, table in zip(forwards, stores, prepared.tables, strict=True)
         ]
         lengths = prepared.tables[0].lengths
         done = tokens = 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from cka_tools.errors import UserError
 from cka_tools.models.model import LoadedModel
-from cka_tools.processes import at_all, crew
+from cka_tools.processes import all_gather, this_process
 from cka_tools.settings import DEFAULT_MAX_LENGTH
 from cka_tools.spill_file import SpillFile
 
@@ -167,12 +167,12 @@ def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: 
     ids, ordinary = _growing()
     lengths: list[np.ndarray] = []
     truncated = largest = 0
-    process = crew()
+    process = this_process()
     for start in range(0, len(documents), _CHUNK * process.world):
         # Each process tokenizes a chunk and tells all: plan and key need every document's tokens.
         own = start + process.rank * _CHUNK
         chunk = [document.text for document in documents[own : own + _CHUNK]]
-        for part in at_all(_encode(tokenizer, chunk, max_length)):
+        for part in all_gather(_encode(tokenizer, chunk, max_length)):
             ids.append(part.ids)
             ordinary.append(~(part.added | np.isin(part.ids, specials)))
             lengths.append(part.lengths)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from cka_tools.formatting import counted, printable
+from cka_tools.formatting import counted, noise_sentence, printable
 from cka_tools.plotting.layer_curves import bounds
 from cka_tools.plotting.style import (
     DASHED,
@@ -197,9 +197,11 @@ def _legend(sizes: Sequence[str]) -> list[Artist]:
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
-    warned = warning_notes(record["summary"], "pairs", "comparison")
+    kinds = [cell["noise"] for cell in record["pairs"] if cell["noise"]]
+    notes = [noise_sentence("the baseline", kinds)] if kinds else []
+    notes += warning_notes(record["summary"], "pairs", "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")
-        warned.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
-    return warned
+        notes.append(f"No ratio in {counted(len(missing), 'comparison')}: {reason}.")
+    return notes

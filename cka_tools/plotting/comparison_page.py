@@ -53,7 +53,7 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
         record, arrays: of a `Comparison`.
     """
     summary = record["summary"]
-    a, b = short_names(*(model_names(record, role)[0] for role in "ab"), NAME_LETTERS)
+    a, b = short_names(model_names(record, "a")[0], model_names(record, "b")[0], NAME_LETTERS)
     with_control = bool(model_names(record, "control"))
     stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
     above = ABOVE + LEGEND_LINE * max(0, _legend_lines(record) - LEGEND_LINES)
@@ -153,7 +153,7 @@ def _footnotes(record: Record) -> list[str]:
     control = model_names(record, "control")
     if control:
         name = shorten(control[0], NAME_LETTERS)
-        notes.append(f"Seed noise is the divergence of {name} from B. {ratio_sentence(summary)}")
+        notes.append(f"The control is {name}. {ratio_sentence(summary)}")
         notes += [f"No ratio {line}." for line in ratio_refusals(record["layers"])]
     protocol = summary.get("protocol")
     if protocol:

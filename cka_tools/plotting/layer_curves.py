@@ -121,17 +121,17 @@ def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None)
         shown.append(y)
         if key == "cka_debiased":
             low, high = (100 * (1 - numbers(rows, end)) for end in ("ci_high", "ci_low"))
-            _intervals(ax, x, low, high, look, label)
+            draw_intervals(ax, x, low, high, look, label)
             shown += [low, high]
     if mean is not None:
         handles.append(ax.axhline(100 * mean, label="mean", **DASHED))
     handles += _voids(ax, x[np.isnan(numbers(entries, "cka_debiased"))], "undefined")
-    _percent_axis(ax, np.concatenate(shown))
+    percent_axis(ax, np.concatenate(shown))
     ax.set_ylabel("divergence 1 − CKA (%)")
     return handles
 
 
-def _intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, name: str) -> None:
+def draw_intervals(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, name: str) -> None:
     """Bars with caps, behind the curve that they belong to."""
     bars: Look = {"color": look["color"], "linewidth": 0.9, "zorder": look["zorder"] - 0.5}
     ax.vlines(x, low, high, gid=f"{name}: bars", **bars)
@@ -146,7 +146,7 @@ def _voids(ax: Axes, layers: np.ndarray, gid: str, label: str = "undefined") -> 
     return [undefined_key(label)] if len(layers) else []
 
 
-def _percent_axis(ax: Axes, shown: np.ndarray) -> None:
+def percent_axis(ax: Axes, shown: np.ndarray) -> None:
     """All values inside; 0 always, 100 (CKA 0) where they come near it."""
     low, high = float(np.nanmin(shown)), max(1.0, float(np.nanmax(shown)))
     high = max(high, 100.0) if high > 80 else high
@@ -221,11 +221,14 @@ def draw_control(ax: Axes, entries: Sequence[LayerEntry]) -> list[Line2D]:
     return handles
 
 
-def draw_ratio(ax: Axes, entries: Sequence[LayerEntry], mean: float | None) -> list[Line2D | Patch]:
+def draw_ratio(
+    ax: Axes, entries: Sequence[LayerEntry], mean: float | None, label: str = "divergence / seed noise"
+) -> list[Line2D | Patch]:
     """The ratio by layer on a log axis with a line at 1; layers without one are hatched.
 
     Args:
         mean: ratio of the mean divergences.
+        label: what the ratio is of.
 
     Returns:
         What the legend shows.
@@ -233,8 +236,8 @@ def draw_ratio(ax: Axes, entries: Sequence[LayerEntry], mean: float | None) -> l
     x = np.array([e["layer_a"] for e in entries])
     ratios = [e["ratio"] for e in entries]
     y, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
-    handles: list[Line2D | Patch] = list(ax.plot(x, y, label="divergence / seed noise", gid="ratio", **RATIO))
-    _intervals(ax, x, low, high, RATIO, "ratio")
+    handles: list[Line2D | Patch] = list(ax.plot(x, y, label=label, gid="ratio", **RATIO))
+    draw_intervals(ax, x, low, high, RATIO, "ratio")
     ax.axhline(1.0, color=INK, linewidth=0.6, linestyle=":", zorder=1, gid="one")
     if mean is not None:
         handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **DASHED))

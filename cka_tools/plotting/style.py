@@ -247,10 +247,11 @@ def warning_notes(summary: dict[str, Any], where: str, noun: str) -> list[str]:
 
     Args:
         summary: of the record.
-        where: key under which a warning lists the comparisons that it concerns.
+        where: key under which a warning lists the comparisons that it concerns, if it is of some alone.
         noun: what they are called.
     """
-    notes = [
-        f"[{w['code']}] in {counted(len(w[where]), noun)}, such as {w['text']}" for w in summary["warnings"]
-    ]
+    notes = []
+    for warned in summary["warnings"]:
+        concerned = f"in {counted(len(warned[where]), noun)}, such as " if where in warned else ""
+        notes.append(f"[{warned['code']}] {concerned}{warned['text']}")
     return notes + list(summary["notes"])

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cka_tools.formatting import model_names, pairs_of, settings_in_words, shorten
+from cka_tools.formatting import model_names, noise_sentence, pairs_of, settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
 from cka_tools.plotting.style import (
@@ -49,7 +49,8 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     summary = record["summary"]
     reference = shorten(model_names(record, "reference")[0], REFERENCE_LETTERS)
     settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
-    notes = warning_notes(summary, "pairs", "pair")
+    notes = [noise_sentence("the reference", [summary["noise"]])] if "noise" in summary else []
+    notes += warning_notes(summary, "pairs", "pair")
     page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - HEIGHT
     curves = page.panel(LEFT, bottom, CURVES, HEIGHT)

@@ -18,20 +18,13 @@ from cka_tools.extraction.extract import (
     make_stores,
     plan_forwards,
     prepare,
-    run_batches,
     without_padding,
 )
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.gathered_rows import (
-    RowShape,
-    Work,
-    own_and_gathered,
-    scaled,
-    sending_stores,
-)
+from cka_tools.extraction.gathered_rows import GatheredRows, run_share
 from cka_tools.extraction.tokens import TextDocument
 from cka_tools.models.model import LoadedModel
-from cka_tools.processes import at_first, crew, from_first
+from cka_tools.processes import from_first
 from cka_tools.settings import Settings
 from cka_tools.store.directory import cache_directory, entry_folder, lock_file, locked
 from cka_tools.store.entry import DamagedEntry, Layout, read_entry, remove_folder
@@ -106,31 +99,18 @@ def _run(
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Run what the store lacks; every process its share of the batches. Return the splits."""
-    team, plan, tables = crew(), prepared.plan, prepared.tables
-    shape = RowShape.of(forward, settings.draws)
-    if not team.first:
-        work: Work | None = from_first(lambda: None)
-        if work is None:  # it turned up while the first process waited for its lock
+    plan = prepared.plan
+    with job.held:
+        left = from_first(lambda: job.begin(forward, prepared, settings))
+        if left is None:  # it turned up while the first process waited for its lock
             return []
-        share = plan.shard(team.rank, team.world).batches
-        stores = sending_stores(share, [work.batches(plan)], [shape])
-        at_first(run_batches([forward], stores, tables, prepared, documents, None, share))
-        return []
-    with ExitStack() as stack:
-        stack.enter_context(job.lock)
-        job.acquire()
-        if job.features is not None:
-            from_first(lambda: None)
-            return []
-        store = job.open_store(forward, prepared, settings)
-        if isinstance(store, PartialEntry):
-            stack.callback(store.close)
-        from_first(lambda: Work.left(0, store, plan))
-        batches = own_and_gathered(plan, team, [store], [shape])
-        told = scaled(progress, team, len(prepared.kept))
-        own = run_batches([forward], [store], tables, prepared, documents, told, batches)
-        splits = [split for part in at_first(own) for split in part]
-        job.finish(store, forward.model.name, was_split=bool(splits))
+        finished = frozenset(plan.batches[at] for at in left)
+        rows = GatheredRows(plan, job.store, finished)
+        told = progress or (lambda documents, tokens: None)
+        splits = run_share([forward], [rows], prepared, documents, told, rows.batches())
+        rows.hand_over()
+        if job.store is not None:
+            job.finish(forward.model.name, was_split=bool(splits))
     return splits
 
 
@@ -145,7 +125,8 @@ class _Job:
     state: str = "off"
     features: ModelFeatures | None = None
     notes: list[str] = field(default_factory=list)
-    lock: ExitStack = field(default_factory=ExitStack)
+    store: RowStore | None = None
+    held: ExitStack = field(default_factory=ExitStack)
     damage: str = ""
     usable: bool = True
     name: str = ""
@@ -188,46 +169,44 @@ class _Job:
             self.state = "hit"
         return self.features is not None
 
-    def acquire(self) -> None:
-        """Hold the entry's lock unless the features turn up, or the store cannot be written."""
-        if self.key is None or not self.usable:
-            return
-        try:
-            self.lock.enter_context(locked(lock_file(self.cache, self.key.digest)))
-            if self.look_up():
-                self.lock.close()
-            elif self.damage:
-                remove_folder(entry_folder(self.cache, self.key.digest))
-                self.notes.append(
-                    f"Cached features of {self.name} were damaged ({self.damage}): they were made anew."
-                )
-        except OSError as error:
-            self.not_kept(reason_of(error))
+    def begin(self, forward: PooledForward, prepared: Prepared, settings: Settings) -> list[int] | None:
+        """Open a place for the rows; the numbers of the batches that are there, None if all features are.
 
-    def open_store(self, forward: PooledForward, prepared: Prepared, settings: Settings) -> RowStore:
-        """Where the rows go: to an entry under way if they are to be kept."""
-        if self.key is not None and self.usable and self.layout is not None:
+        The entry's lock is held from here on, unless the store cannot be written.
+        """
+        if self.key is not None and self.usable:
             try:
-                return PartialEntry(self.cache, self.key, self.layout, prepared.plan, settings)
+                self.held.enter_context(locked(lock_file(self.cache, self.key.digest)))
+                if self.look_up():
+                    return None
+                if self.damage:
+                    remove_folder(entry_folder(self.cache, self.key.digest))
+                    self.notes.append(
+                        f"Cached features of {self.name} were damaged ({self.damage}): they were made anew."
+                    )
+                assert self.layout is not None
+                partial = PartialEntry(self.cache, self.key, self.layout, prepared.plan, settings)
+                self.held.callback(partial.close)
+                self.store = partial
             except OSError as error:
                 self.not_kept(reason_of(error))
-        return make_stores([forward], len(prepared.kept), settings)[0]
+        self.store = self.store or make_stores([forward], len(prepared.kept), settings)[0]
+        return [at for at, rows in enumerate(prepared.plan.batches) if rows in self.store.finished]
 
-    def finish(self, store: RowStore, name: str, *, was_split: bool) -> None:
+    def finish(self, name: str, *, was_split: bool) -> None:
         """Take the features, and keep them where that is possible."""
+        store = self.store
         if isinstance(store, FeatureStore):
             self.features = store.finish()
         elif isinstance(store, PartialEntry):
             if was_split and not store.problem:
                 # The split depends on the memory that was free; the key does not tell.
                 store.problem = "a batch was split as memory ran out"
-            resumed = bool(store.finished)
             self.features = store.finish(name)
             if store.problem:
                 self.not_kept(store.problem)
             else:
-                self.state = "resumed" if resumed else "made"
-        self.lock.close()
+                self.state = "resumed" if store.finished else "made"
 
     def not_kept(self, reason: str) -> None:
         """Go on without the store, with one line on why."""

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cka_tools.errors import reason_of
-from cka_tools.processes import Crew
+from cka_tools.processes import Process
 from cka_tools.store.directory import cache_directory, lock_file, locked, run_folder
 from cka_tools.store.key import EntryKey
 
@@ -40,7 +40,7 @@ class Snapshot:
         notes: why it cannot be kept, in plain sentences.
     """
 
-    def __init__(self, key: EntryKey | None, crew: Crew) -> None:
+    def __init__(self, key: EntryKey | None, process: Process) -> None:
         """Take hold of the place; without a key, or where another process has it, nothing is kept."""
         self.notes: list[str] = []
         self._lock = ExitStack()
@@ -48,9 +48,9 @@ class Snapshot:
         if key is None:
             return
         cache = cache_directory()
-        name = f"rank-{crew.rank}-of-{crew.world}.safetensors"
+        name = f"rank-{process.rank}-of-{process.world}.safetensors"
         # The first process's lock is the folder's own, by which `cka cache rm` sees that it is in use.
-        lock = lock_file(cache, key.digest if crew.first else f"{key.digest}-{crew.rank}")
+        lock = lock_file(cache, key.digest if process.first else f"{key.digest}-{process.rank}")
         try:
             self._lock.enter_context(locked(lock, wait=False))
             run_folder(cache, key.digest).mkdir(parents=True, exist_ok=True)

@@ -138,14 +138,18 @@ def ablate_command(
     Example: cka ablate length --preset demo --corpus texts.jsonl.gz --compare-on heldout.jsonl --dry-run
     """
     from cka_tools.ablation.axes import DECAYS, FRACTIONS, check_axis
+    from cka_tools.ablation.measure import check_comparison
     from cka_tools.ablation.plan import AblationSettings, make_plan
-    from cka_tools.ablation.train import check_out
+    from cka_tools.ablation.train import CLAIM
+    from cka_tools.training.run import check_claim
 
     check_axis(axis)
     out = out or Path(f"cka-ablate-{axis}")
     settings = replace(settings, device=device.value)
     if more and not checkpoints:
         raise UserError(f"{str(more[0])!r} is one argument too many: the axis is {axis!r}")
+    if checkpoints and dry_run:
+        raise UserError("--dry-run shows what would be trained, --checkpoints trains nothing: leave one out")
     if checkpoints:
         from cka_tools.ablation.checkpoints import find_trios
         from cka_tools.ablation.measure import compare_trios
@@ -184,19 +188,12 @@ def ablate_command(
     if speeds_given is not None and min(speeds_given) <= 0:
         raise UserError(f"--tokens-per-second {tokens_per_second!r} does not fit: give numbers above 0")
     plan = make_plan(asked)
-    if dry_run or not out.exists():
-        check_parent(out)
-    if not dry_run:
-        check_out(out, plan.identity)
+    check_claim(out, plan.identity, **CLAIM)
+    check_comparison(plan, out, compare_on, settings)
+    if dry_run:
+        show_plan(plan, out, speeds_given, device.value, quiet, as_json)
+    else:
         train_and_compare(plan, compare_on, settings, out, quiet, as_json)
-        return
-    show_plan(plan, out, speeds_given, device.value, quiet, as_json)
-
-
-def check_parent(out: Path) -> None:
-    """Raise a UserError where a file lies at `out`."""
-    if out.is_file():
-        raise UserError(f"--out {str(out)!r} is a file: name a directory")
 
 
 def show_plan(
@@ -220,8 +217,8 @@ def train_and_compare(
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
+    from cka_tools.processes import leave
     from cka_tools.store.directory import locked
-    from cka_tools.training.processes import leave_processes
 
     pieces = {
         s.key: (s.tokens, (s.start[1], s.phase.objective))
@@ -252,7 +249,7 @@ def train_and_compare(
         sys.exit(INTERRUPTED)
     line.end()
     # Several processes train together; one compares.
-    if leave_processes():
+    if leave():
         with locked(out / COMPARING), document_progress(Console(stderr=True), hidden=quiet) as progress:
             result = compare_plan(plan, out, compare_on, settings, progress)
         result.save(out)

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, percent, percent_interval, printable
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, percent_interval, printable
 from cka_tools.terminal.progress import duration
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def print_ablation(result: Ablation, console: Console) -> None:
             percent_interval(mean) or NOTHING,
             percent(early["value"]),
             percent(cell["control"]["mean_divergence"]["debiased"]["value"]),
-            cell.get("noise") or NOTHING,
+            cell["noise"] or NOTHING,
             NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
             NOTHING if low is None else f"{low:.2f} to {high:.2f}",
         )
@@ -197,13 +196,9 @@ def print_ablation(result: Ablation, console: Console) -> None:
         _say(console, Text.assemble(("warning ", "bold yellow"), code, f"in {where}: {warning['text']}"))
     sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
-    kinds = list(dict.fromkeys(cell["noise"] for cell in found if cell.get("noise")))
-    described = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in kinds)
-    if kinds:
-        sentence += (
-            f"; ratio of the mean divergence to noise, that of the baseline and its control ({described})"
-        )
-    _say(console, Text(f"{sentence}.", style="bold"))
+    kinds = [cell["noise"] for cell in found if cell["noise"]]
+    noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
+    _say(console, Text(f"{sentence}.{noise}", style="bold"))
 
 
 def _say(console: Console, text: Text) -> None:

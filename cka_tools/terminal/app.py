@@ -14,6 +14,7 @@ from cka_tools.terminal.ablate_command import ablate_command
 from cka_tools.terminal.cache_commands import cache_app
 from cka_tools.terminal.compare_commands import (
     compare_command,
+    contrast_command,
     demo_command,
     matrix_command,
     trajectory_command,
@@ -53,6 +54,7 @@ app.command("demo")(demo_command)
 app.command("compare")(compare_command)
 app.command("trajectory")(trajectory_command)
 app.command("matrix")(matrix_command)
+app.command("contrast")(contrast_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("summary")(summary_command)

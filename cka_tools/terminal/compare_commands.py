@@ -1,4 +1,4 @@
-"""`cka compare`, `cka demo`, `cka trajectory` and `cka matrix`."""
+"""`cka compare`, `cka demo`, `cka trajectory`, `cka matrix` and `cka contrast`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cka_tools.errors import UserError
 from cka_tools.settings import Settings
 from cka_tools.terminal.options import Json, Quiet, RunDirectory, numbers, with_settings
 from cka_tools.terminal.output import run_and_save, slug
@@ -145,3 +146,62 @@ def matrix_command(
         quiet=quiet,
         as_json=as_json,
     )
+
+
+@with_settings("contrast")
+def contrast_command(
+    settings: Settings,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MODEL,MODEL,…: a group of checkpoints that differ by their seeds. Give it twice.",
+            show_default=False,
+        ),
+    ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option(
+            "--paired",
+            help="Checkpoint i of one group shares something with checkpoint i of the other, as its data order.",
+        ),
+    ] = False,
+    corpus: Corpus = "sample",
+    out: RunDirectory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Test whether two groups of checkpoints are further apart than their own members are, one pass a model.
+
+    Example: cka contrast --group detour=runs/d1/final,runs/d2/final --group baseline=runs/b1/final,runs/b2/final
+    """
+    from cka_tools.comparison import contrast
+
+    groups = parse_groups(group or [])
+    run_and_save(
+        lambda progress: contrast(groups, corpus, paired=paired, settings=settings, progress=progress),
+        f"cka-contrast-{'-vs-'.join(map(slug, groups))}",
+        out,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+def parse_groups(given: list[str]) -> dict[str, list[str]]:
+    """Groups from texts such as "detour=runs/1,runs/2".
+
+    Raises:
+        UserError: text of another form, or a name that is given twice.
+    """
+    groups: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, members = text.partition("=")
+        if not equals or not name.strip() or not all(part.strip() for part in members.split(",")):
+            raise UserError(
+                f"--group {text!r} is not a group: write it like detour=runs/1/final,runs/2/final"
+            )
+        if name.strip() in groups:
+            raise UserError(
+                f"--group {name.strip()!r} is given twice: put its checkpoints in one, with commas"
+            )
+        groups[name.strip()] = [part.strip() for part in members.split(",")]
+    return groups

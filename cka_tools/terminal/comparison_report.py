@@ -119,10 +119,10 @@ def _columns(comparison: Comparison) -> list[Column]:
     for name in entries[0]["measures"] if entries else ():
         if name != "cka":
             cells = [_value(e["measures"][name]["value"]) for e in entries]
-            columns.append(Column(name, [*_texts(cells), *blank], 5))
+            columns.append(Column(name, [*_texts(cells), *blank], 8))
     for side in "ab":
         cells = [_dimension(e[f"effective_dim_{side}"]) for e in entries]
-        columns.append(Column(f"eff.\ndim {side.upper()}", [*_texts(cells), *blank], ALWAYS))
+        columns.append(Column(f"eff.\ndim {side.upper()}", [*_texts(cells), *blank], 5))
     for side in "ab":
         shares = [_share(e[f"top_feature_share_{side}"]) for e in entries]
         columns.append(Column(f"top\n{side.upper()} %", [*shares, *blank], 3))
@@ -142,7 +142,7 @@ def _control_columns(
     return [
         Column("seed\nnoise %", _texts(map(percent, noise)), ALWAYS),
         Column("ratio\nto it", _texts(times(ratio["value"]) for ratio in ratios), ALWAYS),
-        Column(f"{_level(summary)} interval\nof ratio", _texts(intervals), 7),
+        Column(f"{_level(summary)} interval\nof ratio", _texts(intervals), ALWAYS),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Trajectories, matrices and several runs side by side, as they are read in a terminal."""
+"""Trajectories, matrices, contrasts and several runs side by side, as they are read in a terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cka_tools.comparison.results import ModelMatrix, RunResult, Trajectory
+from cka_tools.comparison.results import Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.comparison.summary import Cell, Column, SummaryTable
 from cka_tools.formatting import (
     NOTHING,
+    contrast_sentence,
     counted,
     layer_list,
+    noise_sentence,
+    p_value,
     percent,
     percent_interval,
     printable,
+    ratio_refusals,
     settings_in_words,
     shorten,
+    significant_layers,
+    times,
+    times_interval,
 )
+from cka_tools.manifest import NOISE_IN_WORDS
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -55,9 +63,8 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased; x is {stated}"
     if early:
         sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
-    if result.control is not None:
-        sentence += "; the control's divergence is seed noise"
-    _say(console, Text(f"{sentence}.", style="bold"))
+    noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
+    _say(console, Text(f"{sentence}.{noise}", style="bold"))
 
 
 def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
@@ -105,6 +112,44 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
     _say(console, Text(sentence, style="bold"))
 
 
+def print_contrast(result: Contrast, console: Console) -> None:
+    """Print one row a layer, both means below, what the groups are, and what was found."""
+    summary, test = result.summary, result.summary["test"]
+    _say(console, Text(", ".join(settings_in_words(result.record)), style="dim"))
+    table = _table()
+    for head in ("layer", "B %", "interval", "W %", "interval", "B / W", "interval", "p"):
+        _column(table, head)
+    starred = significant_layers(result.record)
+    rows = [(str(one["layer"]) + ("*" if one["layer"] in starred else ""), one) for one in result.layers]
+    for name, one in (*rows, ("early", summary["early"]), ("mean", summary["mean"])):
+        if name == "early":
+            table.add_section()
+        cells = [name]
+        for part in ("between", "within"):
+            cells += [percent(one[part]["value"]), percent_interval(one[part]) or NOTHING]
+        cells += [times(one["ratio"]["value"]), times_interval(one["ratio"]) or NOTHING, p_value(one["p"])]
+        table.add_row(*map(Text, cells))
+    console.print(table, highlight=False)
+    _say(console, Text("B is the mean divergence of pairs between the groups, W of pairs within one."))
+    for group in summary["groups"]:
+        kinds = ", or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
+        text = f"{printable(group['name'])}, {group['members']} checkpoints; beside one, another is {kinds}"
+        _say(console, Text.assemble(("group ", "bold"), text))
+    all_or_some = "all" if test["exact"] else "a sample of the"
+    text = (
+        f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label the checkpoints; "
+        f"the smallest possible is {p_value(test['smallest_p'])}; * marks layers at 5 % for all together"
+    )
+    _say(console, Text.assemble(("test ", "bold"), text))
+    over = f"{100 * summary['interval']['level']:g} % over {summary['interval']['over']}"
+    reason = summary["interval"].get("reason")
+    _say(console, Text.assemble(("intervals ", "bold"), over, f" alone: {reason}" if reason else ""))
+    for line in ratio_refusals([one | {"layer_a": one["layer"]} for one in result.layers]):
+        _say(console, Text.assemble(("no ratio ", "bold"), line))
+    _remarks(result, result.record["pairs"], console)
+    _say(console, Text(contrast_sentence(result.record), style="bold"))
+
+
 def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console) -> None:
     for reason, count in _reasons(entries).items():
         text = f"in {counted(count, 'pair')}: {printable(reason)}"
@@ -113,7 +158,8 @@ def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console)
         _say(console, Text.assemble(("note ", "bold"), printable(note)))
     for warning in result.summary["warnings"]:
         code = (f"[{warning['code']}] ", "yellow")
-        text = f"in {counted(len(warning['pairs']), 'pair')}, such as {printable(warning['text'])}"
+        concerned = f"in {counted(len(warning['pairs']), 'pair')}, such as " if "pairs" in warning else ""
+        text = f"{concerned}{printable(warning['text'])}"
         _say(console, Text.assemble(("warning ", "bold yellow"), code, text))
 
 

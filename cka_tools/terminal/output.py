@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from cka_tools.comparison.record import ABLATION, COMPARISON, MATRIX, TRAJECTORY
+from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
 from cka_tools.comparison.run_directory import check_free, write_whole
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.progress import document_progress
@@ -30,6 +30,7 @@ REPORTS = {
     COMPARISON: ("comparison_report", "print_comparison"),
     TRAJECTORY: ("many_report", "print_trajectory"),
     MATRIX: ("many_report", "print_matrix"),
+    CONTRAST: ("many_report", "print_contrast"),
     ABLATION: ("ablation_report", "print_ablation"),
 }
 """Where each kind of run is printed; imported when it is."""
@@ -61,14 +62,14 @@ def run_and_save(
     """
     from cka_tools.store.snapshot import kept_until_saved
 
-    with joined() as team:
+    with joined() as process:
         run_dir = from_first(lambda: out or free_directory(name))
         from_first(lambda: check_free(run_dir))
         with kept_until_saved():
-            with document_progress(Console(stderr=True), hidden=quiet or not team.first) as progress:
+            with document_progress(Console(stderr=True), hidden=quiet or not process.first) as progress:
                 result = make(progress)
             from_first(lambda: result.save(run_dir))
-    if team.first:
+    if process.first:
         print_saved(result, run_dir, quiet=quiet, as_json=as_json)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
 
 
-Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory or matrix.")]
+Run = Annotated[
+    Path, typer.Argument(help="A run directory of compare, ablate, trajectory, matrix or contrast.")
+]
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 

@@ -147,9 +147,9 @@ def train_command(
     """
     from cka_tools.documents.draw import stream_documents
     from cka_tools.manifest import read_manifest
+    from cka_tools.processes import leave
     from cka_tools.training.freezing import freeze as frozen_by
     from cka_tools.training.packing import pack_texts
-    from cka_tools.training.processes import leave_processes
     from cka_tools.training.random_start import parse_shape, start_folder
     from cka_tools.training.recipe import DETOURS, PRETRAINING
     from cka_tools.training.recipe_file import find_recipe
@@ -209,7 +209,7 @@ def train_command(
             tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
             sys.exit(INTERRUPTED)
     line.end()
-    if not leave_processes():
+    if not leave():
         return
     manifest = read_manifest(final) or {}
     losses = {

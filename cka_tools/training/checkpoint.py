@@ -156,8 +156,9 @@ def find_damage(folder: Path, *, optimizer: bool = False) -> str | None:
     manifest = read_manifest(folder) or {}
     if not (folder / "config.json").is_file():
         return "config.json is missing"
-    weights = weight_files(folder)
-    if not weights:
+    try:
+        weights = weight_files(folder)
+    except UserError:
         return f"{WEIGHTS} is missing"
     if manifest.get("weights_sha256") != hash_weight_files(weights):
         return f"{WEIGHTS} is not what was written"

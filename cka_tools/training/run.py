@@ -17,11 +17,11 @@ from typing import Any, Literal
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
 from cka_tools.models.folder import hash_weight_files, weight_files
+from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits
 from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
-from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import Recipe
 from cka_tools.training.segment import sequences_read, train_phase, why_not_to_the_bit
 from cka_tools.training.start_model import AUTO, check_start, load_start
@@ -67,7 +67,7 @@ def train_run(
         "data_seed": data_seed,
         "bf16": bf16,
     }
-    from_first(accelerator, lambda: claim(out, identity))
+    from_first(lambda: claim(out, identity), accelerator)
 
     parent, first, folders = start, 0, phase_folders(recipe, out)
     for index, (phase, folder) in enumerate(zip(recipe.phases, folders, strict=True)):

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, read_manifest
 from cka_tools.models.folder import hash_file, hash_weight_files, one_line, weight_files
+from cka_tools.processes import from_first, make_accelerator
 from cka_tools.store.directory import locked
 from cka_tools.training.checkpoint import (
     OPTIMIZER,
@@ -38,7 +39,6 @@ from cka_tools.training.loop import (
 )
 from cka_tools.training.objectives import Objective
 from cka_tools.training.packing import PackedTokens
-from cka_tools.training.processes import from_first, make_accelerator
 from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.start_model import AUTO, check_start, load_start
 
@@ -109,7 +109,7 @@ def train_phase(
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
-        finished, resume, found = from_first(accelerator, lambda: _find(out, folder, key, goes_on))
+        finished, resume, found = from_first(lambda: _find(out, folder, key, goes_on), accelerator)
         for damage in found if accelerator.is_main_process else ():
             (note or _warn)(damage)
         if finished:

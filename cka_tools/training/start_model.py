@@ -18,8 +18,9 @@ from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
 
 AUTO = "auto"
 
+ENCODER = "ModernBertForMaskedLM"
 CLASSES = {
-    "ModernBertForMaskedLM": ModernBertForMaskedLM,
+    ENCODER: ModernBertForMaskedLM,
     "ModernBertDecoderForCausalLM": ModernBertDecoderForCausalLM,
 }
 

@@ -5,15 +5,21 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from safetensors.torch import load_file
 
 from cka_tools.ablation import train as ablation_run
-from cka_tools.ablation.measure import load_seen
-from cka_tools.ablation.result import COLUMNS
+from cka_tools.comparison import compare
+from cka_tools.comparison import pairs as pairs_engine
+from cka_tools.comparison.results import Ablation
+from cka_tools.compute import FeatureRun
+from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.models import CausalSource, as_source, load_model
 from cka_tools.terminal.app import main
 
 SMALL = ("--sequence-length", 16, "--sequences-per-step", 2, "--precision", "float32", "--device", "cpu")
@@ -80,6 +86,7 @@ def table(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+DIVERGENCES = ("divergence", "control_divergence", "ratio")
 CELLS = {
     "length": ["0.5", "1"],
     "decay": ["10 %", "50 %"],
@@ -90,7 +97,8 @@ CELLS = {
 
 def test_the_table_is_tidy_and_complete(everything):
     rows = table(everything)
-    assert tuple(rows[0]) == COLUMNS
+    facts = {"tokens", "n_documents", "recipe_sha256", "baseline_recipe_sha256", "mask", "noise"}
+    assert facts <= set(rows[0])
     expected = {
         (axis, cell, size, "1", layer)
         for size, layers in (("3x32", 3), ("2x16", 2))
@@ -102,8 +110,11 @@ def test_the_table_is_tidy_and_complete(everything):
     assert len(keys) == len(set(keys))
     assert set(keys) == expected
     for row in rows:
-        assert float(row["ci_low"]) <= float(row["divergence"]) <= float(row["ci_high"])
-        assert bool(row["ratio"]) != bool(row["reason"])
+        for name in DIVERGENCES:
+            if row[f"{name}_low"]:
+                assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"])
+        assert row["divergence_low"]
+        assert bool(row["ratio"]) != bool(row["ratio_reason"])
         assert int(row["n_documents"]) == 40
         assert len({row["weights_detour"], row["weights_baseline"], row["weights_control"]}) == 3
 
@@ -153,7 +164,7 @@ def test_what_two_axes_share_has_equal_numbers(everything):
 
 def test_frozen_layers_are_the_starts_own(everything, start):
     record = json.loads((everything / "result.json").read_text())
-    frozen = next(c for c in record["cells"] if (c["cell"], c["size"]) == ("0 in CLM", "3x32"))
+    frozen = next(c for c in record["pairs"] if (c["cell"], c["size"]) == ("0 in CLM", "3x32"))
     for manifest in (everything / "segments").glob("*/training.json"):
         data = json.loads(manifest.read_text())
         if data["phase"].get("frozen") == [0] and data["phase"]["objective"] == "clm" and data["seed"] == 1:
@@ -210,7 +221,8 @@ def test_a_causally_trained_model_is_seen_causally(start):
     changed = ids.clone()
     changed[0, 12:] = 7
     for causal in (True, False):
-        loaded = load_seen(start, causal=causal, device="cpu")
+        source = as_source(start)
+        loaded = load_model(CausalSource(source) if causal else source, device="cpu")
         with torch.no_grad():
             a, b = (
                 loaded.model(input_ids=x, attention_mask=torch.ones_like(x)).last_hidden_state[0, :12]
@@ -220,7 +232,7 @@ def test_a_causally_trained_model_is_seen_causally(start):
 
 
 def test_padding_changes_nothing_under_the_causal_mask(start):
-    loaded = load_seen(start, causal=True, device="cpu")
+    loaded = load_model(CausalSource(as_source(start)), device="cpu")
     ids = torch.arange(5, 25)[None]
     padded = torch.cat([ids, torch.ones(1, 6, dtype=torch.long)], 1)
     mask = torch.cat([torch.ones_like(ids), torch.zeros(1, 6, dtype=torch.long)], 1)
@@ -260,7 +272,7 @@ def test_damaged_segments_are_made_again(cka, options, tmp_path):
     given = ("ablate", "length", *options, "--seeds", "1", "--out", "run")
     assert cka(*given, "--quiet")[0] == 0
     before = (tmp_path / "run" / "ablation.csv").read_bytes()
-    leaf = json.loads((tmp_path / "run" / "result.json").read_text())["cells"][0]["weights"]["detour"]
+    leaf = json.loads((tmp_path / "run" / "result.json").read_text())["pairs"][0]["weights"]["detour"]
     for manifest in (tmp_path / "run" / "segments").glob("*/training.json"):
         if json.loads(manifest.read_text())["weights_sha256"] == leaf:
             (manifest.parent / "model.safetensors").write_bytes(b"cut")
@@ -318,6 +330,7 @@ def test_a_corpus_too_small_for_the_default_takes_what_there_is_and_says_so(cka,
         ("length", ("--checkpoints", "nowhere"), "'nowhere' has no training.json"),
         ("length", ("--tokens-per-second", "0", "--dry-run"), "--tokens-per-second '0'"),
         ("length", ("--corpus", "none.jsonl"), "none.jsonl"),
+        ("length", ("--checkpoints", ".", "--dry-run"), "leave one out"),
     ],
 )
 def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
@@ -326,6 +339,174 @@ def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
     assert told in err
     assert err.count("\n") == 1
     assert not (tmp_path / f"cka-ablate-{axis}").exists()
+
+
+@pytest.mark.parametrize(
+    ("axis", "more", "told"),
+    [
+        ("length", ("--max-length", 9999), "9999"),
+        ("length", ("--documents", 0), "documents 0"),
+        ("length", ("--documents", 3), "3 documents are too few"),
+        ("length", ("--compare-on", "nope"), "nope"),
+        ("length", ("--document-seed", 2**70), str(2**70)),
+        ("length", ("--layers", "7"), "layers [7]"),
+        ("length", ("--measure", "cka,none"), "none"),
+        ("length", ("--measure", "mknn", "--keep-features", "1KiB"), "--keep-features 1,024 bytes"),
+        ("direction", ("--start-tokens", 640, "--early", "7"), "early layers [7]"),
+    ],
+)
+def test_what_the_comparison_refuses_is_refused_before_training(
+    cka, options, monkeypatch, tmp_path, axis, more, told
+):
+    monkeypatch.setattr(ablation_run, "train_phase", lambda *_, **__: pytest.fail("something was trained"))
+    given = ("ablate", axis, *options, *more, "--out", "run")
+    for dry in ((), ("--dry-run", "--tokens-per-second", 1)):
+        code, out, err = cka(*given, *dry)
+        assert (code, out) == (2, "")
+        assert told in err
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_the_directory_of_another_ablation(cka, options, everything):
+    dry = ("--dry-run", "--tokens-per-second", 1)
+    code, _, err = cka("ablate", "length", *options, "--seeds", "1", "--out", everything, *dry)
+    assert code == 2
+    assert "holds another ablation" in err
+
+
+def numbers_of(run: Ablation) -> list[float]:
+    """All divergences and ratios of a run with their intervals."""
+    columns = [f"{name}{end}" for name in DIVERGENCES for end in ("", "_low", "_high")]
+    return run.to_frame()[columns].to_numpy(dtype=float).ravel().tolist()
+
+
+@pytest.fixture(scope="module")
+def recompared(everything, texts, tmp_path_factory):
+    """`recompared(axis, *options)` → that part of the ablation again, of the same checkpoints."""
+    folders = [p.parent for p in sorted((everything / "segments").glob("*/training.json"))]
+    same = (
+        "--compare-on",
+        texts[1],
+        "--max-length",
+        32,
+        "--n",
+        N,
+        "--device",
+        "cpu",
+        "--no-cache",
+        "--quiet",
+    )
+
+    def run(axis: str, *more: object) -> Ablation:
+        out = tmp_path_factory.mktemp("again") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            given = ("ablate", axis, "--checkpoints", *folders, *same, *more, "--out", out)
+            assert call(patch, given) == 0
+        return Ablation.load(out)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def direction(recompared) -> Ablation:
+    return recompared("direction")
+
+
+@pytest.fixture(scope="module")
+def trained(everything) -> dict[str, Path]:
+    """Checkpoints by the hash of their weights."""
+    manifests = (everything / "segments").glob("*/training.json")
+    return {json.loads(one.read_text())["weights_sha256"]: one.parent for one in manifests}
+
+
+def cell_of(run: Ablation, name: str) -> dict[str, Any]:
+    return next(one for one in run.cells if (one["cell"], one["size"]) == (name, "3x32"))
+
+
+def test_features_that_are_not_kept_give_the_same_numbers(direction, recompared):
+    streamed = recompared("direction", "--keep-features", "1KiB")
+    assert "streamed" in streamed.record["provenance"]["corpus"]["draws"][0]
+    assert np.isfinite(numbers_of(direction)).any()
+    np.testing.assert_allclose(numbers_of(streamed), numbers_of(direction), rtol=0, atol=1e-10)
+
+
+def test_each_checkpoint_runs_once_however_many_cells_share_it(recompared, monkeypatch):
+    loaded: list[str] = []
+    load = FeatureRun.load
+
+    def counted(self: FeatureRun, at: int):
+        loaded.append(self.sources[at].name)
+        return load(self, at)
+
+    monkeypatch.setattr(FeatureRun, "load", counted)
+    cells = recompared("all").cells
+    weights = [one for cell in cells for one in cell["weights"].values()]
+    assert len(loaded) == len(set(loaded)) == len(set(weights)) < len(weights)
+
+
+def test_a_causal_cell_is_a_comparison_of_causal_views(direction, trained, texts):
+    cell = cell_of(direction, "decoder")
+    assert cell["mask"] == "causal"
+    folders = [trained[cell["weights"][role]] for role in ("detour", "baseline", "control")]
+    # Loaded here, and given as objects that hold the causal mask already.
+    loaded = [load_model(CausalSource(as_source(folder)), device="cpu") for folder in folders]
+    a, b, control = ((one.model, one.tokenizer) for one in loaded)
+    by_hand = compare(a, b, texts[1], control=control, max_length=32, device="cpu", cache=False)
+    for name in ("mean", "early"):
+        mean = by_hand.summary[f"{name}_divergence"]["debiased"]["value"]
+        assert cell[f"{name}_divergence"]["debiased"]["value"] == pytest.approx(mean, abs=1e-12)
+    for own, layer in zip(cell["layers"], by_hand.layers, strict=True):
+        for of in ("divergence", "control"):
+            assert own[of]["value"] == pytest.approx(layer[of]["value"], abs=1e-12)
+    bidirectional = compare(*folders[:2], texts[1], max_length=32, device="cpu", cache=False)
+    plain = bidirectional.summary["mean_divergence"]["debiased"]["value"]
+    assert abs(cell["mean_divergence"]["debiased"]["value"] - plain) > 1e-4
+
+
+def test_an_ablation_takes_the_settings_of_every_comparison(recompared, trained, texts):
+    result = recompared(
+        "direction",
+        "--layers", "0,2", "--early", "0", "--pooling", "last", "--sites", "mlp", "--rescale",
+        "--measure", "cka,mknn", "--documents", 30, "--document-seed", 7,
+    )  # fmt: skip
+    cell = cell_of(result, "encoder")
+    assert [layer["early"] for layer in cell["layers"]] == [True, False]
+    by_hand = compare(
+        trained[cell["weights"]["detour"]], trained[cell["weights"]["baseline"]], texts[1], layers=(0, 2),
+        early=(0,), pooling="last", sites="mlp", rescale=True, measures=("cka", "mknn"), documents=30,
+        seed=7, max_length=32, device="cpu", cache=False,
+    )  # fmt: skip
+    assert result.summary["n_documents"] == by_hand.summary["n_documents"] == 30
+    for own, layer in zip(cell["layers"], by_hand.layers, strict=True):
+        assert own["layer_a"] == layer["layer_a"]
+        assert own["divergence"]["value"] == pytest.approx(layer["divergence"]["value"], abs=1e-12)
+        assert own["rescaled"]["cka_debiased"] == pytest.approx(layer["rescaled"]["cka_debiased"], abs=1e-12)
+        assert own["measures"]["mknn"]["value"] == layer["measures"]["mknn"]["value"]
+    assert {"rescaled_cka", "mknn"} <= set(result.to_frame())
+
+
+def test_the_ratio_is_computed_on_the_device_of_the_run(recompared, monkeypatch):
+    devices: list[str] = []
+    second_order = pairs_engine.ratio_second_order
+
+    def watched(*given):
+        devices.extend(str(side.device) for side in given[:3])
+        return second_order(*given)
+
+    monkeypatch.setattr(pairs_engine, "ratio_second_order", watched)
+    monkeypatch.setattr(FeatureRun, "device", property(lambda self: torch.device("cpu:0")))
+    recompared("direction")
+    assert set(devices) == {"cpu:0"}
+
+
+def test_the_kind_of_seed_noise_is_in_record_table_figure_and_report(cka, direction, everything):
+    assert {cell["noise"] for cell in direction.cells} == {"masks", "order"}
+    assert set(direction.to_frame()["noise"]) == {"masks", "order"}
+    drawn = " ".join(" ".join(text.get_text() for text in direction.figure().findobj(Text)).split())
+    printed = " ".join(cka("show", everything)[1].split())
+    for kind in ("masks", "order"):
+        for shown in (drawn, printed):
+            assert f"{kind}: {NOISE_IN_WORDS[kind]}" in shown
 
 
 def test_the_directory_of_another_ablation_is_refused(cka, options, everything, tmp_path):
@@ -383,7 +564,7 @@ def test_weights_are_kept_in_float16_on_demand(cka, options, tmp_path):
         "ablate", "length", *options, "--quiet", "--weights", "float16", "--out", tmp_path / "run"
     )
     assert (code, err) == (0, "")
-    cells = json.loads((tmp_path / "run" / "result.json").read_text())["cells"]
+    cells = json.loads((tmp_path / "run" / "result.json").read_text())["pairs"]
     leaves = {weights for cell in cells for weights in cell["weights"].values()}
     kept = 0
     for folder in (tmp_path / "run" / "segments").iterdir():

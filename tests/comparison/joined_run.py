@@ -45,9 +45,9 @@ def run(
         return forward(self, *args, **kwargs)
 
     PooledForward.__call__ = slow  # type: ignore[method-assign]
-    with joined() as team:
+    with joined() as process:
         result = compare(*arguments, **options)
-    save = folder / f"{name}.{team.rank}.npz"
+    save = folder / f"{name}.{process.rank}.npz"
     draw = result.record["provenance"]["corpus"]["draws"][0]
     shown = {name: result.record[name] for name in ("summary", "layers", "matrix")}
     np.savez(save, record=np.array(json.dumps(shown)), cache=np.array(draw["cache"]), **result.arrays)

@@ -11,7 +11,7 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import tokens
 from cka_tools.extraction.tokens import GrowingArray
 from cka_tools.models import load_model
-from cka_tools.processes import Crew
+from cka_tools.processes import Process
 
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20), max_size=8), st.integers(0, 200))
@@ -63,9 +63,9 @@ def test_processes_share_the_work_of_tokenizing(monkeypatch, model, tiny_documen
     given_by: dict[int, list[tokens._Encoded]] = {}
     for rank in range(world):
         given_by[rank] = own = []
-        monkeypatch.setattr(tokens, "crew", lambda rank=rank: Crew(rank, world))
-        monkeypatch.setattr(tokens, "at_all", lambda part, own=own: own.append(part) or [part] * world)
+        monkeypatch.setattr(tokens, "this_process", lambda rank=rank: Process(rank, world))
+        monkeypatch.setattr(tokens, "all_gather", lambda part, own=own: own.append(part) or [part] * world)
         tokens.tokenize(tiny_documents, model, 16)
     rounds = iter(zip(*given_by.values(), strict=True))
-    monkeypatch.setattr(tokens, "at_all", lambda part: list(next(rounds)))
+    monkeypatch.setattr(tokens, "all_gather", lambda part: list(next(rounds)))
     same(tokens.tokenize(tiny_documents, model, 16), expected)

@@ -75,7 +75,7 @@ def test_ablation_curves_hold_every_cell_seed_and_size() -> None:
 
 def test_a_value_that_cannot_be_given_is_not_drawn() -> None:
     table = TABLE.copy()
-    table.loc[table["seed"] == 2, ["ratio", "ratio_ci_low", "ratio_ci_high"]] = np.nan
+    table.loc[table["seed"] == 2, ["ratio", "ratio_low", "ratio_high"]] = np.nan
     drawn = [y for _, y in marked(ablation_curves_figure(table), "ratio")]
     assert np.isfinite(drawn).sum() == len(drawn) / 2
 
@@ -140,7 +140,7 @@ def test_pdf_fonts_are_embedded() -> None:
 def pair_with_control() -> Comparison:
     comparison = make_comparison()
     record = comparison.record
-    record["provenance"]["models"]["control"] = {"name": "other seed"}
+    record["provenance"]["models"].append({"role": "control", "name": "other seed"})
     for at, layer in enumerate(record["layers"]):
         layer["control"] = {"value": 0.02, "ci_low": 0.015, "ci_high": 0.025}
         layer["ratio"] = {"value": 5.0 + at, "ci_low": 4.0 + at, "ci_high": 6.0 + at}
@@ -152,7 +152,8 @@ def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
     comparison = pair_with_control()
     trajectory = pd.DataFrame(
         [
-            {"role": role, "x": x, "layer": layer, "divergence": d, "ci_low": 0.9 * d, "ci_high": 1.1 * d}
+            {"role": role, "x": x, "layer": layer, "divergence": d}
+            | {"divergence_low": 0.9 * d, "divergence_high": 1.1 * d}
             for role in ("checkpoint", "control")
             for layer, d in (("mean", 0.1), ("early", 0.2))
             for x in (2e6, 3e6)

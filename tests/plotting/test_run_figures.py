@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from synthetic_comparison import make_comparison
 
 from cka_tools import Trajectory
+from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.plotting import ablation_figure, comparison_figure, matrix_figure, trajectory_figure
 
 RESULTS = Path(__file__).parents[2] / "figures" / "results"
@@ -47,7 +48,7 @@ def matrix_run(names: list[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     ]
     provenance = json.loads((RESULTS / "detour" / "result.json").read_text())["provenance"]
     record = {
-        "provenance": provenance | {"models": [{"name": name} for name in names]},
+        "provenance": provenance | {"models": [{"role": "model", "name": name} for name in names]},
         "linkage": {"order": [3, 2, 0, 1], "merges": merges},
         "summary": {
             "n_documents": 500,
@@ -82,7 +83,8 @@ def test_a_trajectory_shows_its_values_its_intervals_and_the_noise(decay: Trajec
 
 
 def test_a_noise_floor_that_begins_at_0_keeps_its_bound(decay: Trajectory) -> None:
-    decay.record["control"]["mean_divergence"]["debiased"].update(value=0.02, ci_low=0.0, ci_high=0.05)
+    assert decay.control is not None
+    decay.control["mean_divergence"]["debiased"].update(value=0.02, ci_low=0.0, ci_high=0.05)
     (floor,) = artists(trajectory_figure(decay.record, decay.arrays), "mean floor")
     assert [floor.get_y(), floor.get_height()] == pytest.approx([0, 5])
 
@@ -135,10 +137,12 @@ def test_a_merge_below_0_is_drawn_where_it_is() -> None:
 def test_an_ablation_shows_every_cell_seed_and_interval() -> None:
     record = ablation_record()
     figure = ablation_figure(record)
-    axes = list(dict.fromkeys(cell["axis"] for cell in record["cells"]))
+    axes = list(dict.fromkeys(cell["axis"] for cell in record["pairs"]))
     assert len(figure.axes) == 3 * len(axes)
     for what, scale in (("mean_divergence", 100), ("early_divergence", 100), ("mean_ratio", 1)):
-        entries = [cell[what] for cell in record["cells"]]
+        entries = [
+            cell["ratio"]["mean"] if scale == 1 else cell[what]["debiased"] for cell in record["pairs"]
+        ]
         drawn = sorted(line.get_ydata()[0] for line in artists(figure, what))
         assert drawn == pytest.approx(sorted(scale * entry["value"] for entry in entries))
         bars = artists(figure, f"{what} interval")
@@ -156,9 +160,12 @@ def control_bands(record: dict[str, Any]) -> list[tuple[float, float]]:
 def one_cell(**control: float | None) -> dict[str, Any]:
     """An ablation of one cell, whose control's mean is this entry."""
     record = ablation_record()
-    record["cells"] = record["cells"][:1]
-    record["cells"][0]["control_mean_divergence"] = control
-    record["cells"][0]["control_early_divergence"] = {"value": None, "ci_low": None, "ci_high": None}
+    record["pairs"] = record["pairs"][:1]
+    nothing = {"value": None, "ci_low": None, "ci_high": None}
+    record["pairs"][0]["control"] = {
+        "mean_divergence": {"debiased": control},
+        "early_divergence": {"debiased": nothing},
+    }
     return record
 
 
@@ -178,18 +185,18 @@ def test_a_control_that_cannot_be_given_has_no_band() -> None:
 
 def test_a_ratio_that_cannot_be_given_is_not_drawn_and_its_reason_is_noted() -> None:
     record = ablation_record()
-    for cell in record["cells"][:2]:
-        cell["mean_ratio"] = {"value": None, "ci_low": None, "ci_high": None, "reason": "not clear of 0"}
+    for cell in record["pairs"][:2]:
+        cell["ratio"]["mean"] = {"value": None, "ci_low": None, "ci_high": None, "reason": "not clear of 0"}
     figure = ablation_figure(record)
-    assert len(artists(figure, "mean_ratio")) == len(record["cells"]) - 2
+    assert len(artists(figure, "mean_ratio")) == len(record["pairs"]) - 2
     assert "No ratio in 2 comparisons: not clear of 0." in texts(figure)
 
 
 def test_the_points_of_many_seeds_stay_beside_their_own_cell() -> None:
     record = ablation_record()
-    first = record["cells"][0]
-    others = [cell for cell in record["cells"] if all(cell[k] == first[k] for k in ("axis", "size", "seed"))]
-    record["cells"] = [cell | {"seed": seed} for cell in others for seed in range(10)]
+    first = record["pairs"][0]
+    others = [cell for cell in record["pairs"] if all(cell[k] == first[k] for k in ("axis", "size", "seed"))]
+    record["pairs"] = [cell | {"seed": seed} for cell in others for seed in range(10)]
     figure = ablation_figure(record)
     places = np.array([line.get_xdata()[0] for line in artists(figure, "mean_divergence")])
     assert len(places) == 10 * len(others)
@@ -198,10 +205,35 @@ def test_the_points_of_many_seeds_stay_beside_their_own_cell() -> None:
 
 def test_a_size_is_told_by_its_marker_up_to_five_sizes() -> None:
     record = ablation_record()
-    cell = record["cells"][0]
-    record["cells"] = [cell | {"size": f"{depth}x64"} for depth in range(1, 6)]
+    cell = record["pairs"][0]
+    record["pairs"] = [cell | {"size": f"{depth}x64"} for depth in range(1, 6)]
     lines = artists(ablation_figure(record), "mean_divergence")
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 5
+
+
+@pytest.mark.parametrize("part", ["mean_divergence", "ratio"])
+def test_a_bound_that_is_exactly_0_is_drawn_to_0(part: str) -> None:
+    record = ablation_record()
+    record["pairs"] = record["pairs"][:1]
+    (cell,) = record["pairs"]
+    cell[part]["mean" if part == "ratio" else "debiased"]["ci_low"] = 0.0
+    figure = ablation_figure(record)
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    (bar,) = artists(figure, "mean_ratio interval" if part == "ratio" else f"{part} interval")
+    assert bar.get_segments()[0][0, 1] == 0
+    if part == "ratio":  # its axis is logarithmic: the bar leaves it below, and the axis stays readable
+        assert 0.1 < bar.axes.get_ylim()[0] < 1
+    else:
+        assert -1 < bar.axes.get_ylim()[0] <= 0
+
+
+@pytest.mark.parametrize("kind", ["masks", "order", "unknown"])
+def test_the_figure_of_an_ablation_says_which_seed_noise_it_has(kind: str) -> None:
+    record = ablation_record()
+    record["pairs"] = [cell | {"noise": kind} for cell in record["pairs"][:1]]
+    shown = " ".join(texts(ablation_figure(record)).split())
+    assert f"Seed noise is the divergence of the baseline from its control ({kind}: " in shown
+    assert NOISE_IN_WORDS[kind] in shown
 
 
 def hostile_comparison() -> Figure:
@@ -212,7 +244,7 @@ def hostile_comparison() -> Figure:
 
 def hostile_trajectory() -> Figure:
     run = copy.deepcopy(Trajectory.load(RESULTS / "decay"))
-    run.record["provenance"]["models"]["reference"]["name"] = " ".join(HOSTILE)
+    run.record["provenance"]["models"][0]["name"] = " ".join(HOSTILE)
     run.record["summary"]["x"]["label"] = HOSTILE[0] + "$"
     run.record["summary"]["notes"] = list(HOSTILE)
     return trajectory_figure(run.record, run.arrays)
@@ -226,7 +258,7 @@ def hostile_matrix() -> Figure:
 
 def hostile_ablation() -> Figure:
     record = ablation_record()
-    for cell, name in zip(record["cells"], HOSTILE * 20, strict=False):
+    for cell, name in zip(record["pairs"], HOSTILE * 20, strict=False):
         cell |= {"size": name, "cell": f"{name} {HOSTILE[1]}", "axis": HOSTILE[2]}
     record["summary"]["notes"] = list(HOSTILE)
     return ablation_figure(record)

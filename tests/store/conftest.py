@@ -51,11 +51,17 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 @pytest.fixture
 def extract(tiny_documents) -> Callable[..., Extraction]:
-    """`extract(model, …, cache=True, documents=…, layers=…, **settings)` → an extraction."""
+    """`extract(model, …, cache=True, documents=…, layers=…, **settings)` → what each model gave, as one."""
 
     def run(*models: Any, cache: bool = True, documents: Any = None, **changes: Any) -> Extraction:
         settings = replace(SETTINGS, **changes)
-        return extract_cached(models, documents or tiny_documents, settings, cache=cache)
+        found = [extract_cached(one, documents or tiny_documents, settings, cache=cache) for one in models]
+        joined = {
+            name: [value for one in found for value in getattr(one, name)]
+            for name in ("features", "tokens", "splits", "cache")
+        }
+        notes = list(dict.fromkeys(note for one in found for note in one.notes))
+        return replace(found[0], notes=notes, **joined)
 
     return run
 

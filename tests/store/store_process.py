@@ -30,6 +30,6 @@ def extract_slowly(
         return forward(self, batch, *args, **options)
 
     PooledForward.__call__ = slow  # type: ignore[method-assign]
-    extraction = extract_cached([load_model(model)], documents, replace(SETTINGS, pooling=pooling))
+    extraction = extract_cached(load_model(model), documents, replace(SETTINGS, pooling=pooling))
     arrays = {str(layer): values for layer, values in enumerate(extraction.features[0].features)}
     np.savez(result, state=np.array(extraction.cache[0]), **arrays)

@@ -64,7 +64,7 @@ def test_only_the_model_that_is_missing_runs(cache, bert, other, extract, passes
 def test_copies_of_one_checkpoint_run_once(cache, bert, tiny_model, extract, passes):
     copy = load_model(str(tiny_model("bert")))
     both = extract(bert, copy)
-    assert both.cache == ["made", "made"]
+    assert both.cache == ["made", "hit"]
     assert sorted(row for rows in passes for row in rows) == list(range(40))
 
 
@@ -72,7 +72,7 @@ def test_progress_ends_at_all_documents_on_a_hit(cache, bert, tiny_documents):
     calls: list[list[tuple[int, int]]] = []
     for _ in range(2):
         calls.append([])
-        extract_cached([bert], tiny_documents, Settings(), lambda *done: calls[-1].append(done))
+        extract_cached(bert, tiny_documents, Settings(), lambda *done: calls[-1].append(done))
     assert calls[1] == [calls[0][-1]]
 
 
@@ -327,7 +327,7 @@ def test_a_store_removed_while_it_is_written_costs_one_line(cache, bert, extract
             shutil.rmtree(cache)
             removed.append(done)
 
-    found = extract_cached([bert], tiny_documents, settings, remove)
+    found = extract_cached(bert, tiny_documents, settings, remove)
     assert removed
     assert found.cache == ["off"]
     assert len(found.notes) == 1

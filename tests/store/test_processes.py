@@ -104,10 +104,10 @@ def test_what_kills_interrupt_goes_on_to_the_same_bits(start, cache, bert, tiny_
     # Of each killed run at most the batch it was in ran again.
     assert len(passes(tmp_path)) <= batches + 3
     assert len(passes(tmp_path)) - begun < batches
-    expected = extract_cached([bert], tiny_documents, settings, cache=False).features[0].features
+    expected = extract_cached(bert, tiny_documents, settings, cache=False).features[0].features
     for layer, values in enumerate(expected):
         assert found[str(layer)].tobytes() == np.ascontiguousarray(values).tobytes()
-    assert extract_cached([bert], tiny_documents, settings).cache == ["hit"]
+    assert extract_cached(bert, tiny_documents, settings).cache == ["hit"]
 
 
 def test_rows_that_are_not_as_the_journal_says_run_again(start, cache, bert, tiny_documents, tmp_path):
@@ -121,8 +121,8 @@ def test_rows_that_are_not_as_the_journal_says_run_again(start, cache, bert, tin
     (folder / "features.safetensors").write_bytes(content)
     with (folder / "journal").open("ab") as journal:
         journal.write(b"3 torn")
-    found = extract_cached([bert], tiny_documents, store_process.SETTINGS)
-    expected = extract_cached([bert], tiny_documents, store_process.SETTINGS, cache=False)
+    found = extract_cached(bert, tiny_documents, store_process.SETTINGS)
+    expected = extract_cached(bert, tiny_documents, store_process.SETTINGS, cache=False)
     for one, two in zip(found.features[0].features, expected.features[0].features, strict=True):
         assert one.tobytes() == two.tobytes()
 

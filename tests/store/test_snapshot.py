@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cka_tools.processes import Crew
+from cka_tools.processes import Process
 from cka_tools.store.catalogue import choose_entries, list_entries, remove_entries
 from cka_tools.store.directory import run_folder
 from cka_tools.store.key import make_key
@@ -24,14 +24,14 @@ STATE = {
 
 @pytest.fixture
 def written(cache):
-    snapshot = Snapshot(KEY, Crew())
+    snapshot = Snapshot(KEY, Process())
     snapshot.write(STATE, 3, RECORD)
     snapshot.close()
     return run_folder(cache, KEY.digest) / "rank-0-of-1.safetensors"
 
 
 def test_a_state_is_read_as_it_was_written(written):
-    found = Snapshot(KEY, Crew()).read(RECORD)
+    found = Snapshot(KEY, Process()).read(RECORD)
     assert found is not None
     state, batches = found
     assert batches == 3
@@ -44,12 +44,12 @@ def test_a_state_is_read_as_it_was_written(written):
 
 @pytest.mark.parametrize("other", [{"pilot": "abd"}, {"format": 2}])
 def test_a_state_about_another_pilot_is_not_taken(written, other):
-    assert Snapshot(KEY, Crew()).read(RECORD | other) is None
+    assert Snapshot(KEY, Process()).read(RECORD | other) is None
 
 
 def test_each_process_has_its_own(written):
-    for crew in (Crew(0, 2), Crew(1, 2)):
-        snapshot = Snapshot(KEY, crew)
+    for process in (Process(0, 2), Process(1, 2)):
+        snapshot = Snapshot(KEY, process)
         assert snapshot.kept
         assert snapshot.read(RECORD) is None
         snapshot.close()
@@ -59,13 +59,13 @@ def test_each_process_has_its_own(written):
 def test_a_torn_file_is_not_believed(written, size):
     content = written.read_bytes()
     written.write_bytes(content[:size])
-    snapshot = Snapshot(KEY, Crew())
+    snapshot = Snapshot(KEY, Process())
     assert snapshot.read(RECORD) is None
     assert "damaged" in snapshot.notes[0]
 
 
 def test_who_comes_second_keeps_none_and_says_so(cache):
-    first, second = Snapshot(KEY, Crew()), Snapshot(KEY, Crew())
+    first, second = Snapshot(KEY, Process()), Snapshot(KEY, Process())
     assert (first.kept, second.kept) == (True, False)
     assert "Another command" in second.notes[0]
     second.write(STATE, 1, RECORD)
@@ -77,7 +77,7 @@ def test_a_full_disk_costs_a_note_and_the_last_snapshot_stays(written, monkeypat
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    snapshot = Snapshot(KEY, Crew())
+    snapshot = Snapshot(KEY, Process())
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         snapshot.write(STATE, 4, RECORD)
@@ -85,14 +85,14 @@ def test_a_full_disk_costs_a_note_and_the_last_snapshot_stays(written, monkeypat
     assert "no space is left" in snapshot.notes[0]
     assert [path.name for path in written.parent.iterdir()] == [written.name]
     snapshot.close()
-    _, batches = Snapshot(KEY, Crew()).read(RECORD)
+    _, batches = Snapshot(KEY, Process()).read(RECORD)
     assert batches == 3
 
 
 def test_a_disk_too_small_for_it_costs_a_note_and_the_last_snapshot_stays(written):
     resource = pytest.importorskip("resource", reason="a limit on the size of files needs POSIX")
     before, limits = written.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    snapshot = Snapshot(KEY, Crew())
+    snapshot = Snapshot(KEY, Process())
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         snapshot.write(STATE, 4, RECORD)
@@ -106,7 +106,7 @@ def test_a_disk_too_small_for_it_costs_a_note_and_the_last_snapshot_stays(writte
 
 
 def test_it_goes_when_the_result_is_safe(written):
-    Snapshot(KEY, Crew()).finish()
+    Snapshot(KEY, Process()).finish()
     assert not written.parent.exists()
 
 
@@ -114,7 +114,7 @@ def test_it_goes_when_the_result_is_safe(written):
 def test_it_stays_until_the_run_is_saved(written, saved):
     def save():
         with kept_until_saved():
-            Snapshot(KEY, Crew()).finish()
+            Snapshot(KEY, Process()).finish()
             assert written.exists()
             if not saved:
                 raise OSError("the disk is full")

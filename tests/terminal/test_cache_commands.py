@@ -25,7 +25,7 @@ def filled(cache, tiny_model, tiny_documents):
     """Two entries, of mean and of cls pooling."""
     model = load_model(str(tiny_model("bert")))
     for pooling in ("mean", "cls"):
-        extract_cached([model], tiny_documents, Settings(max_length=64, pooling=pooling))
+        extract_cached(model, tiny_documents, Settings(max_length=64, pooling=pooling))
     return cache
 
 

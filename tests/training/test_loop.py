@@ -7,11 +7,11 @@ import torch
 from transformers import ModernBertForMaskedLM
 
 from cka_tools.errors import UserError
+from cka_tools.processes import make_accelerator
 from cka_tools.training.attention import IMPLEMENTATIONS
 from cka_tools.training.loop import LOSS_ROWS, PhaseState, adamw, check_fits, evaluate, run_steps
 from cka_tools.training.objectives import Masking, Objective, ObjectiveName, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
-from cka_tools.training.processes import make_accelerator
 from cka_tools.training.recipe import Phase, Recipe
 
 MASK, SEPARATOR, SPECIAL, VOCABULARY = 4, 3, (0, 1, 2, 3, 4), 32

@@ -1,0 +1,115 @@
+"""The figure of a contrast: divergence between and within two groups by layer, and their ratio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from cka_tools.formatting import (
+    contrast_sentence,
+    ratio_refusals,
+    settings_in_words,
+    shorten,
+    significant_layers,
+)
+from cka_tools.plotting.layer_curves import (
+    CONTROL,
+    DEBIASED,
+    draw_early_band,
+    draw_intervals,
+    draw_ratio,
+    layer_axis,
+    numbers,
+    percent_axis,
+)
+from cka_tools.plotting.style import INK, Look, Page, StyledFigure, figure_style, undefined_key, warning_notes
+
+# Inches.
+LEFT, WIDTH, GAP = 0.58, 2.95, 0.58
+HEIGHT, ABOVE, BELOW = 2.0, 0.32, 0.42
+NAME_LETTERS, CORPUS_LETTERS = 30, 48
+
+BETWEEN: Look = DEBIASED
+WITHIN: Look = CONTROL
+SIGNIFICANT: Look = {
+    "marker": "*",
+    "markersize": 6.5,
+    "color": INK,
+    "markeredgewidth": 0,
+    "linestyle": "none",
+}
+
+Record = dict[str, Any]
+
+
+@figure_style()
+def contrast_figure(record: Record) -> StyledFigure:
+    """Draw a contrast of two groups. Nothing of matplotlib's global state is used or changed.
+
+    Args:
+        record: of a `Contrast`.
+    """
+    summary = record["summary"]
+    groups = summary["groups"]
+    title = " and ".join(f"{shorten(g['name'], NAME_LETTERS)} ({g['members']} checkpoints)" for g in groups)
+    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    page = Page([title], settings, ABOVE + HEIGHT + BELOW, _footnotes(record))
+    bottom = page.floor + BELOW
+    left = page.panel(LEFT, bottom, WIDTH, HEIGHT)
+    right = page.panel(LEFT + WIDTH + GAP, bottom, WIDTH, HEIGHT)
+    layers = [entry["layer"] for entry in record["layers"]]
+    handles = draw_groups(left, record)
+    band = draw_early_band(left, layers, summary["early_layers"])
+    left.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    draw_early_band(right, layers, summary["early_layers"])
+    entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
+    ratios = draw_ratio(right, entries, summary["mean"]["ratio"]["value"], "between / within")
+    right.legend(handles=ratios, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    for ax in (left, right):
+        layer_axis(ax, layers)
+        ax.set_xlabel("layer")
+    return page.figure
+
+
+def draw_groups(ax: Axes, record: Record) -> list[Line2D | Patch]:
+    """Divergence between and within by layer with intervals, significant layers starred; returns the legend."""
+    x = np.array([entry["layer"] for entry in record["layers"]])
+    handles: list[Line2D | Patch] = []
+    shown = [np.array([0.0])]
+    top = np.zeros(len(x))
+    for name, look in (("between", BETWEEN), ("within", WITHIN)):
+        entries = [entry[name] for entry in record["layers"]]
+        y, low, high = (100 * numbers(entries, key) for key in ("value", "ci_low", "ci_high"))
+        handles += ax.plot(x, y, label=f"{name} groups", gid=name, **look)
+        draw_intervals(ax, x, low, high, look, name)
+        shown += [y, low, high]
+        top = np.fmax(top, np.fmax(y, high))
+    starred = np.isin(x, significant_layers(record))
+    if starred.any():
+        room = 0.06 * (np.nanmax(np.concatenate(shown)) - np.nanmin(np.concatenate(shown)))
+        stars = ax.plot(x[starred], top[starred] + room, label="p ≤ 5 %", gid="significant", **SIGNIFICANT)
+        handles += stars
+        shown.append(top[starred] + 2 * room)
+    if np.isnan(numbers([entry["between"] for entry in record["layers"]], "value")).any():
+        handles.append(undefined_key())
+    percent_axis(ax, np.concatenate(shown))
+    ax.set_ylabel("mean divergence 1 − CKA (%)")
+    return handles
+
+
+def _footnotes(record: Record) -> list[str]:
+    summary = record["summary"]
+    interval = summary["interval"]
+    reason = f" alone: {interval['reason']}" if "reason" in interval else ""
+    notes = [
+        contrast_sentence(record),
+        f"Bars: {100 * interval['level']:g} % intervals over {interval['over']}{reason}. Stars: layers in which "
+        "the groups differ, with one error rate of 5 % for all of them (maximum statistic over layers).",
+    ]
+    entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
+    notes += [f"No ratio {line}." for line in ratio_refusals(entries)]
+    return notes + warning_notes(summary, "pairs", "pair")
