@@ -1,4 +1,4 @@
-"""Groups of checkpoints: what is refused before any pass, and what their manifests say of their differences."""
+"""Groups of checkpoints: what is refused before any pass, and what manifests say of their differences."""
 
 from __future__ import annotations
 
