@@ -183,32 +183,35 @@ def _conditions(run: Comparison) -> dict[str, Any]:
     return fixed | {name.replace("_", " "): origin["settings"].get(name) for name in names}
 
 
-_LATEX: Final = {letter: f"\\{letter}" for letter in "{}%&$#_"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    # At a row's start these two would be read as options of the line break before them.
-    "[": "{[}",
-    "*": "{*}",
-    NOTHING: "--",
-    "−": "$-$",
-    ELLIPSIS: r"\ldots{}",
-}
-_MARKDOWN: Final = {letter: f"\\{letter}" for letter in r"\`*_[]<>#|$~^&"}
+_LATEX: Final = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "{}%&$#_"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        # At a row's start these two would be read as options of the line break before them.
+        "[": "{[}",
+        "*": "{*}",
+        NOTHING: "--",
+        "−": "$-$",
+        ELLIPSIS: r"\ldots{}",
+    }
+)
+_MARKDOWN: Final = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>#|$~^&"})
 
 
 def latex_escaped(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return printable(text).translate(str.maketrans(_LATEX))
+    return printable(text).translate(_LATEX)
 
 
 def markdown_escaped(text: str) -> str:
     """Text that Markdown prints as it stands, also within a table."""
-    return printable(text).translate(str.maketrans(_MARKDOWN))
+    return printable(text).translate(_MARKDOWN)
 
 
 def to_csv(table: SummaryTable) -> str:

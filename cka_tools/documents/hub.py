@@ -14,7 +14,7 @@ from typing import Any
 
 from cka_tools.documents.document import Corpus, Document, metadata_of
 from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_column
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, one_line
 
 OFFLINE_CHOICES = "use `sample` or the path of a file, which need no hub"
 FIRST_LOOK_SECONDS = 6.0
@@ -81,19 +81,14 @@ def _explain(error: Exception, dataset_id: str) -> str | None:
         return f"{dataset_id!r} is not a dataset id; write `org/name`"
     if found := sorted(status for status in statuses if status):
         return f"the hub answers with error {found[0]}; try again later, or {OFFLINE_CHOICES}"
+    said = one_line(error, 200).rstrip(".")
     libraries = {type(raised).__module__.partition(".")[0] for raised in chain}
     if libraries & TRANSPORTS or kinds & {"ConnectionError", "TimeoutError", "gaierror"}:
-        return f"the hub cannot be reached ({_reason(error)}); check the network, or {OFFLINE_CHOICES}"
+        return f"the hub cannot be reached ({said}); check the network, or {OFFLINE_CHOICES}"
     # A bad config, data of no known kind, a script of its own: `load_dataset` has no common error for them.
     if libraries & {"datasets", "pyarrow"} or isinstance(error, ValueError | RuntimeError | OSError):
-        return f"{dataset_id} cannot be loaded ({_reason(error)}); use another, or {OFFLINE_CHOICES}"
+        return f"{dataset_id} cannot be loaded ({said}); use another, or {OFFLINE_CHOICES}"
     return None
-
-
-def _reason(error: BaseException) -> str:
-    """What an exception says, in one line of at most 200 characters."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said.rstrip(".") if len(said) <= 200 else said[:199] + "…"
 
 
 def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> Iterator[Document]:
@@ -102,21 +97,11 @@ def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> I
         yield from documents
 
 
-def seeded(purpose: str, seed: int) -> random.Random:
-    """A generator of its own for each purpose and seed, the same on every platform."""
-    return random.Random(f"{purpose} {seed}")
-
-
 BIOMED_ENRICHED = "almanach/Biomed-Enriched"
 BIOMED_SPLITS = ("commercial", "noncommercial")
 SHARDS = 8
 LEAST_ROWS = 10_000
 ROWS_PER_DOCUMENT = 20
-
-
-def rows_to_read(candidates: int) -> int:
-    """How many rows a draw of so many documents reads at most."""
-    return max(LEAST_ROWS, ROWS_PER_DOCUMENT * candidates)
 
 
 def open_biomed_enriched(spec: str, candidates: int | None, seed: int) -> Corpus:
@@ -183,8 +168,8 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
     files = list(range(stream.num_shards))
     rows_left = rows_per_file = math.inf
     if candidates is not None:
-        seeded(opened.source["repository"], seed).shuffle(files)
-        rows_left = rows_to_read(candidates)
+        random.Random(f"{opened.source['repository']} {seed}").shuffle(files)
+        rows_left = max(LEAST_ROWS, ROWS_PER_DOCUMENT * candidates)
         rows_per_file = -(-rows_left // min(SHARDS, len(files)))
     opened_files: list[int] = []
     whole = True
@@ -242,7 +227,7 @@ def open_pubmed(candidates: int | None, seed: int) -> Corpus:
 
 def _draw_lines(sizes: dict[str, int], candidates: int, seed: int, opened: Corpus) -> Iterator[Document]:
     wanted = candidates + candidates // 10 + 16  # some are empty or duplicates
-    generator = seeded("pubmed", seed)
+    generator = random.Random(f"pubmed {seed}")
     parts = generator.sample(list(sizes), min(len(sizes), wanted))
     population = f"up to {wanted:,} seeded lines of {len(parts):,} seeded parts of {len(sizes):,}"
     opened.notes.append(f"pubmed was not read whole: the draw is from {population}")

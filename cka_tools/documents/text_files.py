@@ -85,13 +85,11 @@ def text_column(columns: Iterable[str], where: str) -> str:
     """
     found = list(columns)
     for spelled in ({name: name for name in found}, {name.lower(): name for name in reversed(found)}):
-        if known := [spelled[name] for name in TEXT_COLUMNS if name in spelled]:
-            return known[0]
-    listed = ", ".join(map(repr, found[:12])) + (", …" if len(found) > 12 else "")
-    raise UserError(
-        f"{where}: no text column among {listed or 'no columns'}; name one of them "
-        f"{', '.join(TEXT_COLUMNS[:4])}"
-    )
+        if fitting := [spelled[name] for name in TEXT_COLUMNS if name in spelled]:
+            return fitting[0]
+    listed = ", ".join(map(repr, found[:12])) + (", …" if len(found) > 12 else "") or "no columns"
+    known = ", ".join(TEXT_COLUMNS[:4])
+    raise UserError(f"{where}: no text column among {listed}; name one of them {known}")
 
 
 def id_column(columns: Collection[str]) -> str | None:
@@ -196,8 +194,8 @@ def read_parquet(path: Path, corpus: Corpus) -> Iterator[Document]:
             names = file.schema_arrow.names
             column, id_name = text_column(names, str(path)), id_column(names)
             _record_column(corpus, path, column)
-            wanted = {column, *plain_columns(file.schema_arrow)} | ({id_name} if id_name else set())
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[name for name in names if name in wanted]):
+            plain = {column, id_name, *plain_columns(file.schema_arrow)}
+            for batch in file.iter_batches(PARQUET_ROWS, columns=[name for name in names if name in plain]):
                 for row in batch.to_pylist():
                     number += 1
                     yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")

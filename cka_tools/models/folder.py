@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from os import PathLike, fspath
@@ -23,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from cka_tools.bundled import bundled_data
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, failing_as
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.\-]*/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?")
 _GRAMMAR = "write demo:NAME, a directory, org/name or org/name@revision"
@@ -134,21 +133,23 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass
 class Snapshot:
-    """A hub repository's files on this machine, the commit they are of, and what the user should know."""
+    """A model's files on this machine, the hub's commit they are of, and what the user should know."""
 
     folder: Path
-    commit: str
+    commit: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def fetch_snapshot(spec: ModelSpec, *, trust_remote_code: bool = False) -> Snapshot:
-    """Download what a comparison needs of `spec.repo` (never pickles) and return where it lies.
+    """Find a directory, or download what a comparison needs of a repository (never pickles).
 
     Without a connection a copy that is already in the hub's cache is used, and a note says so.
 
     Raises:
         UserError: not found, gated, unreachable and not cached, or only pickled weights.
     """
+    if spec.folder is not None:
+        return Snapshot(spec.folder)
     assert spec.repo is not None
     # The variable is read here, not at import, so that one process can serve several endpoints.
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
@@ -311,23 +312,8 @@ def _no_weights(given: str, folder: Path) -> UserError:
 
 
 def _read_object(file: Path, given: str) -> dict[str, Any]:
-    with failing_as(f"model {given!r}: {file.name} cannot be read"):
+    with failing_as(f"model {given!r}: write {file.name} again, it cannot be read"):
         found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise UserError(f"model {given!r}: {file.name} does not hold a JSON object: write it again")
     return found
-
-
-@contextmanager
-def failing_as(problem: str) -> Iterator[None]:
-    """Say what goes wrong inside in one line, behind what it means."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{problem}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    """The first line of an exception's text, cut to `limit` characters, or its class name."""
-    text = " ".join(str(error).split())
-    return text if 0 < len(text) <= limit else (text[: limit - 1] + "…" if text else type(error).__name__)

@@ -14,14 +14,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, failing_as
 from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import Block, find_blocks, text_config
 from cka_tools.models.check import check_blocks, check_padding
 from cka_tools.models.folder import (
     ModelSpec,
     check_folder,
-    failing_as,
     fetch_snapshot,
     hash_json,
     hash_tokenizer,
@@ -79,19 +78,14 @@ def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False) -> Chec
     Raises:
         UserError: no such model, a file that is missing or damaged, code that is not trusted.
     """
-    notes: list[str] = []
-    revision = None
-    if spec.kind == "hub":
-        snapshot = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
-        folder, revision, notes = snapshot.folder, snapshot.commit, snapshot.notes
-    else:
-        assert spec.folder is not None
-        folder = spec.folder
+    found = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
+    folder = found.folder
     written = check_folder(spec.given, folder)
     with quiet_transformers():
         config = _load_config(spec.given, folder, written, trust_remote_code)
         tokenizer = _load_tokenizer(spec.given, folder, trust_remote_code)
-    return Checkpoint(spec, folder, revision, trust_remote_code, written, config, tokenizer, notes)
+    trusted = trust_remote_code
+    return Checkpoint(spec, folder, found.commit, trusted, written, config, tokenizer, found.notes)
 
 
 def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

@@ -34,8 +34,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from cka_tools.errors import UserError
-from cka_tools.models.folder import one_line
+from cka_tools.errors import UserError, one_line
 from cka_tools.training.objectives import Masking, ObjectiveName
 from cka_tools.training.recipe import PRESETS, Phase, Recipe, ScaleName, preset
 
