@@ -1,6 +1,8 @@
 """The errors a user is meant to see, in one line."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -20,3 +22,18 @@ def reason_of(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return "no space is left"
     return (error.strerror or str(error)).lower()
+
+
+@contextmanager
+def failing_as(problem: str) -> Iterator[None]:
+    """Say what goes wrong inside in one line, behind what it means."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{problem}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an exception's text, cut to `limit` characters, or its class name."""
+    text = " ".join(str(error).split())
+    return text if 0 < len(text) <= limit else (text[: limit - 1] + "…" if text else type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
@@ -90,10 +91,7 @@ def _excerpt(text: str, start: int, limit: int) -> str:
 
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal, without its sign: 0.1023 → "10.2"."""
-    if fraction is None:
-        return NOTHING
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text
+    return NOTHING if fraction is None else f"{100 * fraction:z.1f}"
 
 
 def percent_interval(entry: dict[str, Any]) -> str | None:
@@ -147,13 +145,10 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
 
 def layer_list(layers: Sequence[int]) -> str:
     """Layers as a reader writes them: "0–3, 5, 7–9"."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+    # Of neighbours the layer less its place is the same.
+    runs = groupby(enumerate(sorted(layers)), key=lambda at: at[1] - at[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(run) for _, run in runs)]
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in ends)
 
 
 def layers_in_words(layers: Sequence[int]) -> str:

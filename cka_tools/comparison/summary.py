@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,18 +73,13 @@ def summary_table(runs: Sequence[Comparison], labels: Sequence[str] = ()) -> Sum
         UserError: another number of labels than of runs.
     """
     if labels and len(labels) != len(runs):
-        raise UserError(
-            f"{len(labels)} labels for {len(runs)} runs: give --label once for each, or not at all"
-        )
-    names = _told_apart([printable(label) for label in labels] or [_name(run) for run in runs])
+        counts = f"{len(labels)} labels for {len(runs)} runs"
+        raise UserError(f"{counts}: give --label once for each, or not at all")
+    pairs = [" vs ".join(short_names(*run.names, NAME_LETTERS)) for run in runs]
+    names = _told_apart([printable(label) for label in labels] or pairs)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
     columns, shared = _columns(names, runs)
     return SummaryTable(pd.DataFrame(rows), columns, shared, _notes(names, runs))
-
-
-def _name(run: Comparison) -> str:
-    a, b = short_names(*run.names, NAME_LETTERS)
-    return f"{a} vs {b}"
 
 
 def _told_apart(names: list[str]) -> list[str]:
@@ -137,7 +133,8 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     if any(run.control is not None for run in runs):
         columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
         columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
-    shared = [f"divergence 1 − CKA, debiased, {_level(runs)} interval over documents, and biased"]
+    level = f"{100 * runs[0].summary['interval']['level']:g} %"
+    shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
     early = {layer_list(run.summary["early_layers"]) for run in runs}
     if len(early) == 1:
         shared.append(f"early layers {early.pop()}")
@@ -152,10 +149,6 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     return columns, "; ".join(shared)
 
 
-def _level(runs: Sequence[Comparison]) -> str:
-    return f"{100 * runs[0].summary['interval']['level']:g} %"
-
-
 def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
@@ -164,7 +157,8 @@ def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cel
 
 
 def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
-    differ = [what for what, of in _CONDITIONS.items() if len({str(of(run)) for run in runs}) > 1]
+    conditions = [_conditions(run) for run in runs]
+    differ = [what for what in conditions[0] if len({str(one[what]) for one in conditions}) > 1]
     if "documents" in differ and len({_corpus(run) for run in runs}) > 1:
         differ.insert(0, "corpus")
     notes = []
@@ -179,57 +173,45 @@ def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
     return notes
 
 
-def _documents(run: Comparison) -> Any:
-    """The drawn texts by content: the same file under two names is one corpus."""
-    draws = run.record["provenance"]["corpus"].get("draws", [])
-    return [draw["fingerprint"] for draw in draws], run.summary["n_documents"]
+def _conditions(run: Comparison) -> dict[str, Any]:
+    """What has to be the same for two runs' numbers to be comparable."""
+    origin = run.record["provenance"]
+    # Texts by content: the same file under two names is one corpus.
+    texts = [draw["fingerprint"] for draw in origin["corpus"].get("draws", [])]
+    fixed = {"documents": (texts, run.summary["n_documents"]), "early layers": run.summary["early_layers"]}
+    names = ("pooling", "sites", "max_length", "dtype")
+    return fixed | {name.replace("_", " "): origin["settings"].get(name) for name in names}
 
 
-def _setting(name: str) -> Callable[[Comparison], Any]:
-    return lambda run: run.record["provenance"]["settings"].get(name)
-
-
-_CONDITIONS: dict[str, Callable[[Comparison], Any]] = {
-    "documents": _documents,
-    "early layers": lambda run: run.summary["early_layers"],
-    **{name.replace("_", " "): _setting(name) for name in ("pooling", "sites", "max_length", "dtype")},
-}
-"""What has to be the same for two runs' numbers to be comparable."""
-
-
-_LATEX: Final = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "%": r"\%",
-    "&": r"\&",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    # At a row's start these two would be read as options of the line break before them.
-    "[": "{[}",
-    "*": "{*}",
-    NOTHING: "--",
-    "−": "$-$",
-    ELLIPSIS: r"\ldots{}",
-}
-_MARKDOWN: Final = frozenset(r"\`*_[]<>#|$~^&")
+_LATEX: Final = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "{}%&$#_"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        # At a row's start these two would be read as options of the line break before them.
+        "[": "{[}",
+        "*": "{*}",
+        NOTHING: "--",
+        "−": "$-$",
+        ELLIPSIS: r"\ldots{}",
+    }
+)
+_MARKDOWN: Final = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>#|$~^&"})
 
 
 def latex_escaped(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(letter, letter) for letter in printable(text))
+    return printable(text).translate(_LATEX)
 
 
 def markdown_escaped(text: str) -> str:
     """Text that Markdown prints as it stands, also within a table."""
-    return "".join(f"\\{letter}" if letter in _MARKDOWN else letter for letter in printable(text))
+    return printable(text).translate(_MARKDOWN)
 
 
 def to_csv(table: SummaryTable) -> str:
@@ -255,11 +237,10 @@ def to_latex(table: SummaryTable) -> str:
     """A tabular with booktabs; intervals small and in brackets; caption and notes as comments."""
 
     def cell(one: Cell) -> str:
-        text = latex_escaped(one.text) if one.interval is None else _number(one.text)
         if one.interval is None:
-            return _number(one.text) if _is_number(one.text) else text
-        low, high = map(_number, one.interval)
-        return f"{text} {{\\footnotesize [{low}, {high}]}}"
+            return _signed(one.text)
+        low, high = map(_signed, one.interval)
+        return f"{_signed(one.text)} {{\\footnotesize [{low}, {high}]}}"
 
     columns = "".join("l" if column.name else "r" for column in table.columns)
     head = " & ".join(latex_escaped(column.head) for column in table.columns)
@@ -270,13 +251,9 @@ def to_latex(table: SummaryTable) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-def _is_number(text: str) -> bool:
-    return text.startswith("-") and text[1:2].isdigit()
-
-
-def _number(text: str) -> str:
-    """A number with a minus sign that is one."""
-    return f"$-${text[1:]}" if _is_number(text) else latex_escaped(text)
+def _signed(text: str) -> str:
+    """Text for LaTeX, a number with a minus sign that is one."""
+    return re.sub(r"^-(?=\d)", "$-$", latex_escaped(text))
 
 
 def _rows(table: SummaryTable, write: Callable[[Cell], str]) -> list[list[str]]:

@@ -32,18 +32,14 @@ def open_in_memory(corpus: Any) -> Corpus:
         UserError: another type, or an item that is neither a string nor a mapping with a text.
     """
     datasets = sys.modules.get("datasets")  # whoever holds a Dataset has imported it
-    if datasets is not None:
-        if isinstance(corpus, datasets.Dataset):
-            return _open_dataset(corpus)
-        if isinstance(corpus, dict) and isinstance(corpus, datasets.DatasetDict):
-            raise UserError(
-                f"corpus: a DatasetDict of splits {', '.join(map(repr, corpus))}; give one of its splits"
-            )
+    if datasets is not None and isinstance(corpus, datasets.Dataset):
+        return _open_dataset(corpus)
+    if datasets is not None and isinstance(corpus, datasets.DatasetDict):
+        splits = ", ".join(map(repr, corpus))
+        raise UserError(f"corpus: a DatasetDict of splits {splits}; give one of its splits")
     if isinstance(corpus, Sequence) and not isinstance(corpus, str | bytes | bytearray):
         kind = "rows" if any(isinstance(item, Mapping) for item in corpus) else "strings"
-        opened = Corpus(f"list of {len(corpus)} {kind}", source={"kind": "list"})
-        opened.documents = _read_items(corpus)
-        return opened
+        return Corpus(f"list of {len(corpus)} {kind}", _read_items(corpus), source={"kind": "list"})
     raise UserError(
         f"corpus: a {type(corpus).__name__}; give a spec or path (str), a list of strings or "
         "mappings, or a datasets.Dataset"
@@ -59,25 +55,18 @@ def _read_items(items: Sequence[Any]) -> Iterator[Document]:
         elif isinstance(item, str):
             yield Document(f"item:{number}", item)
         else:
-            raise UserError(
-                f"{where}: {str(item)[:40]!r} is a {type(item).__name__}; give strings, or mappings with text"
-            )
+            found = f"{str(item)[:40]!r} is a {type(item).__name__}"
+            raise UserError(f"{where}: {found}; give strings, or mappings with text")
 
 
 def _open_dataset(dataset: Any) -> Corpus:
-    column, id_name = text_column(dataset.column_names, "datasets.Dataset"), id_column(dataset.column_names)
-    opened = Corpus("datasets.Dataset", source={"kind": "datasets.Dataset", "column": column})
-
-    plain = plain_columns(dataset.features)
-
-    def read() -> Iterator[Document]:
-        # An iteration over these columns alone: the others may hold images or audio, which would be decoded.
-        wanted = [name for name in dataset.column_names if name in (column, id_name) or name in plain]
-        for number, row in enumerate(dataset.select_columns(wanted)):
-            yield row_document(row, column, id_name, f"row:{number}", f"Dataset row {number}")
-
-    opened.documents = read()
-    return opened
+    names, kind = dataset.column_names, "datasets.Dataset"
+    column, id_name = text_column(names, kind), id_column(names)
+    # An iteration over these columns alone: the others may hold images or audio, which would be decoded.
+    plain = {column, id_name, *plain_columns(dataset.features.arrow_schema)}
+    rows = enumerate(dataset.select_columns([name for name in names if name in plain]))
+    documents = (row_document(row, column, id_name, f"row:{at}", f"Dataset row {at}") for at, row in rows)
+    return Corpus(kind, documents, source={"kind": kind, "column": column})
 
 
 READERS: dict[str, Callable[[Path, Corpus], Iterator[Document]]] = {
@@ -87,7 +76,7 @@ READERS: dict[str, Callable[[Path, Corpus], Iterator[Document]]] = {
     ".parquet": read_parquet,
 }
 XML = ".xml"
-SUFFIXES = (".txt", ".jsonl", ".csv", ".xml", ".parquet")
+SUFFIXES = (*READERS, XML)
 
 
 def open_corpus(corpus: Any, candidates: int | None = None, seed: int = 0) -> Corpus:
@@ -136,41 +125,30 @@ def _open_path(spec: str) -> Corpus:
         raise UserError(
             f"corpus {spec!r}: empty; give `sample`, `pubmed`, `biomed-enriched`, `hf:ID` or a path"
         )
-    path = Path(spec).expanduser()
+    path, known = Path(spec).expanduser(), ", ".join(SUFFIXES)
     try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:
+        if not path.exists():
+            raise UserError(_no_such_corpus(spec))
+        files = sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"corpus {spec[:60]!r}: not a path that can be read ({reason})") from error
+    readable = [file for file in files if kind_of(file)]
+    if not readable and path.is_dir():
+        raise UserError(f"{spec}: a folder without {known} files; give a file or another folder")
+    if not readable:
+        kind = "".join(path.suffixes[-2:]) or "without suffix"
         raise UserError(
-            f"corpus {spec[:60]!r}: not a path ({error}); give a spec or the path of a file"
-        ) from error
-    if not exists:
-        raise UserError(_no_such_corpus(spec))
-    if is_folder:
-        try:
-            files = sorted(child for child in path.iterdir() if child.is_file() and kind_of(child))
-        except OSError as error:
-            raise UserError(
-                f"{spec}: cannot be listed ({error.strerror}); check the folder's rights"
-            ) from error
-        if not files:
-            raise UserError(
-                f"{spec}: a folder without {', '.join(SUFFIXES)} files; give a file or another folder"
-            )
-        return _open_files(spec, files)
-    if not kind_of(path):
-        raise UserError(
-            f"{spec}: files of the kind {''.join(path.suffixes[-2:]) or 'without suffix'!r} are not read; "
-            f"give {', '.join(SUFFIXES)} (all but .parquet also with .gz)"
+            f"{spec}: files of the kind {kind!r} are not read; give {known} (all but .parquet also with .gz)"
         )
-    return _open_files(spec, [path])
+    return _open_files(spec, readable)
 
 
 def kind_of(path: Path) -> str | None:
     """Return the suffix that says how a file is read, without `.gz`; None for a file that is not read."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if len(suffixes) > 1 and suffixes[-1] == ".gz":
-        return suffixes[-2] if suffixes[-2] in SUFFIXES and suffixes[-2] != ".parquet" else None
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+    unpacked = Path(path.name.lower().removesuffix(".gz"))
+    packed_parquet = unpacked.suffix == ".parquet" and path.suffix.lower() == ".gz"
+    return unpacked.suffix if unpacked.suffix in SUFFIXES and not packed_parquet else None
 
 
 def _open_files(name: str, files: list[Path]) -> Corpus:

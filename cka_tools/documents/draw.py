@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Corpus, Document, DocumentDraw
 from cka_tools.errors import UserError
+from cka_tools.formatting import counted
 from cka_tools.spill_file import SpillFile
 
 if TYPE_CHECKING:
@@ -98,9 +99,6 @@ class _Buffered(Sequence[Document]):
             return [self._buffer.get(ticket) for ticket in self._tickets[index]]
         return self._buffer.get(self._tickets[index])
 
-    def __iter__(self) -> Iterator[Document]:
-        return map(self._buffer.get, self._tickets)
-
 
 LARGEST_SEED = 2**63 - 1
 
@@ -137,21 +135,10 @@ def draw_documents(
         raise UserError(f"seed {seed!r}: give a whole number from 0 to {LARGEST_SEED}")
     opened = open_corpus(corpus, candidates=wanted, seed=seed)
     drawn = _smallest_keys(opened, wanted, seed)
-    counts = opened.counts
-    for name in ("read", "empty", "duplicates", "usable"):
-        counts.setdefault(name, 0)
-    counts["drawn"] = len(drawn)
+    counts = {"read": 0, "empty": 0, "duplicates": 0, "usable": 0} | opened.counts | {"drawn": len(drawn)}
     _check_enough(opened, documents)
-    _note_counts(opened, documents)
-    return DocumentDraw(
-        documents=drawn,
-        corpus=opened.name,
-        fingerprint=_fingerprint(drawn, counts),
-        seed=seed,
-        counts=dict(counts),
-        source=opened.source,
-        notes=opened.notes,
-    )
+    notes = opened.notes + _notes_on_counts(counts, documents)
+    return DocumentDraw(drawn, opened.name, _fingerprint(drawn, counts), seed, counts, opened.source, notes)
 
 
 def stream_documents(
@@ -178,12 +165,8 @@ def _not_empty(opened: Corpus) -> Iterator[Document]:
 def _checked_number(documents: int | None) -> int:
     if documents is None:
         return DEFAULT_DOCUMENTS
-    if isinstance(documents, bool) or not isinstance(documents, int):
+    if isinstance(documents, bool) or not isinstance(documents, int) or documents < MINIMUM_DOCUMENTS:
         raise UserError(f"documents {documents!r}: give a whole number of at least {MINIMUM_DOCUMENTS}")
-    if documents < MINIMUM_DOCUMENTS:
-        raise UserError(
-            f"documents {documents}: the debiased estimator needs at least {MINIMUM_DOCUMENTS}; ask for more"
-        )
     return documents
 
 
@@ -201,10 +184,9 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]
         try:
             encoded = document.text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"{opened.name}, document {document.id}: character {error.start + 1} is half a surrogate "
-                "pair, which is not text; fix or drop the document"
-            ) from error
+            problem = f"character {error.start + 1} is half a surrogate pair, which is not text"
+            where = f"{opened.name}, document {document.id}"
+            raise UserError(f"{where}: {problem}; fix or drop the document") from error
         digest = blake2b(encoded, digest_size=16, key=secret).digest()
         if digest[:8] in seen:
             counts["duplicates"] += 1
@@ -222,56 +204,45 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]
 
 
 def _check_enough(opened: Corpus, documents: int | None) -> None:
-    usable = opened.counts["usable"]
-    if opened.counts["read"] == 0:
+    usable, read = opened.counts["usable"], opened.counts["read"]
+    if read == 0:
         raise UserError(f"{opened.name}: no document in it; give a corpus with at least {MINIMUM_DOCUMENTS}")
+    aside = [f"{opened.counts[name]} {words}" for name, (words, _) in _ASIDE.items() if opened.counts[name]]
+    of_all = f" of {read} read ({', '.join(aside)})" if aside else ""
     if usable < MINIMUM_DOCUMENTS:
+        found = f"{counted(usable, 'usable document')}{of_all}"
         raise UserError(
-            f"{opened.name}: {_amount(usable, 'usable document')}{_set_aside(opened)}, at least "
-            f"{MINIMUM_DOCUMENTS} are needed; give a larger corpus"
+            f"{opened.name}: {found}, at least {MINIMUM_DOCUMENTS} are needed; give a larger corpus"
         )
     if documents is not None and usable < documents:
         raise UserError(
-            f"{opened.name}: {documents} documents were asked for, it gives {usable} usable ones"
-            f"{_set_aside(opened)}; ask for at most {usable}, or give a larger corpus"
+            f"{opened.name}: {documents} documents were asked for, it gives {usable} usable ones{of_all}; "
+            f"ask for at most {usable}, or give a larger corpus"
         )
 
 
 _ASIDE = {
-    "empty": "empty",
-    "duplicates": "exact duplicates",
-    "no_abstract": "without abstract",
-    "deleted": "deleted",
-    "replaced": "replaced by a later version",
+    "empty": ("empty", "documents were empty or only white space and were left out"),
+    "duplicates": ("exact duplicates", "documents were exact duplicates and were dropped"),
+    "no_abstract": ("without abstract", "records have no abstract and were left out"),
+    "deleted": ("deleted", "records are listed as deleted and were left out"),
+    "replaced": (
+        "replaced by a later version",
+        "records are replaced by a later version of the same PMID and were left out",
+    ),
 }
+"""Why a record is not in the draw, in an error and in a note."""
 
 
-def _set_aside(opened: Corpus) -> str:
-    listed = [f"{opened.counts[name]} {words}" for name, words in _ASIDE.items() if opened.counts[name]]
-    return f" of {opened.counts['read']} read ({', '.join(listed)})" if listed else ""
-
-
-def _note_counts(opened: Corpus, documents: int | None) -> None:
-    counts = opened.counts
+def _notes_on_counts(counts: Mapping[str, int], documents: int | None) -> list[str]:
+    notes = []
     if documents is None and counts["usable"] < DEFAULT_DOCUMENTS:
-        opened.notes.append(
-            f"asked for {DEFAULT_DOCUMENTS} documents by default, the corpus holds {counts['usable']}: "
-            "all were taken"
-        )
-    sentences = {
-        "empty": "{} of {} documents were empty or only white space and were left out",
-        "duplicates": "{} of {} documents were exact duplicates and were dropped",
-        "no_abstract": "{} of {} records have no abstract and were left out",
-        "deleted": "{} of {} records are listed as deleted and were left out",
-        "replaced": "{} of {} records are replaced by a later version of the same PMID and were left out",
-    }
-    for name, sentence in sentences.items():
-        if counts[name]:
-            opened.notes.append(sentence.format(f"{counts[name]:,}", f"{counts['read']:,}"))
-
-
-def _amount(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+        held = f"the corpus holds {counts['usable']}"
+        notes.append(f"asked for {DEFAULT_DOCUMENTS} documents by default, {held}: all were taken")
+    for name, (_, words) in _ASIDE.items():
+        if counts.get(name):
+            notes.append(f"{counts[name]:,} of {counts['read']:,} {words}")
+    return notes
 
 
 def _fingerprint(documents: Sequence[Document], counts: dict[str, int]) -> str:

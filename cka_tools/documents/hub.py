@@ -2,17 +2,19 @@
 
 import json
 import logging
+import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from cka_tools.documents.document import Corpus, Document, metadata_of
 from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_column
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, one_line
 
 OFFLINE_CHOICES = "use `sample` or the path of a file, which need no hub"
 FIRST_LOOK_SECONDS = 6.0
@@ -23,18 +25,8 @@ TRANSPORTS = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp"}
 """What carries the requests: it depends on the versions of `huggingface_hub` and `datasets`."""
 
 
-@dataclass(frozen=True)
-class HubDataset:
-    """A dataset repository that was seen on the hub: its id, its commit, and the sizes of its files in
-    bytes."""
-
-    id: str
-    revision: str
-    files: dict[str, int]
-
-
-def look_up(dataset_id: str, spec: str, sizes: bool = False) -> HubDataset:
-    """Ask the hub for a dataset's commit and files; without `sizes`, each file's is 0.
+def look_up(dataset_id: str, spec: str, sizes: bool = False) -> tuple[str, dict[str, int]]:
+    """Ask the hub for a dataset's commit and the sizes of its files in bytes, 0 unless `sizes`.
 
     Raises:
         UserError: the hub cannot be reached, or does not give the dataset.
@@ -43,9 +35,7 @@ def look_up(dataset_id: str, spec: str, sizes: bool = False) -> HubDataset:
 
     with hub_errors(dataset_id, spec):
         info = HfApi().dataset_info(dataset_id, files_metadata=sizes, timeout=FIRST_LOOK_SECONDS)
-    return HubDataset(
-        dataset_id, info.sha or "main", {file.rfilename: file.size or 0 for file in info.siblings or []}
-    )
+    return info.sha or "main", {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
 @contextmanager
@@ -91,19 +81,14 @@ def _explain(error: Exception, dataset_id: str) -> str | None:
         return f"{dataset_id!r} is not a dataset id; write `org/name`"
     if found := sorted(status for status in statuses if status):
         return f"the hub answers with error {found[0]}; try again later, or {OFFLINE_CHOICES}"
+    said = one_line(error, 200).rstrip(".")
     libraries = {type(raised).__module__.partition(".")[0] for raised in chain}
     if libraries & TRANSPORTS or kinds & {"ConnectionError", "TimeoutError", "gaierror"}:
-        return f"the hub cannot be reached ({_reason(error)}); check the network, or {OFFLINE_CHOICES}"
+        return f"the hub cannot be reached ({said}); check the network, or {OFFLINE_CHOICES}"
     # A bad config, data of no known kind, a script of its own: `load_dataset` has no common error for them.
     if libraries & {"datasets", "pyarrow"} or isinstance(error, ValueError | RuntimeError | OSError):
-        return f"{dataset_id} cannot be loaded ({_reason(error)}); use another, or {OFFLINE_CHOICES}"
+        return f"{dataset_id} cannot be loaded ({said}); use another, or {OFFLINE_CHOICES}"
     return None
-
-
-def _reason(error: BaseException) -> str:
-    """What an exception says, in one line of at most 200 characters."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said.rstrip(".") if len(said) <= 200 else said[:199] + "…"
 
 
 def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> Iterator[Document]:
@@ -112,21 +97,11 @@ def guarded(documents: Iterator[Document], opened: Corpus, dataset_id: str) -> I
         yield from documents
 
 
-def seeded(purpose: str, seed: int) -> random.Random:
-    """A generator of its own for each purpose and seed, the same on every platform."""
-    return random.Random(f"{purpose} {seed}")
-
-
 BIOMED_ENRICHED = "almanach/Biomed-Enriched"
 BIOMED_SPLITS = ("commercial", "noncommercial")
 SHARDS = 8
 LEAST_ROWS = 10_000
 ROWS_PER_DOCUMENT = 20
-
-
-def rows_to_read(candidates: int) -> int:
-    """How many rows a draw of so many documents reads at most."""
-    return max(LEAST_ROWS, ROWS_PER_DOCUMENT * candidates)
 
 
 def open_biomed_enriched(spec: str, candidates: int | None, seed: int) -> Corpus:
@@ -156,18 +131,19 @@ def open_hub_dataset(spec: str, candidates: int | None, seed: int, name: str | N
         raise UserError(f"{spec!r}: write hf:ID[:config[:split[:column]]], as in hf:org/name::test:text")
     if Path(dataset_id).exists():  # `load_dataset` would take the folder
         raise UserError(f"{name}: {dataset_id!r} is also a path here; give it without hf:, or run elsewhere")
-    dataset = look_up(dataset_id, name)
-    opened = Corpus(name, source={"kind": "hub", "repository": dataset_id, "revision": dataset.revision})
+    revision, _ = look_up(dataset_id, name)
+    opened = Corpus(name, source={"kind": "hub", "repository": dataset_id, "revision": revision})
     with hub_errors(dataset_id, name):
-        stream = _load(dataset, config, split, opened)
+        stream = _load(dataset_id, config, split, opened)
     opened.documents = guarded(_read(stream, column, candidates, seed, opened), opened, dataset_id)
     return opened
 
 
-def _load(dataset: HubDataset, config: str, split: str, opened: Corpus) -> Any:
+def _load(dataset_id: str, config: str, split: str, opened: Corpus) -> Any:
     import datasets
 
-    splits = datasets.load_dataset(dataset.id, config or None, revision=dataset.revision, streaming=True)
+    revision = opened.source["revision"]
+    splits = datasets.load_dataset(dataset_id, config or None, revision=revision, streaming=True)
     if not split:
         split = "train" if "train" in splits else next(iter(splits))
         if len(splits) > 1:
@@ -186,14 +162,14 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
     id_name = id_column(names)
     opened.source["column"] = column
     # Metadata is for a draw: where all is read, as for training, further columns are not fetched.
-    others = plain_columns(stream.features or {}) if candidates is not None else []
+    others = plain_columns(stream.features.arrow_schema) if stream.features and candidates is not None else []
     if candidates is None or stream.features:
         stream = stream.select_columns([name for name in names if name in (column, id_name, *others)])
     files = list(range(stream.num_shards))
-    rows_left = rows_per_file = None
+    rows_left = rows_per_file = math.inf
     if candidates is not None:
-        seeded(opened.source["repository"], seed).shuffle(files)
-        rows_left = rows_to_read(candidates)
+        random.Random(f"{opened.source['repository']} {seed}").shuffle(files)
+        rows_left = max(LEAST_ROWS, ROWS_PER_DOCUMENT * candidates)
         rows_per_file = -(-rows_left // min(SHARDS, len(files)))
     opened_files: list[int] = []
     whole = True
@@ -207,23 +183,16 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
             if number == rows_per_file or rows_left == 0:
                 whole = False
                 break
-            if rows_left is not None:
-                rows_left -= 1
+            rows_left -= 1
             where = f"file:{index}:row:{number}"
             yield row_document(row, column, id_name, where, f"{opened.name}, {where}")
-    if candidates is not None:
-        _record_population(whole, opened_files, len(files), rows_per_file, opened)
-
-
-def _record_population(
-    whole: bool, opened_files: list[int], files: int, rows_per_file: int | None, opened: Corpus
-) -> None:
-    if whole:
+    if candidates is not None and whole:
         opened.source["population"] = "all rows of the split"
-        return
-    population = f"the first rows (at most {rows_per_file:,}) of {len(opened_files)} seeded files of {files}"
-    opened.source.update(population=population, files_read=sorted(opened_files))
-    opened.notes.append(f"{opened.name} was not read whole: the draw is from {population} of its split")
+    elif candidates is not None:
+        seen = f"{len(opened_files)} seeded files of {len(files)}"
+        population = f"the first rows (at most {rows_per_file:,}) of {seen}"
+        opened.source.update(population=population, files_read=sorted(opened_files))
+        opened.notes.append(f"{opened.name} was not read whole: the draw is from {population} of its split")
 
 
 DATASET = "MedRAG/pubmed"
@@ -232,6 +201,8 @@ ABSTRACT = "content"
 WINDOW_BYTES = 32 * 1024  # a line holds title and abstract twice: 3 kB on average
 CONNECTIONS = 8
 ATTEMPTS_PER_LINE = 4
+
+_NEXT_LINE = re.compile(rb"\n([^\S\n]*\S[^\n]*)\n")  # that is not blank
 
 ReadRange = Callable[[int, int], bytes]
 """(first byte, byte after the last) -> those bytes."""
@@ -245,43 +216,31 @@ def open_pubmed(candidates: int | None, seed: int) -> Corpus:
     """
     if candidates is None:
         return open_hub_dataset(f"hf:{DATASET}:::{TEXT}", None, seed, name="pubmed")
-    dataset = look_up(DATASET, "pubmed", sizes=True)
-    parts = sorted(name for name, size in dataset.files.items() if name.endswith(".jsonl") and size > 0)
-    if not parts:
-        raise UserError(f"pubmed: no jsonl parts in {DATASET} at {dataset.revision}; use the path of a file")
-    opened = Corpus("pubmed")
-    opened.documents = guarded(_draw_lines(dataset, parts, candidates, seed, opened), opened, DATASET)
+    revision, files = look_up(DATASET, "pubmed", sizes=True)
+    sizes = {name: size for name, size in sorted(files.items()) if name.endswith(".jsonl") and size > 0}
+    if not sizes:
+        raise UserError(f"pubmed: no jsonl parts in {DATASET} at {revision}; use the path of a file")
+    opened = Corpus("pubmed", source={"kind": "hub", "repository": DATASET, "revision": revision})
+    opened.documents = guarded(_draw_lines(sizes, candidates, seed, opened), opened, DATASET)
     return opened
 
 
-def _draw_lines(
-    dataset: HubDataset, parts: list[str], candidates: int, seed: int, opened: Corpus
-) -> Iterator[Document]:
+def _draw_lines(sizes: dict[str, int], candidates: int, seed: int, opened: Corpus) -> Iterator[Document]:
     wanted = candidates + candidates // 10 + 16  # some are empty or duplicates
-    generator = seeded("pubmed", seed)
-    drawn_parts = generator.sample(parts, min(len(parts), wanted))
-    population = f"up to {wanted:,} seeded lines of {len(drawn_parts):,} seeded parts of {len(parts):,}"
+    generator = random.Random(f"pubmed {seed}")
+    parts = generator.sample(list(sizes), min(len(sizes), wanted))
+    population = f"up to {wanted:,} seeded lines of {len(parts):,} seeded parts of {len(sizes):,}"
     opened.notes.append(f"pubmed was not read whole: the draw is from {population}")
-    opened.source.update(
-        kind="hub",
-        repository=DATASET,
-        revision=dataset.revision,
-        column=TEXT,
-        parts_total=len(parts),
-        parts=sorted(drawn_parts),
-        population=population,
-    )
-    offsets = [
-        (part, generator.randrange(dataset.files[part]))
-        for part in (drawn_parts[turn % len(drawn_parts)] for turn in range(wanted * ATTEMPTS_PER_LINE))
-    ]
+    opened.source.update(column=TEXT, parts_total=len(sizes), parts=sorted(parts), population=population)
+    turns = islice(cycle(parts), wanted * ATTEMPTS_PER_LINE)
+    offsets = [(part, generator.randrange(sizes[part])) for part in turns]
     taken: set[tuple[str, int]] = set()
     pool = ThreadPoolExecutor(CONNECTIONS)
     try:
         # In rounds, and in the order of the offsets: the draw does not depend on which answer is first.
         for begin in range(0, len(offsets), wanted):
             batch = offsets[begin : begin + wanted]
-            found = pool.map(lambda at: _fetch_line(dataset, *at), batch)
+            found = pool.map(lambda at: _fetch_line(opened.source["revision"], sizes, *at), batch)
             for (part, _), (start, line) in zip(batch, found, strict=True):
                 if (part, start) not in taken:
                     taken.add((part, start))
@@ -304,11 +263,11 @@ def _as_document(line: bytes, where: str) -> Document:
     return Document(row_id(row, "PMID", row_id(row, "id", where)), text, metadata)
 
 
-def _fetch_line(dataset: HubDataset, part: str, offset: int) -> tuple[int, bytes]:
+def _fetch_line(revision: str, sizes: dict[str, int], part: str, offset: int) -> tuple[int, bytes]:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
-    url = hf_hub_url(dataset.id, part, repo_type="dataset", revision=dataset.revision)
+    url = hf_hub_url(DATASET, part, repo_type="dataset", revision=revision)
 
     def read(begin: int, end: int) -> bytes:
         # Uncompressed: the range is one of the file's own bytes.
@@ -316,11 +275,10 @@ def _fetch_line(dataset: HubDataset, part: str, offset: int) -> tuple[int, bytes
         response = http_backoff("GET", url, headers=headers, timeout=10, max_retries=2)
         hf_raise_for_status(response)
         content: bytes = response.content
-        if response.status_code == 206:
-            return content
-        return content[begin:end]  # a server that ignores ranges sends the file
+        # A server that ignores ranges sends the file.
+        return content if response.status_code == 206 else content[begin:end]
 
-    return line_behind(read, dataset.files[part], offset)
+    return line_behind(read, sizes[part], offset)
 
 
 def line_behind(read: ReadRange, size: int, offset: int) -> tuple[int, bytes]:
@@ -333,29 +291,12 @@ def line_behind(read: ReadRange, size: int, offset: int) -> tuple[int, bytes]:
         size: of the file, in bytes.
         offset: 0 <= offset < size.
     """
-    begin, held = offset, b""
-    whole_line = False  # `held` starts with a line's first byte
-    while True:
-        end = min(size, begin + len(held) + WINDOW_BYTES)
-        held += read(begin + len(held), end)
-        if not whole_line:
-            cut = held.find(b"\n") + 1
-            if cut:
-                begin, held, whole_line = begin + cut, held[cut:], True
-            elif end < size:
-                begin, held = end, b""
-                continue
-        if whole_line and held.strip():
-            stop = held.find(b"\n")
-            if stop >= 0 and held[:stop].strip():
-                return begin, held[:stop]
-            if stop >= 0:  # a blank line
-                begin, held = begin + stop + 1, held[stop + 1 :]
-                continue
-            if end >= size:
-                return begin, held
-            continue
-        if end >= size:
-            if begin == 0 and whole_line:
-                return 0, b""
-            begin, held, whole_line = 0, b"", True
+    # The first line of the file lies behind the byte before it, as if that were a line's end.
+    for begin, held in ((offset, b""), (-1, b"\n")):
+        while (end := begin + len(held)) < size:
+            stop = min(size, end + WINDOW_BYTES)
+            held += read(end, stop)
+            # The last line may lack its end.
+            if line := _NEXT_LINE.search(held + b"\n" if stop == size else held):
+                return begin + line.start(1), line[1]
+    return 0, b""

@@ -6,10 +6,10 @@ languages and other authors), the title in the original language, copyright line
 and `year`.
 """
 
-import html
 import html.entities
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -40,52 +40,34 @@ def read_pubmed_xml(files: list[Path], corpus: Corpus) -> Iterator[Document]:
     listed = position = 0
     for file in files:
         deleted: set[str] = set()
-        for record in _records([file]):
+        for record in _records(file):
             if record.tag in DELETIONS:
                 deleted.update(_text(element) for element in record.iter("PMID"))
             else:
                 position += 1
-                if pmid := _pmid(record):
+                if pmid := _text(_content(record).find("PMID")):
                     last[pmid] = position
         last.update(dict.fromkeys(deleted, DELETED))
         listed += len(deleted)
     corpus.source["deletions_listed"] = listed
 
     position = 0
-    for record in _records(files):
+    for record in chain.from_iterable(map(_records, files)):
         if record.tag in DELETIONS:
             continue
         position += 1
-        pmid = _pmid(record)
+        content = _content(record)
+        pmid, sections = _text(content.find("PMID")), _abstract(content)
         if pmid and last[pmid] != position:
             corpus.set_aside("deleted" if last[pmid] == DELETED else "replaced")
-            continue
-        sections = _abstract(record)
-        if not sections:
+        elif not sections:
             corpus.set_aside("no_abstract")
-            continue
-        title = _title(record)
-        text = "\n".join([title, *sections] if title else sections)
-        yield Document(pmid or f"record:{position}", text, _metadata(record))
+        else:
+            text = "\n".join(filter(None, [_title(content), *sections]))
+            yield Document(pmid or f"record:{position}", text, _metadata(content))
 
 
-def _records(files: list[Path]) -> Iterator[Element]:
-    for file in files:
-        root: list[str] = []
-        found = False
-        for record in _parse(file, root):
-            found = True
-            yield record
-        if not found and not root[0].startswith(
-            ("PubmedArticle", "PubmedBook", "MedlineCitation", "DeleteCitation")
-        ):
-            raise UserError(
-                f"{file}: no PubMed record in <{root[0]}>; give MEDLINE/PubMed XML, or the text as .txt "
-                "or .jsonl"
-            )
-
-
-def _parse(file: Path, root: list[str]) -> Iterator[Element]:
+def _records(file: Path) -> Iterator[Element]:
     """Yield the children of the root that are records, each built on its own and then forgotten.
 
     The document type's DTD is named but never fetched; a declaration of an entity is refused, so that none
@@ -94,25 +76,25 @@ def _parse(file: Path, root: list[str]) -> Iterator[Element]:
     parser = expat.ParserCreate()
     parser.buffer_text = True
     finished: list[Element] = []
-    path: list[str] = []
+    root, depth, records = "", 0, 0
     builder: TreeBuilder | None = None
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal builder
-        if not path:
-            root.append(tag)
-        if len(path) <= 1 and builder is None and (tag in ARTICLES or tag in DELETIONS):
+        nonlocal builder, depth, records, root
+        root = root or tag
+        if depth <= 1 and builder is None and tag in ARTICLES | DELETIONS:
             builder = TreeBuilder()
-        path.append(tag)
+            records += 1
+        depth += 1
         if builder is not None:
             builder.start(tag, attributes)
 
     def end(tag: str) -> None:
-        nonlocal builder
-        path.pop()
+        nonlocal builder, depth
+        depth -= 1
         if builder is not None:
             element = builder.end(tag)
-            if len(path) <= 1 and (tag in ARTICLES or tag in DELETIONS):
+            if depth <= 1 and tag in ARTICLES | DELETIONS:
                 finished.append(element)
                 builder = None
 
@@ -122,17 +104,15 @@ def _parse(file: Path, root: list[str]) -> Iterator[Element]:
 
     def skipped(name: str, is_parameter: bool) -> None:
         # Without its DTD a file may still name a character, as in &nbsp;: the names that HTML has are known.
+        if not is_parameter and f"{name};" not in html.entities.html5:
+            where = f"{file}, line {parser.CurrentLineNumber}"
+            raise UserError(f"{where}: unknown entity &{name}; write the character")
         if not is_parameter:
-            if f"{name};" not in html.entities.html5:
-                raise UserError(
-                    f"{file}, line {parser.CurrentLineNumber}: unknown entity &{name}; write the character"
-                )
-            data(html.unescape(f"&{name};"))
+            data(html.entities.html5[f"{name};"])
 
     def declared(name: str, *_: object) -> None:
-        raise UserError(
-            f"{file}: declares the entity {name!r}; entities are not expanded: remove the declaration"
-        )
+        problem = f"declares the entity {name!r}; entities are not expanded"
+        raise UserError(f"{file}: {problem}: remove the declaration")
 
     parser.StartElementHandler = start
     parser.EndElementHandler = end
@@ -141,53 +121,40 @@ def _parse(file: Path, root: list[str]) -> Iterator[Element]:
     parser.EntityDeclHandler = declared
     try:
         with open_bytes(file) as source:
-            while chunk := source.read(CHUNK_BYTES):
-                parser.Parse(chunk, False)
+            chunk = None
+            while chunk != b"":
+                chunk = source.read(CHUNK_BYTES)
+                parser.Parse(chunk, not chunk)
                 yield from finished
                 finished.clear()
-            parser.Parse(b"", True)
-            yield from finished
     except expat.ExpatError as error:
         reason = expat.errors.messages.get(error.code, str(error))
+        where = f"{file}, line {error.lineno}"
+        raise UserError(f"{where}: XML that does not parse ({reason}); fetch the file again") from error
+    if not records and not re.match("Pubmed(Article|Book)|(Medline|Delete)Citation", root):
         raise UserError(
-            f"{file}, line {error.lineno}: XML that does not parse ({reason}); fetch the file again"
-        ) from error
+            f"{file}: no PubMed record in <{root}>; give MEDLINE/PubMed XML, or the text as .txt or .jsonl"
+        )
 
 
-def _content(record: Element) -> Element | None:
-    """The element that holds PMID and, for a book, the abstract."""
+def _content(record: Element) -> Element:
+    """The element that holds PMID and, for a book, the abstract; an empty one where there is none."""
     if record.tag == "MedlineCitation":
         return record
-    return record.find("MedlineCitation" if record.tag == "PubmedArticle" else "BookDocument")
+    found = record.find("MedlineCitation" if record.tag == "PubmedArticle" else "BookDocument")
+    return Element("none") if found is None else found
 
 
-def _pmid(record: Element) -> str:
-    content = _content(record)
-    element = content.find("PMID") if content is not None else None
-    return _text(element) if element is not None else ""
+def _title(content: Element) -> str:
+    paths = ("Article/ArticleTitle", "ArticleTitle", "Book/BookTitle")
+    return next(filter(None, (_text(content.find(path)) for path in paths)), "")
 
 
-def _title(record: Element) -> str:
-    for path in (
-        "MedlineCitation/Article/ArticleTitle",
-        "Article/ArticleTitle",
-        "BookDocument/ArticleTitle",
-        "BookDocument/Book/BookTitle",
-    ):
-        element = record.find(path)
-        if element is not None and (title := _text(element)):
-            return title
-    return ""
-
-
-def _metadata(record: Element) -> dict[str, str | int]:
+def _metadata(content: Element) -> dict[str, str | int]:
     """The journal's name and the year of the issue (of a book, its own), where they are given."""
-    content = _content(record)
-    if content is None:
-        return {}
     found: dict[str, str | int] = {}
-    if journal := content.findtext("Article/Journal/Title"):
-        found["journal"] = " ".join(journal.split())
+    if journal := _text(content.find("Article/Journal/Title")):
+        found["journal"] = journal
     for path in ("Article/Journal/JournalIssue/PubDate", "Book/PubDate"):
         # A season or a range is a `MedlineDate`, as in "1998 Dec-1999 Jan".
         date = content.findtext(f"{path}/Year") or content.findtext(f"{path}/MedlineDate") or ""
@@ -196,20 +163,16 @@ def _metadata(record: Element) -> dict[str, str | int]:
     return found
 
 
-def _abstract(record: Element) -> list[str]:
-    content = _content(record)
-    if content is None:
-        return []
+def _abstract(content: Element) -> list[str]:
     sections = []
-    holder = content if record.tag == "PubmedBookArticle" else content.find("Article")
-    for element in holder.iterfind("Abstract/AbstractText") if holder is not None else ():
-        text = _text(element)
+    place = "Abstract" if content.tag == "BookDocument" else "Article/Abstract"
+    for element in content.iterfind(f"{place}/AbstractText"):
         label = (element.get("Label") or "").strip()
-        if text:
+        if text := _text(element):
             sections.append(f"{label}: {text}" if label and label.upper() not in NO_LABEL else text)
     return sections
 
 
-def _text(element: Element) -> str:
+def _text(element: Element | None) -> str:
     """The text of an element and of the markup in it (i, b, sup, sub, MathML), white space run together."""
-    return " ".join("".join(element.itertext()).split())
+    return "" if element is None else " ".join("".join(element.itertext()).split())

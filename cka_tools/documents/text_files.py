@@ -5,8 +5,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,11 +56,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}: not UTF-8 text: byte 0x{error.object[error.start]:02x} at position "
-                    f"{error.start + 1} "
-                    f"of line {number}; convert the file to UTF-8"
-                ) from error
+                place = f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of line {number}"
+                raise UserError(f"{path}: not UTF-8 text: {place}; convert the file to UTF-8") from error
             yield number, line
 
 
@@ -86,24 +84,17 @@ def text_column(columns: Iterable[str], where: str) -> str:
         UserError: there is none; the message names the columns found.
     """
     found = list(columns)
-    lowered = {name.lower(): name for name in reversed(found)}
-    for name in TEXT_COLUMNS:
-        if name in found:
-            return name
-    for name in TEXT_COLUMNS:
-        if name in lowered:
-            return lowered[name]
-    listed = ", ".join(repr(name) for name in found[:12]) + (", …" if len(found) > 12 else "")
-    raise UserError(
-        f"{where}: no text column among {listed or 'no columns'}; name one of them "
-        f"{', '.join(TEXT_COLUMNS[:4])}"
-    )
+    for spelled in ({name: name for name in found}, {name.lower(): name for name in reversed(found)}):
+        if fitting := [spelled[name] for name in TEXT_COLUMNS if name in spelled]:
+            return fitting[0]
+    listed = ", ".join(map(repr, found[:12])) + (", …" if len(found) > 12 else "") or "no columns"
+    known = ", ".join(TEXT_COLUMNS[:4])
+    raise UserError(f"{where}: no text column among {listed}; name one of them {known}")
 
 
-def id_column(columns: Iterable[str]) -> str | None:
+def id_column(columns: Collection[str]) -> str | None:
     """Return the first of `ID_COLUMNS` among the columns, or None."""
-    found = set(columns)
-    return next((name for name in ID_COLUMNS if name in found), None)
+    return next((name for name in ID_COLUMNS if name in columns), None)
 
 
 PARQUET_ROWS = 1024
@@ -115,30 +106,18 @@ def read_txt(path: Path, corpus: Corpus) -> Iterator[Document]:
 
     Ids are `line:N`, N the line a document starts in.
     """
-    paragraphs = _has_paragraphs(path)
+    paragraphs = len(list(islice(_paragraphs(path), 2))) == 2
     corpus.source.setdefault("units", {})[path.name] = "paragraphs" if paragraphs else "lines"
-    start, held = 0, ""
-    for number, line in read_lines(path):
-        if line.strip():
-            start = start if held else number
-            held += line
-        if held and not (paragraphs and line.strip()):
-            yield Document(f"line:{start}", held.rstrip("\r\n"))
-            held = ""
-    if held:
-        yield Document(f"line:{start}", held.rstrip("\r\n"))
+    for lines in _paragraphs(path):
+        for part in [list(lines)] if paragraphs else ([line] for line in lines):
+            yield Document(f"line:{part[0][0]}", "".join(line for _, line in part).rstrip("\r\n"))
 
 
-def _has_paragraphs(path: Path) -> bool:
-    text_seen = blank_after_text = False
-    for _, line in read_lines(path):
-        if line.strip():
-            if blank_after_text:
-                return True
-            text_seen = True
-        else:
-            blank_after_text = text_seen
-    return False
+def _paragraphs(path: Path) -> Iterator[Iterator[tuple[int, str]]]:
+    """Yield the numbered lines between blank ones; each iterator ends when the next is asked for."""
+    for text, lines in groupby(read_lines(path), key=lambda line: bool(line[1].strip())):
+        if text:
+            yield lines
 
 
 def read_jsonl(path: Path, corpus: Corpus) -> Iterator[Document]:
@@ -158,15 +137,13 @@ def read_jsonl(path: Path, corpus: Corpus) -> Iterator[Document]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); fix or drop the line"
-            ) from error
+            reason = f"{error.msg} at column {error.colno}"
+            raise UserError(f"{where}: not JSON ({reason}); fix or drop the line") from error
         except RecursionError as error:
             raise UserError(f"{where}: JSON nested too deeply; give one flat object a line") from error
         if not isinstance(row, dict):
-            raise UserError(
-                f'{where}: {line.strip()[:40]!r} is not a JSON object; give one {{"text": …}} a line'
-            )
+            found = repr(line.strip()[:40])
+            raise UserError(f'{where}: {found} is not a JSON object; give one {{"text": …}} a line')
         if column is None:
             column, id_name = text_column(row, where), id_column(row)
             _record_column(corpus, path, column)
@@ -193,14 +170,10 @@ def read_csv(path: Path, corpus: Corpus) -> Iterator[Document]:
         id_name = id_column(header)
         for number, record in enumerate(reader, start=1):
             if record and len(record) <= index:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(record)} fields, {column!r} is field "
-                    f"{index + 1}; fix the line"
-                )
-            row = dict(
-                reversed(list(zip(header, record, strict=False)))
-            )  # of two equal names the first counts
-            row.setdefault(column, "")
+                problem = f"{len(record)} fields, {column!r} is field {index + 1}"
+                raise UserError(f"{path}, line {reader.line_num}: {problem}; fix the line")
+            # Of two equal names the first counts.
+            row = {column: "", **dict(reversed(list(zip(header, record, strict=False))))}
             yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: broken CSV ({error}); fix the line") from error
@@ -218,32 +191,17 @@ def read_parquet(path: Path, corpus: Corpus) -> Iterator[Document]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            column, id_name = text_column(schema.names, str(path)), id_column(schema.names)
+            names = file.schema_arrow.names
+            column, id_name = text_column(names, str(path)), id_column(names)
             _record_column(corpus, path, column)
-            wanted = [name for name in schema.names if name in (column, id_name) or _is_plain(schema, name)]
-            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
+            plain = {column, id_name, *plain_columns(file.schema_arrow)}
+            for batch in file.iter_batches(PARQUET_ROWS, columns=[name for name in names if name in plain]):
                 for row in batch.to_pylist():
                     number += 1
                     yield row_document(row, column, id_name, f"row:{number}", f"{path}, row {number}")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: cannot be read as parquet ({reason}); write the file again") from error
-
-
-def as_text(value: Any, where: str) -> str:
-    """Return the text of a cell: a string, or "" for null.
-
-    Raises:
-        UserError: anything else.
-    """
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: the text is {str(value)[:40]!r} ({type(value).__name__}), not a string; give strings"
-        )
-    return value
 
 
 def row_document(
@@ -256,9 +214,12 @@ def row_document(
         fallback: the id where the row has none. where: the row, as an error names it.
 
     Raises:
-        UserError: the text is not a string.
+        UserError: the text is neither a string nor null, which is an empty one.
     """
-    text = as_text(row[column], where)
+    text = "" if row[column] is None else row[column]
+    if not isinstance(text, str):
+        found = f"{str(text)[:40]!r} ({type(text).__name__})"
+        raise UserError(f"{where}: the text is {found}, not a string; give strings")
     return Document(row_id(row, id_name, fallback), text, metadata_of(row.items(), (column, id_name)))
 
 
@@ -268,24 +229,14 @@ def row_id(row: Mapping[str, Any], id_name: str | None, fallback: str) -> str:
     return fallback if value is None or value == "" else str(value)
 
 
-def _is_plain(schema: Any, name: str) -> bool:
-    """Whether a parquet column holds scalars that are not binary, or lists of them."""
-    import pyarrow.types as types
+def plain_columns(schema: Any) -> list[str]:
+    """Names of the columns of an Arrow schema that hold scalars or lists of them, not images or audio."""
+    from pyarrow import BaseExtensionType, types
 
-    kind = schema.field(name).type
-    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
-    binary = types.is_binary(inner) or types.is_large_binary(inner) or types.is_fixed_size_binary(inner)
-    return not (binary or types.is_nested(inner))
-
-
-def plain_columns(features: Mapping[str, Any]) -> list[str]:
-    """Names of the columns of a `datasets` table that hold scalars or lists of them, not images or audio."""
-    inner = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
-    return [
-        name
-        for name, feature in inner.items()
-        if type(feature).__name__ in ("Value", "ClassLabel") and "binary" not in feature.dtype
-    ]
+    others = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_nested)
+    kinds = {field.name: field.type for field in schema if not isinstance(field.type, BaseExtensionType)}
+    inner = {name: getattr(kind, "value_type", kind) for name, kind in kinds.items()}
+    return [name for name, kind in inner.items() if not any(other(kind) for other in others)]
 
 
 def _record_column(corpus: Corpus, path: Path, column: str) -> None:

@@ -20,17 +20,19 @@ _BLOCK_LISTS = (
 )
 
 # Branches as they are *added to the residual*, first match wins; each is checked at load (check.py).
-# (attention, mlp, the two norms of a post-norm block or None)
-_BRANCHES: tuple[tuple[str, str, tuple[str, str] | None], ...] = (
+# Attention, mlp, and the two norms of a post-norm block.
+_BRANCHES = (
     # Gemma 2 and 3, OLMo 2: the contribution is what leaves the post-norm.
-    ("post_attention_layernorm", "post_feedforward_layernorm", None),
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
     # BERT, RoBERTa: `output` holds dropout, residual and norm too, so the dense map is the branch.
-    ("attention.output.dense", "output.dense", ("attention.output.LayerNorm", "output.LayerNorm")),
-    ("attention", "ffn", ("sa_layer_norm", "output_layer_norm")),  # DistilBERT
-    ("attn", "mlp", None),  # ModernBERT and its decoder, GPT-2
-    ("self_attn", "mlp", None),  # Llama, Gemma
-    ("attention", "mlp", None),  # GPT-NeoX
+    ("attention.output.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm"),
+    ("attention", "ffn", "sa_layer_norm", "output_layer_norm"),  # DistilBERT
+    ("attn", "mlp"),  # ModernBERT and its decoder, GPT-2
+    ("self_attn", "mlp"),  # Llama, Gemma
+    ("attention", "mlp"),  # GPT-NeoX
 )
+
+_SCOPES = {"full_attention": "global", "sliding_attention": "local"}
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Block:
     module: nn.Module = field(repr=False)
     attention: str | None = None
     mlp: str | None = None
-    norms: tuple[str, str] | None = None
+    norms: tuple[str, ...] | None = None
     scope: str | None = None
     window: int | None = None
     width: int | None = None
@@ -82,12 +84,9 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
     kinds = getattr(config, "layer_types", None)
     found = []
     for index, module in enumerate(blocks):
-        block = Block(index, f"{path}.{index}", module)
-        block.attention, block.mlp, block.norms = _find_branches(block)
+        block = Block(index, f"{path}.{index}", module, *_find_branches(f"{path}.{index}", module))
         if kinds and index < len(kinds):
-            block.scope = {"full_attention": "global", "sliding_attention": "local"}.get(
-                kinds[index], kinds[index]
-            )
+            block.scope = _SCOPES.get(kinds[index], kinds[index])
             block.window = getattr(config, "sliding_window", None) if block.scope == "local" else None
         found.append(block)
     return found
@@ -119,17 +118,14 @@ def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.
     )
 
 
-def _find_branches(block: Block) -> tuple[str | None, str | None, tuple[str, str] | None]:
-    inside = dict(block.module.named_modules())
-    for attention, mlp, norms in _BRANCHES:
-        if attention in inside and mlp in inside and all(norm in inside for norm in norms or ()):
-            prefix = f"{block.path}."
-            return (
-                prefix + attention,
-                prefix + mlp,
-                (prefix + norms[0], prefix + norms[1]) if norms else None,
-            )
-    return None, None, None
+def _find_branches(path: str, module: nn.Module) -> tuple[str, str, tuple[str, ...] | None] | tuple[()]:
+    """Paths of a block's `attention`, `mlp` and `norms`; nothing where it has no known branches."""
+    inside = dict(module.named_modules())
+    for names in _BRANCHES:
+        if all(name in inside for name in names):
+            attention, mlp, *norms = (f"{path}.{name}" for name in names)
+            return attention, mlp, tuple(norms) or None
+    return ()
 
 
 def block_output(output: Any) -> Any:

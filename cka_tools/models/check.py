@@ -1,7 +1,8 @@
 """Checks at load, on one small batch: hooks see what they claim to see."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,38 +23,32 @@ def check_blocks(loaded: LoadedModel) -> None:
     Raises:
         UserError: naming the model and the first layer that does not fit.
     """
-    seen: dict[str, list[Any]] = {}
     paths = [p for block in loaded.blocks for p in (block.path, block.attention, block.mlp) if p is not None]
     ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) % loaded.vocabulary
     mask = torch.ones_like(ids)
     mask[1, _LENGTH - 2 :] = 0
     with loaded.evaluating(), _own_hooks_only(loaded.model):
-        output = _run(loaded, seen, ids, mask, paths, output_hidden_states=True)
-        states = getattr(output, "hidden_states", None)
-        if states is None or len(states) != len(loaded.blocks) + 1:
-            count = "none" if states is None else len(states)
-            raise UserError(
-                f"model {loaded.name!r}: {len(loaded.blocks)} blocks were found, but {count} hidden "
-                "states come out of it: this architecture cannot be hooked"
-            )
+        output, seen = _run(loaded, ids, mask, paths, output_hidden_states=True)
+        states: Sequence[torch.Tensor] = getattr(output, "hidden_states", None) or ()
+        if len(states) != len(loaded.blocks) + 1:
+            found = f"{len(loaded.blocks)} blocks were found, but {len(states) or 'none'}"
+            raise _no_hooks(loaded, f"{found} hidden states come out of it")
         for block in loaded.blocks:
-            calls = seen.get(block.path, [])
+            layer, calls = f"layer {block.index} ({block.path})", seen[block.path]
             if len(calls) != 1:
-                raise UserError(
-                    f"model {loaded.name!r}: layer {block.index} ({block.path}) ran {len(calls)} times in "
-                    "one forward pass, not once: this architecture cannot be hooked"
-                )
+                raise _no_hooks(loaded, f"{layer} ran {len(calls)} times in one forward pass, not once")
             output = calls[0][1]
             if not isinstance(output, torch.Tensor) or output.shape[:2] != (2, _LENGTH):
-                raise UserError(
-                    f"model {loaded.name!r}: layer {block.index} ({block.path}) does not return hidden "
-                    "states of shape (batch, tokens, features): this architecture cannot be hooked"
-                )
+                shape = "(batch, tokens, features)"
+                raise _no_hooks(loaded, f"{layer} does not return hidden states of shape {shape}")
             block.width = int(output.shape[-1])
             if block is loaded.blocks[-1]:
-                loaded.final_norm = _check_last(loaded, output, states[-1])
-            elif not _same(output, states[block.index + 1]):
-                raise _mismatch(loaded, block)
+                loaded.final_norm, same = _final_norm(loaded, output, states[-1])
+            else:
+                same = _same(output, states[block.index + 1])
+            if not same:
+                reported = "the hidden state the model reports there"
+                raise _no_hooks(loaded, f"the output of {layer} is not {reported}")
         modules = dict(loaded.model.named_modules())
         for block in loaded.blocks:
             if block.attention is not None and not _branches_add_up(block, seen, modules):
@@ -89,10 +84,8 @@ def check_padding(loaded: LoadedModel) -> None:
     padded[:, short:] = loaded.pad_id
     with loaded.evaluating():
         alone = _tokens_of_row(loaded, row, short)
-        if any(
-            _apart(loaded, alone, _tokens_of_row(loaded, ids, short))
-            for ids in (row, torch.cat([row, other]))
-        ):
+        batches = (row, torch.cat([row, other]))
+        if any(_apart(loaded, alone, _tokens_of_row(loaded, ids, short)) for ids in batches):
             raise UserError(
                 f"model {loaded.name!r} gives a document other hidden states on another pass or beside "
                 "another document of its length: its numbers would depend on the batches"
@@ -100,18 +93,15 @@ def check_padding(loaded: LoadedModel) -> None:
         batches = (padded, torch.cat([padded, tokens[1:]]))
         if any(_apart(loaded, alone, _tokens_of_row(loaded, ids, short)) for ids in batches):
             loaded.needs_equal_lengths = True
-            loaded.notes.append(
-                f"Padding changes the hidden states of {loaded.name}: it runs in batches of documents of "
-                "equal length, without padding."
-            )
+            how = "in batches of documents of equal length, without padding"
+            loaded.notes.append(f"Padding changes the hidden states of {loaded.name}: it runs {how}.")
 
 
 def _tokens_of_row(loaded: LoadedModel, ids: torch.Tensor, length: int) -> list[torch.Tensor]:
     """The first row's hidden states in every layer, (length, features), the tokens beyond it masked."""
     mask = torch.ones_like(ids)
     mask[0, length:] = 0
-    seen: dict[str, list[Any]] = {}
-    _run(loaded, seen, ids, mask, [block.path for block in loaded.blocks])
+    _, seen = _run(loaded, ids, mask, [block.path for block in loaded.blocks])
     return [seen[block.path][0][1][0, :length].double().cpu() for block in loaded.blocks]
 
 
@@ -125,59 +115,46 @@ def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Te
 
 
 def _run(
-    loaded: LoadedModel,
-    seen: dict[str, list[Any]],
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    paths: list[str],
-    **options: Any,
-) -> Any:
-    """One forward pass; `seen` gets (input, output) of modules by path."""
+    loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, paths: list[str], **options: Any
+) -> tuple[Any, dict[str, list[Any]]]:
+    """One forward pass, and (input, output) of every call of the modules, by path."""
     modules = dict(loaded.model.named_modules())
-    handles = []
+    seen: dict[str, list[Any]] = {path: [] for path in paths}
 
-    def recorder(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            given = args[0] if args else kwargs.get("hidden_states")
-            seen.setdefault(path, []).append((given, block_output(output)))
+    def record(path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        seen[path].append((args[0] if args else kwargs.get("hidden_states"), block_output(output)))
 
-        return hook
-
-    try:
+    inputs = {"input_ids": ids.to(loaded.device), "attention_mask": mask.to(loaded.device)}
+    with ExitStack() as hooks:
         for path in paths:
-            handles.append(modules[path].register_forward_hook(recorder(path), with_kwargs=True))
-        return loaded.model(
-            input_ids=ids.to(loaded.device),
-            attention_mask=mask.to(loaded.device),
-            return_dict=True,
-            **options,
-        )
-    except Exception as error:
-        raise UserError(
-            f"model {loaded.name!r}: {type(loaded.model).__name__} does not run on token ids and an "
-            f"attention mask ({type(error).__name__}): give a text encoder or decoder"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
+            hook = modules[path].register_forward_hook(partial(record, path), with_kwargs=True)
+            hooks.enter_context(hook)
+        try:
+            return loaded.model(**inputs, return_dict=True, **options), seen
+        except Exception as error:
+            raise UserError(
+                f"model {loaded.name!r}: {type(loaded.model).__name__} does not run on token ids and an "
+                f"attention mask ({type(error).__name__}): give a text encoder or decoder"
+            ) from error
 
 
-def _check_last(loaded: LoadedModel, output: torch.Tensor, last: torch.Tensor) -> str | None:
-    """Path of the final norm that turns the last block's output into the last hidden state; None if equal."""
+def _final_norm(loaded: LoadedModel, output: torch.Tensor, last: torch.Tensor) -> tuple[str | None, bool]:
+    """Path of the norm that turns the last block's output into the last hidden state, and whether one does.
+
+    None where the two are equal.
+    """
     if _same(output, last):
-        return None
+        return None, True
     inside = tuple(f"{block.path}." for block in loaded.blocks)
     for path, module in loaded.model.named_modules():
         is_norm = "norm" in type(module).__name__.lower() and not path.startswith(inside)
         if is_norm and output.shape == last.shape and _same(module(output), last):
-            return path
-    raise _mismatch(loaded, loaded.blocks[-1])
+            return path, True
+    return None, False
 
 
 def _branches_add_up(block: Block, seen: dict[str, list[Any]], modules: dict[str, nn.Module]) -> bool:
-    assert block.attention is not None
-    assert block.mlp is not None
-    branches = [seen.get(path, []) for path in (block.attention, block.mlp)]
+    branches = [seen[str(path)] for path in (block.attention, block.mlp)]
     given, output = seen[block.path][0]
     if any(len(calls) != 1 for calls in branches) or not isinstance(given, torch.Tensor):
         return False
@@ -202,11 +179,8 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=torch.finfo(b.dtype).eps, atol=scale, equal_nan=True)
 
 
-def _mismatch(loaded: LoadedModel, block: Block) -> UserError:
-    return UserError(
-        f"model {loaded.name!r}: the output of layer {block.index} ({block.path}) is not the hidden state "
-        "the model reports there: this architecture cannot be hooked"
-    )
+def _no_hooks(loaded: LoadedModel, problem: str) -> UserError:
+    return UserError(f"model {loaded.name!r}: {problem}: this architecture cannot be hooked")
 
 
 @contextmanager

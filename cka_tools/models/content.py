@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from enum import Enum
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ _NOT_CONTENT = set(vars(nn.Module())) | {
     "_name_or_path", "name_or_path", "transformers_version", "generation_config", "warnings_issued",
     "_is_hf_initialized", "_output_capturing_hooks_installed", "_commit_hash", "_hf_peft_config_loaded",
 }  # fmt: skip
+
+#: Whose text is their content.
+_SHOWN = (Enum, np.generic, torch.dtype, torch.device, bytes, range)
 
 
 class NotKeyed(Exception):  # noqa: N818 - a condition for the caller to name, not a fault
@@ -40,8 +44,8 @@ def hash_attributes(model: nn.Module) -> tuple[str, list[object]]:
     reader = _Reader({id(module): name for name, module in model.named_modules()})
     content = []
     for name, module in model.named_modules(remove_duplicate=False):
-        held = {key: value for key, value in vars(module).items() if key not in _NOT_CONTENT}
-        content.append([name, _qualified(type(module)), reader.mapping(held, f"{name}." if name else "")])
+        held = reader.attributes(module, f"{name}." if name else "")
+        content.append([name, _qualified(type(module)), held])
     return hash_json(content), list(reader.objects.values())
 
 
@@ -52,6 +56,11 @@ class _Reader:
         self._modules = modules
         self._seen: dict[int, Any] = {}
         self.objects: dict[int, object] = {}
+
+    def attributes(self, value: object, place: str) -> list[Any]:
+        """What an object holds, in the form of `mapping`."""
+        held = getattr(value, "__dict__", {}).items()
+        return self.mapping({key: one for key, one in held if key not in _NOT_CONTENT}, place)
 
     def mapping(self, values: dict[Any, Any], place: str) -> list[Any]:
         """Items in an order that does not depend on when they were set."""
@@ -65,9 +74,7 @@ class _Reader:
             NotKeyed: an object that does not show its content.
         """
         kind = _qualified(type(value))
-        if value is None or type(value) in (bool, int, float, str):
-            return [kind, repr(value)]
-        if isinstance(value, Enum | np.generic | torch.dtype | torch.device | bytes | range):
+        if type(value) in (NoneType, bool, int, float, str) or isinstance(value, _SHOWN):
             return [kind, repr(value)]
         if isinstance(value, torch.Tensor):
             return [kind, hash_state_dict({"": value})]
@@ -96,8 +103,7 @@ class _Reader:
             parts.append([self.read(one, place) for one in value])
         elif isinstance(value, nn.Module) or not hasattr(value, "__dict__"):
             raise NotKeyed(f"what {place} holds ({type(value).__name__}) does not show its content")
-        held = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _NOT_CONTENT}
-        return [*parts, self.mapping(held, f"{place}.")]
+        return [*parts, self.attributes(value, f"{place}.")]
 
     def _named(self, value: Any, place: str) -> Any:
         """A class or a function by its name, where that is what its module calls it."""

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from cka_tools.bundled import bundled_data
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, failing_as
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.\-]*/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?")
 _GRAMMAR = "write demo:NAME, a directory, org/name or org/name@revision"
@@ -48,12 +48,6 @@ def demo_models() -> list[str]:
     return sorted(path.name for path in folder.glob("*") if (path / "config.json").is_file())
 
 
-def offline_choices() -> str:
-    """What a user can still compare without the hub, as words for the end of an error message."""
-    demos = ", ".join(f"demo:{name}" for name in demo_models())
-    return f"offline, give a local directory or {demos}" if demos else "offline, give a local directory"
-
-
 def parse_spec(given: str | PathLike[str]) -> ModelSpec:
     """Parse what a user wrote for a model.
 
@@ -64,30 +58,21 @@ def parse_spec(given: str | PathLike[str]) -> ModelSpec:
     """
     text = fspath(given)
     if text.startswith("demo:"):
-        return _parse_demo(text)
+        name, known = text.removeprefix("demo:"), demo_models()
+        if name not in known:
+            offered = ", ".join(f"demo:{one}" for one in known) or "none in this installation"
+            raise UserError(f"unknown demo model {text!r}: the bundled models are {offered}")
+        return ModelSpec(text, "demo", folder=bundled_data() / "models" / name)
     path = Path(text).expanduser()
     if path.is_dir():
         return ModelSpec(text, "local", folder=path)
     if path.is_file():
-        raise UserError(
-            f"model {text!r} is a file: give the directory that holds config.json and the weights"
-        )
+        raise UserError(f"model {text!r} is a file: give its directory, with config.json and the weights")
     if isinstance(given, str) and (match := _HUB.fullmatch(text)):
         return ModelSpec(text, "hub", repo=match["repo"], revision=match["revision"])
     if not isinstance(given, str) or "/" in text or text.startswith("."):
         raise UserError(f"model directory {text!r} does not exist: {_GRAMMAR}")
-    raise UserError(
-        f"model {text!r} is neither a directory nor a hub id (which has an organisation): {_GRAMMAR}"
-    )
-
-
-def _parse_demo(text: str) -> ModelSpec:
-    name = text.removeprefix("demo:")
-    names = demo_models()
-    if name not in names:
-        known = ", ".join(f"demo:{known}" for known in names) or "none in this installation"
-        raise UserError(f"unknown demo model {text!r}: the bundled models are {known}")
-    return ModelSpec(text, "demo", folder=bundled_data() / "models" / name)
+    raise UserError(f"model {text!r} is neither a directory nor a hub id with an organisation: {_GRAMMAR}")
 
 
 def hash_file(path: Path) -> str:
@@ -99,10 +84,8 @@ def hash_file(path: Path) -> str:
 def hash_weight_files(files: Iterable[Path]) -> str:
     """sha256 of a checkpoint: the file's own, or of `digest  name` lines where it is in shards."""
     hashes = [(path.name, hash_file(path)) for path in files]
-    if len(hashes) == 1:
-        return hashes[0][1]
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return hashes[0][1] if len(hashes) == 1 else hashlib.sha256(listing.encode()).hexdigest()
 
 
 def hash_state_dict(state: Mapping[str, torch.Tensor]) -> str:
@@ -142,27 +125,31 @@ def hash_json(value: Any) -> str:
 #: Seconds for the first answer of the hub. Past it the hub counts as unreachable.
 HUB_TIMEOUT = 5.0
 
+_SINGLE = "model.safetensors"
+_SHARDS = "model-*-of-*.safetensors"
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass
 class Snapshot:
-    """A hub repository's files on this machine, the commit they are of, and what the user should know."""
+    """A model's files on this machine, the hub's commit they are of, and what the user should know."""
 
     folder: Path
-    commit: str
+    commit: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def fetch_snapshot(spec: ModelSpec, *, trust_remote_code: bool = False) -> Snapshot:
-    """Download what a comparison needs of `spec.repo` (never pickles) and return where it lies.
+    """Find a directory, or download what a comparison needs of a repository (never pickles).
 
     Without a connection a copy that is already in the hub's cache is used, and a note says so.
 
     Raises:
         UserError: not found, gated, unreachable and not cached, or only pickled weights.
     """
+    if spec.folder is not None:
+        return Snapshot(spec.folder)
     assert spec.repo is not None
     # The variable is read here, not at import, so that one process can serve several endpoints.
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
@@ -172,26 +159,19 @@ def fetch_snapshot(spec: ModelSpec, *, trust_remote_code: bool = False) -> Snaps
         wanted = files_wanted(spec.given, names, python=trust_remote_code)
         commit = str(info.sha)
         folder = api.snapshot_download(spec.repo, revision=commit, allow_patterns=wanted)
-    except GatedRepoError:
-        raise UserError(
-            f"model {spec.given!r} is gated: accept its terms on its page and log in with `hf auth login`"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(
-            f"model {spec.given!r}: the hub has no revision {spec.revision!r} of {spec.repo}"
-        ) from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(
-            f"model {spec.given!r} is neither a directory here nor on the hub (or it is private: log in with "
-            "`hf auth login`): check its name"
-        ) from None
     except UserError:
         raise
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "?")
-        raise UserError(
-            f"model {spec.given!r}: the hub answered with status {status}: try again later"
-        ) from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", "?")
+        unknown = "is neither a directory here nor on the hub (if it is private, log in with `hf auth login`)"
+        problems = {
+            GatedRepoError: "is gated: accept its terms on its page and log in with `hf auth login`",
+            RevisionNotFoundError: f"has no revision {spec.revision!r} on the hub: check its name",
+            RepositoryNotFoundError: f"{unknown}: check its name",
+            HFValidationError: f"{unknown}: check its name",
+        }
+        problem = problems.get(type(error), f"cannot be fetched, the hub answers {status}: try again later")
+        raise UserError(f"model {spec.given!r} {problem}") from None
     except Exception as error:
         # Which class means "no connection" depends on the hub client's version; the cache answers for all.
         return _cached(api, spec, error)
@@ -202,16 +182,13 @@ def _cached(api: HfApi, spec: ModelSpec, error: Exception) -> Snapshot:
     try:
         folder = Path(api.snapshot_download(str(spec.repo), revision=spec.revision, local_files_only=True))
     except Exception:
+        choices = " or ".join(["a local directory", *(f"demo:{name}" for name in demo_models())])
+        problem = f"the hub cannot be reached ({type(error).__name__}) and its cache has no copy"
         raise UserError(
-            f"model {spec.given!r} is no directory here, the hub cannot be reached "
-            f"({type(error).__name__}) and its "
-            f"cache has no copy: {offline_choices()}"
+            f"model {spec.given!r} is not a directory here, {problem}: offline, give {choices}"
         ) from None
-    return Snapshot(
-        folder,
-        folder.name,
-        [f"The hub could not be reached: {spec.given} is the cached copy of commit {folder.name}."],
-    )
+    note = f"The hub could not be reached: {spec.given} is the cached copy of commit {folder.name}."
+    return Snapshot(folder, folder.name, [note])
 
 
 def files_wanted(given: str, names: list[str], *, python: bool) -> list[str]:
@@ -221,14 +198,14 @@ def files_wanted(given: str, names: list[str], *, python: bool) -> list[str]:
         UserError: the weights are pickles only.
     """
     top = [name for name in names if "/" not in name]
-    weights = [name for name in top if name == "model.safetensors"] or [
-        name for name in top if fnmatch(name, "model-*-of-*.safetensors")
-    ]
-    weights = weights or [name for name in top if name.endswith(".safetensors")]
-    if not weights and any(fnmatch(name, pattern) for name in top for pattern in _PICKLES):
+    weights = _like(top, _SINGLE) or _like(top, _SHARDS) or _like(top, "*.safetensors")
+    if not weights and _like(top, *_PICKLES):
         raise pickled_weights(given)
-    kept = [name for name in top if any(fnmatch(name, pattern) for pattern in _TEXT_FILES)]
-    return kept + weights + ([name for name in names if name.endswith(".py")] if python else [])
+    return _like(top, *_TEXT_FILES) + weights + (_like(names, "*.py") if python else [])
+
+
+def _like(names: list[str], *patterns: str) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def pickled_weights(given: str, found: str = "only pickled weights") -> UserError:
@@ -273,7 +250,6 @@ def check_folder(given: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-_SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
 
 
@@ -293,26 +269,20 @@ def weight_files(folder: Path, given: str | None = None) -> list[Path]:
     config = _read_object(folder / "config.json", name) if (folder / "config.json").is_file() else {}
     source, index = config.get("transformers_weights"), f"model{_INDEX}"
     if source is None:
-        single, shards = (folder / _SINGLE).is_file(), sorted(folder.glob("model-*-of-*.safetensors"))
-        if single and (shards or (folder / index).is_file()):
-            other = index if (folder / index).is_file() else shards[0].name
-            raise UserError(
-                f"model {name!r} has two sets of weights, {_SINGLE} and {other}: remove the one that is not "
-                "meant"
-            )
-        if not single and not (folder / index).is_file():
+        present = [one for one in (_SINGLE, index) if (folder / one).is_file()]
+        if not present:
             raise _no_weights(name, folder)
-        source = _SINGLE if single else index
+        source, *others = [*present, *sorted(file.name for file in folder.glob(_SHARDS))]
+        if source == _SINGLE and others:
+            sets = f"{_SINGLE} and {others[0]}"
+            raise UserError(f"model {name!r} has two sets of weights, {sets}: remove the one not meant")
     files = [_weight_file(source, "config.json", folder, name)]
     if files[0].name.endswith(_INDEX):
         named = _read_object(files[0], name).get("weight_map")
         if not isinstance(named, dict) or not named:
-            raise UserError(
-                f"model {name!r}: {files[0].name} names no weights: write it again with save_pretrained"
-            )
-        files = sorted(
-            _weight_file(shard, files[0].name, folder, name) for shard in set(map(str, named.values()))
-        )
+            raise UserError(f"model {name!r}: {files[0].name} names no weights: write it again")
+        shards = set(map(str, named.values()))
+        files = sorted(_weight_file(shard, files[0].name, folder, name) for shard in shards)
     if wrong := [file.name for file in files if file.suffix != ".safetensors"]:
         raise pickled_weights(name, f"weights in {wrong[0]}, which is not safetensors")
     return files
@@ -320,45 +290,30 @@ def weight_files(folder: Path, given: str | None = None) -> list[Path]:
 
 def _weight_file(source: object, named_by: str, folder: Path, given: str) -> Path:
     """A file of weights that config or index names: it must lie in the folder itself."""
+    problem = None
     if not isinstance(source, str) or Path(source).name != source:
-        raise UserError(
-            f"model {given!r}: {named_by} names weights in {source!r}, which is not a file of its directory: "
-            "put the file there and correct the name"
-        )
-    if not (folder / source).is_file():
-        raise UserError(
-            f"model {given!r}: {named_by} names weights in {source!r}, which is missing: copy it there"
-        )
-    return folder / source
+        problem = "is not a file of its directory: put the file there and correct the name"
+    elif not (folder / source).is_file():
+        problem = "is missing: copy it there"
+    if problem is not None:
+        raise UserError(f"model {given!r}: {named_by} names weights in {source!r}, which {problem}")
+    return folder / str(source)
 
 
 def _no_weights(given: str, folder: Path) -> UserError:
     files = sorted(file.name for file in folder.iterdir())
-    if found := [name for name in files if name.endswith(".safetensors")]:
-        return UserError(
-            f"model {given!r} has neither {_SINGLE} nor model{_INDEX} beside {found[0]}: write it again with "
-            "save_pretrained"
-        )
-    if any(fnmatch(name, pattern) for name in files for pattern in _PICKLES):
+    if found := _like(files, "*.safetensors"):
+        problem = f"neither {_SINGLE} nor model{_INDEX} beside {found[0]}: write it with save_pretrained"
+        return UserError(f"model {given!r} has {problem}")
+    if _like(files, *_PICKLES):
         return pickled_weights(given)
-    return UserError(
-        f"model {given!r} has no weights (*.safetensors): give the directory written by save_pretrained"
-    )
+    problem = "no weights (*.safetensors): give the directory written by save_pretrained"
+    return UserError(f"model {given!r} has {problem}")
 
 
 def _read_object(file: Path, given: str) -> dict[str, Any]:
-    try:
+    with failing_as(f"model {given!r}: write {file.name} again, it cannot be read"):
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(
-            f"model {given!r}: {file.name} cannot be read ({one_line(error)}): write it again"
-        ) from None
     if not isinstance(found, dict):
         raise UserError(f"model {given!r}: {file.name} does not hold a JSON object: write it again")
     return found
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    """The first line of an exception's text, cut to `limit` characters, or its class name."""
-    text = " ".join(str(error).split())
-    return text if 0 < len(text) <= limit else (text[: limit - 1] + "…" if text else type(error).__name__)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, failing_as
 from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import Block, find_blocks, text_config
 from cka_tools.models.check import check_blocks, check_padding
@@ -25,7 +25,6 @@ from cka_tools.models.folder import (
     hash_json,
     hash_tokenizer,
     hash_weight_files,
-    one_line,
     weight_files,
 )
 from cka_tools.models.model import LoadedModel
@@ -79,19 +78,14 @@ def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False) -> Chec
     Raises:
         UserError: no such model, a file that is missing or damaged, code that is not trusted.
     """
-    notes: list[str] = []
-    revision = None
-    if spec.kind == "hub":
-        snapshot = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
-        folder, revision, notes = snapshot.folder, snapshot.commit, snapshot.notes
-    else:
-        assert spec.folder is not None
-        folder = spec.folder
+    found = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
+    folder = found.folder
     written = check_folder(spec.given, folder)
     with quiet_transformers():
         config = _load_config(spec.given, folder, written, trust_remote_code)
         tokenizer = _load_tokenizer(spec.given, folder, trust_remote_code)
-    return Checkpoint(spec, folder, revision, trust_remote_code, written, config, tokenizer, notes)
+    trusted = trust_remote_code
+    return Checkpoint(spec, folder, found.commit, trusted, written, config, tokenizer, found.notes)
 
 
 def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
@@ -102,15 +96,16 @@ def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     """
     try:
         with quiet_transformers(), torch.device("meta"):
-            return AutoModel.from_config(
-                checkpoint.config,
-                dtype=dtype,
-                attn_implementation=attention_for(checkpoint.config, device, dtype),
-                trust_remote_code=checkpoint.trusted,
-            )
+            return AutoModel.from_config(checkpoint.config, **_kernels(checkpoint, device, dtype))
     except Exception:
         # Code that comes with a model may not run without data: its weights are loaded, then let go.
         return load_weights(checkpoint, torch.device("cpu"), dtype, allow_unused=True).to("meta")
+
+
+def _kernels(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What makes a model with weights and one without the same, as transformers is asked for it."""
+    attention = attention_for(checkpoint.config, device, dtype)
+    return {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": checkpoint.trusted}
 
 
 def load_weights(
@@ -126,24 +121,19 @@ def load_weights(
         UserError: weights that are damaged, missing, not used, or of more layers than the config has.
     """
     given = checkpoint.spec.given
-    try:
-        with quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                checkpoint.folder,
-                config=checkpoint.config,
-                dtype=dtype,
-                attn_implementation=attention_for(checkpoint.config, device, dtype),
-                use_safetensors=True,
-                trust_remote_code=checkpoint.trusted,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise UserError(f"model {given!r} cannot be loaded: {one_line(error)}") from error
-    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split("."))
-    if missing:
+    with failing_as(f"model {given!r} cannot be loaded"), quiet_transformers():
+        model, report = AutoModel.from_pretrained(
+            checkpoint.folder,
+            config=checkpoint.config,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_kernels(checkpoint, device, dtype),
+        )
+    kind = type(model).__name__
+    if missing := sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split(".")):
         raise UserError(
-            f"model {given!r} lacks {len(missing)} weights of {type(model).__name__} (such as "
-            f"{missing[0]}): they would be random, and so would the result; give a complete checkpoint"
+            f"model {given!r} lacks {len(missing)} weights of {kind} (such as {missing[0]}): they would be "
+            "random, and so would the result; give a complete checkpoint"
         )
     blocks = find_blocks(given, model)
     unused = _of_blocks(report.get("unexpected_keys", ()), model, blocks)
@@ -156,8 +146,8 @@ def load_weights(
         few = f"{', '.join(list(unused)[:3])}{', …' if len(unused) > 3 else ''}"
         if not allow_unused:
             raise UserError(
-                f"model {given!r} holds {len(unused)} weights inside its layers that {type(model).__name__} "
-                f"does not use ({few}): correct config.json, or leave them out with --allow-unused-weights"
+                f"model {given!r} holds {len(unused)} weights inside its layers that {kind} does not use "
+                f"({few}): correct config.json, or leave them out with --allow-unused-weights"
             )
         note = f"{len(unused)} weights inside the layers of {given} were not used: {few}."
         checkpoint.notes += [] if note in checkpoint.notes else [note]
@@ -212,20 +202,14 @@ def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool)
             "--trust-remote-code"
         )
     if model_type is None:
-        raise UserError(
-            f"model {given!r}: config.json names no model_type: write it again with save_pretrained"
-        )
+        raise UserError(f"model {given!r}: config.json names no model_type: write it with save_pretrained")
     if model_type not in CONFIG_MAPPING and not trust:
         raise UserError(
             f"model {given!r}: transformers {transformers.__version__} does not know model_type "
             f"{model_type!r}: update transformers, or correct config.json"
         )
-    try:
+    with failing_as(f"model {given!r}: config.json does not fit its model_type"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:
-        raise UserError(
-            f"model {given!r}: config.json does not fit its model_type: {one_line(error)}"
-        ) from error
     refuse_encoder_decoder(given, config)
     return config
 
@@ -240,15 +224,11 @@ def refuse_encoder_decoder(given: str, config: Any) -> None:
 
 
 def _load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
-    try:
+    with failing_as(f"model {given!r}: its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:
-        raise UserError(f"model {given!r}: its tokenizer cannot be loaded: {one_line(error)}") from error
     # A tokenizer_config.json alone gives a tokenizer of special tokens only, without an error.
-    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) == 0:
-        raise UserError(
-            f"model {given!r}: its tokenizer has no vocabulary: save it there with save_pretrained"
-        )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(f"model {given!r}: its tokenizer has no vocabulary: save it with save_pretrained")
     return tokenizer
 
 

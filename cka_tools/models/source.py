@@ -12,13 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from cka_tools.errors import UserError
 from cka_tools.models.attention import causal_view
 from cka_tools.models.blocks import find_blocks
-from cka_tools.models.folder import (
-    ModelSpec,
-    hash_json,
-    hash_state_dict,
-    hash_tokenizer,
-    parse_spec,
-)
+from cka_tools.models.folder import ModelSpec, hash_json, hash_state_dict, hash_tokenizer, parse_spec
 from cka_tools.models.load import (
     Checkpoint,
     UntrustedCode,
@@ -176,9 +170,7 @@ class MemorySource:
         if not isinstance(self.model, nn.Module) or not isinstance(self.tokenizer, PreTrainedTokenizerBase):
             raise _no_pair(self.model, self.tokenizer)
         if not hasattr(self.model, "config") or not hasattr(self.model, "base_model"):
-            raise UserError(
-                f"model {self.name} is not a transformers PreTrainedModel: give one, with its tokenizer"
-            )
+            raise UserError(f"model {self.name} is not a PreTrainedModel: give one of transformers")
         refuse_encoder_decoder(self.name, self.model.config)
 
     def __eq__(self, other: object) -> bool:
@@ -234,18 +226,14 @@ class MemorySource:
         parameters = [p for p in base.parameters() if p.is_floating_point()]
         here = parameters[0].device
         if str(options.device) != "auto" and resolve_device(options.device).type != here.type:
-            raise UserError(
-                f"model {self.name} lies on {here}, asked for {options.device}: move it, or pass "
-                "device='auto'"
-            )
+            problem = f"lies on {here}, asked for {options.device}: move it, or pass device='auto'"
+            raise UserError(f"model {self.name} {problem}")
         asked = resolve_dtype(options.dtype, here)
         others = sorted({str(p.dtype).removeprefix("torch.") for p in parameters if p.dtype != asked})
         if others:
             short = str(asked).removeprefix("torch.")
-            raise UserError(
-                f"model {self.name} is in {', '.join(others)}, asked for {short}: cast it, or pass "
-                f"dtype={others[0]!r}"
-            )
+            problem = f"is in {', '.join(others)}, asked for {short}: cast it, or pass"
+            raise UserError(f"model {self.name} {problem} dtype={others[0]!r}")
         return base, here
 
 
@@ -312,9 +300,8 @@ def as_source(given: ModelGiven) -> ModelSource:
     kind = type(given).__name__
     if isinstance(given, nn.Module):
         raise UserError(f"model {kind} is given without its tokenizer: give (model, tokenizer)")
-    raise UserError(
-        f"a model cannot be given as {kind}: give demo:NAME, a directory, org/name or (model, tokenizer)"
-    )
+    kinds = "demo:NAME, a directory, org/name or (model, tokenizer)"
+    raise UserError(f"a model cannot be given as {kind}: give {kinds}")
 
 
 def load_model(
@@ -331,21 +318,6 @@ def load_model(
         UserError: anything about the model that does not fit, in one line.
     """
     return as_source(given).load(LoadOptions(device, dtype, trust_remote_code, allow_unused_weights))
-
-
-def outline_model(
-    given: ModelGiven,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "float32",
-    trust_remote_code: bool = False,
-) -> ModelOutline:
-    """A model without its weights: tokenizer, blocks and limits, as tokenization and a batch plan need them.
-
-    Raises:
-        UserError: as `load_model`, of what does not need the weights.
-    """
-    return as_source(given).outline(LoadOptions(device, dtype, trust_remote_code))
 
 
 def _outline(

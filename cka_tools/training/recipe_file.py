@@ -34,8 +34,7 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from cka_tools.errors import UserError
-from cka_tools.models.folder import one_line
+from cka_tools.errors import UserError, one_line
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import PRESETS, Recipe, ScaleName, preset
 

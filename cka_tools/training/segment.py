@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, one_line
 from cka_tools.manifest import MANIFEST, read_manifest
-from cka_tools.models.folder import hash_file, hash_weight_files, one_line, weight_files
+from cka_tools.models.folder import hash_file, hash_weight_files, weight_files
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.store.directory import locked
 from cka_tools.training.checkpoint import (

@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cka_tools.errors import UserError
-from cka_tools.models.folder import check_folder, fetch_snapshot, one_line, parse_spec
+from cka_tools.errors import UserError, one_line
+from cka_tools.models.folder import check_folder, fetch_snapshot, parse_spec
 from cka_tools.models.load import quiet_transformers
 from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
 from cka_tools.training.checkpoint import copy_tokenizer, whole_folder
@@ -49,9 +49,7 @@ def find_start(given: str) -> Path:
         UserError: not a model spec, a repository that cannot be fetched, a directory without config, weights
             or tokenizer, or a class that cannot be trained here.
     """
-    spec = parse_spec(given)
-    folder = fetch_snapshot(spec).folder if spec.kind == "hub" else spec.folder
-    assert folder is not None
+    folder = fetch_snapshot(parse_spec(given)).folder
     check_start(folder, given)
     return folder
 

@@ -12,7 +12,7 @@ from transformers import BertModel, ConvBertConfig, ConvBertModel, FNetConfig, F
 from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract_features, prepare
-from cka_tools.models import load_model, outline_model
+from cka_tools.models import LoadOptions, as_source, load_model
 from cka_tools.settings import Settings
 
 
@@ -148,7 +148,7 @@ def test_the_engine_plans_for_it_says_so_and_finds_it_again(
 def test_a_plan_made_before_the_weights_were_there_is_made_again(
     made: Callable[..., Any], tiny_model: Callable[..., Path], tiny_documents: Any
 ) -> None:
-    outline = outline_model(tiny_model("bert"), device="cpu")
+    outline = as_source(tiny_model("bert")).outline(LoadOptions(device="cpu"))
     settings = Settings()
     prepared = prepare([outline], tiny_documents, settings)
     assert prepared.plan.kind == "sorted"
