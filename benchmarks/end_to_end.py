@@ -2,8 +2,8 @@
 
     python benchmarks/end_to_end.py [--corpus FILE] [--documents 256] [--repeats 5] [--dtype float32]
 
-The clock starts with models in memory, after a warm-up on 8 documents, and ends with matrices and intervals in
-memory; the draw, the tokens and the check of the hooks are in it.
+The clock starts with models in memory, after a warm-up on 8 documents, and ends with matrices and intervals
+in memory; the draw, the tokens and the check of the hooks are in it.
 The ways run interleaved; times are medians, and the figures to read are ratios within one run. In another
 format than float32, `compare` and the forward passes run in it, the user's loop in it and in float32, and a
 probe says how much faster this machine multiplies matrices of the models' shapes in it. With one thread the
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from bare_passes import bare_forward, batches_of
 from rival_packages import installed_packages
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -36,7 +37,7 @@ from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs
 from cka_tools.compute import open_run
 from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import bare_forward, iterate_batches, prepare
+from cka_tools.extraction import prepare
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
 
@@ -223,8 +224,8 @@ def main() -> None:
         return found.pairs[0]
 
     def floor() -> None:
-        for model, table in zip(models, prepared.tables, strict=True):
-            bare_forward(model, iterate_batches(table, prepared.plan, model.device))
+        for at, model in enumerate(models):
+            bare_forward(model, batches_of(prepared, model, at))
 
     texts = [d.text for d in draw.documents]
 

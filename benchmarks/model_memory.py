@@ -50,11 +50,12 @@ def save_models(folder: Path) -> None:
 def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float]:
     """Peak MiB of one step above the process before it, in this process."""
     import torch
+    from bare_passes import bare_forward, batches_of
 
     from cka_tools.comparison.pairs import Pair, compare_pairs
     from cka_tools.compute import open_run
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import bare_forward, iterate_batches, prepare
+    from cka_tools.extraction import prepare
     from cka_tools.models import load_model
     from cka_tools.settings import Settings
     from cka_tools.statistics.pair import compare_features
@@ -74,7 +75,7 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
     if step == "batch":
         models = [load_model(folder / "large-0")]
         prepared = prepare(models, draw.documents, settings)
-        batch = next(iter(iterate_batches(prepared.tables[0], prepared.plan, models[0].device)))
+        batch = batches_of(prepared, models[0])[0]
     elif step == "statistics":
         rng = np.random.default_rng(0)
         shape = (documents, LARGE["hidden_size"])
