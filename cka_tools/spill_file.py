@@ -63,7 +63,7 @@ class SpillFile:
         return content
 
     def map(self, dtype: Any, shape: tuple[int, ...] | None = None) -> np.memmap:
-        """The content as an array, flat unless a shape is given; what is done to it does not reach the file."""
+        """The content as an array, flat unless a shape is given; writes to it do not reach the file."""
         # Not mode "r": torch warns of arrays that cannot be written.
         return np.memmap(self._file, dtype=dtype, mode="c", shape=shape)
 
