@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from bare_passes import bare_forward, batches_of
 from end_to_end import CORPUS, pretrained_encoder
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import bare_forward, iterate_batches, prepare
+from cka_tools.extraction import prepare
 from cka_tools.models import load_model
 from cka_tools.settings import Settings
 
@@ -42,7 +43,7 @@ def main() -> None:
         compiled = load_model(spec, dtype=options.dtype)
         compiled.model.compile(dynamic=True)
         prepared = prepare([plain], draw.documents, Settings())
-        batches = list(iterate_batches(prepared.tables[0], prepared.plan, plain.device))
+        batches = batches_of(prepared, plain)
         start = time.perf_counter()
         bare_forward(compiled, batches)
         first = time.perf_counter() - start

@@ -2,7 +2,8 @@
 
     python benchmarks/end_to_end.py [--corpus FILE] [--documents 256] [--repeats 5] [--dtype float32]
 
-The clock starts with models loaded and one warm-up batch, and ends with matrices and intervals in memory.
+The clock starts with models in memory, after a warm-up on 8 documents, and ends with matrices and intervals
+in memory; the draw, the tokens and the check of the hooks are in it.
 The ways run interleaved; times are medians, and the figures to read are ratios within one run. In another
 format than float32, `compare` and the forward passes run in it, the user's loop in it and in float32, and a
 probe says how much faster this machine multiplies matrices of the models' shapes in it. With one thread the
@@ -27,14 +28,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from cka_tools.comparison.reading import DrawProgress, Reading, read_draw
+from bare_passes import bare_forward, batches_of
 from rival_packages import installed_packages
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs
+from cka_tools.compute import open_run
+from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import bare_forward, iterate_batches, prepare
+from cka_tools.extraction import prepare
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
 
@@ -170,11 +173,11 @@ def probe(model: LoadedModel, tokens: int, dtype: torch.dtype, clock: Callable[[
     return statistics.median(seconds[torch.float32]) / statistics.median(seconds[dtype])
 
 
-def _error(found: object, reading: Reading) -> float:
+def _error(found: object, pair: PairResult) -> float:
     """Largest difference of a matrix from ours, in the estimator that it is nearer to; NaN without one."""
     if not isinstance(found, np.ndarray):
         return float("nan")
-    return min(float(np.abs(found - matrix).max()) for matrix in reading.plain.matrices.values())
+    return min(float(np.abs(found - matrix).max()) for matrix in pair.plain.matrices.values())
 
 
 def main() -> None:
@@ -202,29 +205,34 @@ def main() -> None:
         exact = plain if options.dtype == "float32" else [load_model(path) for path in (source, noisy)]
     for loaded in plain:
         loaded.model.set_attn_implementation("sdpa")  # as a user has it
-    settings = Settings(batch_tokens=options.batch_tokens)
-    if options.streamed:
-        settings = replace(settings, keep_features=0)
+    settings = Settings.of(
+        {
+            "documents": options.documents,
+            "batch_tokens": options.batch_tokens,
+            "dtype": options.dtype,
+            "keep_features": 0 if options.streamed else "8GiB",
+            "early": (0, 1),
+            "cache": False,
+        }
+    )
     prepared = prepare(models, draw.documents, settings)
-    depth = len(models[0].blocks)
-    pairs = [(i, i) for i in range(depth)]
+    in_memory = [(model.model, model.tokenizer) for model in models]
 
-    def ours() -> Reading:
-        return read_draw(
-            models[0], models[1], draw, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0)
-        )
+    def ours(documents: int = options.documents) -> PairResult:
+        run = open_run(in_memory, options.corpus, replace(settings, documents=documents))
+        (found,) = compare_pairs(run, [Pair(0, 1, whole=True)])
+        return found.pairs[0]
 
     def floor() -> None:
-        for model, table in zip(models, prepared.tables, strict=True):
-            bare_forward(model, iterate_batches(table, prepared.plan, model.device))
+        for at, model in enumerate(models):
+            bare_forward(model, batches_of(prepared, model, at))
 
     texts = [d.text for d in draw.documents]
 
     def loop() -> np.ndarray:
         return user_loop(exact, texts, prepared.max_length)
 
-    warm = DocumentDraw(draw.documents[:8], draw.corpus, draw.fingerprint, draw.seed, draw.counts)
-    read_draw(models[0], models[1], warm, settings, pairs, (None, None), (0, 1), False, DrawProgress(None, 0))
+    ours(documents=8)
     ways: dict[str, Way] = {
         "compare": ours,
         "forward passes alone": floor,
@@ -242,10 +250,10 @@ def main() -> None:
             seconds[name].append(took)
 
     base = statistics.median(seconds["compare"])
-    reading, user = results["compare"], results["user's loop, float32"]
-    assert isinstance(reading, Reading)
+    found, user = results["compare"], results["user's loop, float32"]
+    assert isinstance(found, PairResult)
     assert isinstance(user, np.ndarray)
-    difference = np.abs(reading.plain.matrices["biased"] - user)
+    difference = np.abs(found.plain.matrices["biased"] - user)
     table = pd.DataFrame(
         {
             "way": list(seconds),
@@ -254,7 +262,7 @@ def main() -> None:
             "median s": [statistics.median(s) for s in seconds.values()],
             "min s": [min(s) for s in seconds.values()],
             "max s": [max(s) for s in seconds.values()],
-            "CKA off by": [_error(results[name], reading) for name in seconds],
+            "CKA off by": [_error(results[name], found) for name in seconds],
         }
     )
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from bare_passes import bare_forward, batches_of
 from transformers import ModernBertConfig, ModernBertModel
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import bare_forward, iterate_batches, prepare
+from cka_tools.extraction import prepare
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
@@ -61,7 +62,7 @@ def main() -> None:
     model = random_encoder(options.hidden)
     draw = draw_documents(options.corpus, options.documents)
     prepared = prepare([model], draw.documents, Settings())
-    batches = list(iterate_batches(prepared.tables[0], prepared.plan, model.device))
+    batches = batches_of(prepared, model)
     some = PooledForward(model, "residual", range(options.first), "mean")
 
     def first() -> None:

@@ -15,47 +15,52 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 
+def generated_texts(documents: int, words: int) -> Iterator[str]:
+    """Documents of `words` words, all different."""
+    rng = np.random.default_rng(0)
+    vocabulary = [f"{a}{b}" for a in ("cell", "gene", "drug", "dose", "risk") for b in ("", "s", "al", "ing")]
+    for _ in range(documents):
+        yield " ".join(rng.choice(vocabulary, size=words))
+
+
 def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, float]:
     """Compare in this process; peak resident MiB before and after, features never in memory as a whole."""
-    from cka_tools.comparison.reading import DrawProgress, read_draw
-
-    from cka_tools.documents import draw as shelf
-    from cka_tools.documents import draw_documents
-    from cka_tools.extraction import tokens as growing_array
-    from cka_tools.models import load_model
+    from cka_tools.comparison.pairs import Pair, compare_pairs
+    from cka_tools.compute import open_run
+    from cka_tools.documents import draw
+    from cka_tools.extraction import tokens
     from cka_tools.settings import Settings
 
     if streamed:
-        shelf.TEXT_IN_MEMORY = growing_array.IN_MEMORY = 0
+        draw.TEXT_IN_MEMORY = tokens.IN_MEMORY = 0
 
-    rng = np.random.default_rng(0)
-    vocabulary = [f"{a}{b}" for a in ("cell", "gene", "drug", "dose", "risk") for b in ("", "s", "al", "ing")]
+    settings = Settings.of(
+        {
+            "documents": documents,
+            "pooling": pooling,
+            "memory_limit": 0,
+            "cache": False,
+            "keep_features": 0 if streamed else "8GiB",
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "texts.txt"
         with corpus.open("w") as file:
-            for _ in range(documents):
-                file.write(" ".join(rng.choice(vocabulary, size=words)) + "\n")
-        draw = draw_documents(corpus, documents)
-    models = [load_model(f"demo:{name}") for name in ("clm-detour", "mlm-baseline")]
+            file.writelines(f"{text}\n" for text in generated_texts(documents, words))
+        run = open_run(["demo:clm-detour", "demo:mlm-baseline"], corpus, settings)
     before = _peak_mib()
-    settings = Settings(pooling=pooling, memory_limit=0)
-    if streamed:
-        settings = replace(settings, keep_features=0)
-    depth = len(models[0].blocks)
-    pairs = [(i, i) for i in range(depth)]
-    reading = read_draw(
-        models[0], models[1], draw, settings, pairs, (None, None), (0,), False, DrawProgress(None, 0)
-    )
-    kept = [layer for features in reading.extraction.features for layer in features.features]
+    (found,) = compare_pairs(run, [Pair(0, 1, whole=True)])
+    sides = [extraction.features[at] for extraction, at in found.extractions]
+    kept = [layer for features in sides for layer in features.features]
     assert bool(kept) != streamed
-    assert streamed or all(features.on_disk for features in reading.extraction.features)
+    assert streamed or all(features.on_disk for features in sides)
     size = sum(layer.nbytes for layer in kept)
     return {
         "documents": documents,

@@ -4,8 +4,9 @@
 
 Two random encoders of over 100 MB each, features on disk. Measured: VmHWM of a fresh process, reset after
 all imports and a warm-up on models of a few kilobytes, above its resident memory there. Predicted: the
-weights of both models, one batch (the rise of one bare forward pass of the largest batch, in a process of
-its own) and the statistics (the rise of the same statistics on random features, in a process of its own).
+weights of one model (one runs after the other), one batch (the rise of one bare forward pass of the largest
+batch, in a process of its own) and the statistics (the rise of the same statistics on random features, in a
+process of its own).
 Runs on Linux.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from memory import generated_texts
 
 LARGE = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 64}
@@ -45,50 +47,44 @@ def save_models(folder: Path) -> None:
             tokenizer.save_pretrained(target)
 
 
-def texts_of(documents: int, words: int) -> list[str]:
-    """Documents of `words` words, all different."""
-    rng = np.random.default_rng(0)
-    vocabulary = [f"{a}{b}" for a in ("cell", "gene", "drug", "dose", "risk") for b in ("", "s", "al", "ing")]
-    return [" ".join(rng.choice(vocabulary, size=words)) for _ in range(documents)]
-
-
 def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float]:
     """Peak MiB of one step above the process before it, in this process."""
     import torch
-    from cka_tools.comparison.reading import DrawProgress, read_draw
+    from bare_passes import bare_forward, batches_of
 
+    from cka_tools.comparison.pairs import Pair, compare_pairs
+    from cka_tools.compute import open_run
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import bare_forward, iterate_batches, prepare
+    from cka_tools.extraction import prepare
     from cka_tools.models import load_model
     from cka_tools.settings import Settings
     from cka_tools.statistics.pair import compare_features
 
     torch.set_num_threads(1)
-    settings = Settings(memory_limit=0)
-    draw = draw_documents(texts_of(documents, words), documents)
+    settings = Settings(documents=documents, memory_limit=0, cache=False, device="cpu")
+    texts = list(generated_texts(documents, words))
+    draw = draw_documents(texts, documents)
     depth = LARGE["num_hidden_layers"]
     pairs = [(i, i) for i in range(depth)]
 
     def compare(size: str) -> None:
-        models = [load_model(folder / f"{size}-{seed}") for seed in (0, 1)]
-        read_draw(
-            models[0], models[1], draw, settings, pairs, (None, None), (0,), False, DrawProgress(None, 0)
-        )
+        run = open_run([folder / f"{size}-{seed}" for seed in (0, 1)], texts, settings)
+        compare_pairs(run, [Pair(0, 1, whole=True)])
 
     compare("small")
     if step == "batch":
         models = [load_model(folder / "large-0")]
         prepared = prepare(models, draw.documents, settings)
-        batch = next(iter(iterate_batches(prepared.tables[0], prepared.plan, models[0].device)))
+        batch = batches_of(prepared, models[0])[0]
     elif step == "statistics":
         rng = np.random.default_rng(0)
         shape = (documents, LARGE["hidden_size"])
         sides = [[rng.standard_normal(shape, np.float32) for _ in range(depth)] for _ in range(2)]
     before = settle()
     if step == "loading":
-        held = [load_model(folder / f"large-{seed}") for seed in (0, 1)]
+        held = load_model(folder / "large-0").model
         kept = settle(reset=False)
-        weights = sum(p.nbytes for m in held for p in [*m.model.parameters(), *m.model.buffers()])
+        weights = sum(p.nbytes for p in [*held.parameters(), *held.buffers()])
         return {"MiB": peak_mib() - before, "kept MiB": kept - before, "weights MiB": weights / 2**20}
     if step == "batch":
         bare_forward(models[0], [batch])

@@ -63,8 +63,9 @@ class SpillFile:
         return content
 
     def map(self, dtype: Any, shape: tuple[int, ...] | None = None) -> np.memmap:
-        """The content as a read-only array, flat unless a shape is given."""
-        return np.memmap(self._file, dtype=dtype, mode="r", shape=shape)
+        """The content as an array, flat unless a shape is given; writes to it do not reach the file."""
+        # Not mode "r": torch warns of arrays that cannot be written.
+        return np.memmap(self._file, dtype=dtype, mode="c", shape=shape)
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:

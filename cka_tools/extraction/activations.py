@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -119,37 +119,25 @@ class HostCopy:
     """A copy under way; `wait` gives the arrays."""
 
     def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor | None) -> None:
-        self._shapes = [tuple(tensor.shape) for tensor in pooled]
-        self._checks_shape = None if checks is None else tuple(checks.shape)
+        self._layers = len(pooled)
+        self._tensors = [*pooled] if checks is None else [*pooled, checks]
         self._event: torch.cuda.Event | None = None
-        if pooled[0].device.type == "cpu":
-            self._arrays = [tensor.numpy() for tensor in pooled]
-            self._checks = None if checks is None else checks.numpy()
-            self._flat = None
-            return
-        parts = [tensor.reshape(-1) for tensor in pooled] + ([] if checks is None else [checks.reshape(-1)])
-        flat = torch.cat(parts)
-        if flat.device.type == "cuda":
-            self._flat = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
-            self._flat.copy_(flat, non_blocking=True)
+        if pooled[0].device.type == "cuda":
+            self._tensors = [
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+                    tensor, non_blocking=True
+                )
+                for tensor in self._tensors
+            ]
             self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(flat.device))
-        else:
-            self._flat = flat.cpu()
+            self._event.record(torch.cuda.current_stream(pooled[0].device))
 
     def wait(self) -> tuple[list[np.ndarray], np.ndarray | None]:
         """The pooled arrays, one a layer, and the sums that tell non-finite documents (or None)."""
-        if self._flat is None:
-            return self._arrays, self._checks
         if self._event is not None:
             self._event.synchronize()
-        flat = self._flat.numpy()
-        arrays, start = [], 0
-        for shape in self._shapes:
-            stop = start + int(np.prod(shape))
-            arrays.append(flat[start:stop].reshape(shape))
-            start = stop
-        return arrays, None if self._checks_shape is None else flat[start:].reshape(self._checks_shape)
+        arrays = [tensor.cpu().numpy() for tensor in self._tensors]
+        return arrays[: self._layers], arrays[self._layers] if self._layers < len(arrays) else None
 
 
 class StopForward(BaseException):
@@ -250,13 +238,3 @@ def forward_options(model: LoadedModel) -> dict[str, Any]:
         if getattr(model.model.config, name, False):
             options[name] = False
     return options
-
-
-def bare_forward(model: LoadedModel, batches: Iterable[TokenBatch]) -> None:
-    """Run batches through the whole base model and keep nothing: the floor extraction is measured against."""
-    options = forward_options(model)
-    with model.evaluating():
-        for batch in batches:
-            model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

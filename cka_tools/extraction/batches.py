@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +109,6 @@ def make_batch(table: TokenTable, rows: Sequence[int], device: torch.device) -> 
         ids[at, :length] = table.row(row)
         mask[at, :length] = 1
     return TokenBatch(tuple(rows), _to(torch.from_numpy(ids), device), _to(torch.from_numpy(mask), device))
-
-
-def iterate_batches(table: TokenTable, plan: BatchPlan, device: torch.device) -> Iterator[TokenBatch]:
-    """The batches of a plan, one after the other."""
-    for rows in plan.batches:
-        yield make_batch(table, rows, device)
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

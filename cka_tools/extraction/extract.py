@@ -221,9 +221,7 @@ def extract_features(
 
 
 def plan_forwards(
-    models: Sequence[LoadedModel],
-    settings: Settings,
-    layers: Sequence[Sequence[int] | None] | None = None,
+    models: Sequence[LoadedModel], settings: Settings, layers: Sequence[Sequence[int] | None] | None = None
 ) -> list[PooledForward]:
     """What is hooked in each model; no hook is set yet.
 

@@ -16,7 +16,7 @@ class ModelFeatures:
     Attributes:
         layers: layer indices, ascending.
         features: one array a layer, rows in the documents' order: (n, p), or (K, n, p) for token pooling.
-            float32; float64 for a float64 model. On disk they are read-only views of one mapped file.
+            float32; float64 for a float64 model. On disk they are views of one mapped file.
         on_disk: whether they are.
     """
 

@@ -116,13 +116,9 @@ class Layout:
             for at, start in enumerate(self.starts)
         ]
 
-    def record(self) -> dict[str, Any]:
-        """JSON-ready; `Layout.of` is the way back."""
-        return asdict(self)
-
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Layout":
-        """The layout of a manifest."""
+        """The layout of a manifest, where its fields are JSON data."""
         lists = {name: tuple(record[name]) for name in ("layers", "widths")}
         return cls(**record | lists)
 
@@ -155,7 +151,7 @@ class Manifest:
         content: dict[str, Any] = {
             "key": self.key.digest,
             "content": self.key.content,
-            "layout": self.layout.record(),
+            "layout": asdict(self.layout),
             "sha256": self.sha256,
             "model": self.model,
             "created": self.created,

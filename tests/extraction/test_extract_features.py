@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction import bare_forward, extract_features, iterate_batches, prepare
+from cka_tools.extraction import extract_features
 from cka_tools.extraction.extract import is_out_of_memory
 from cka_tools.extraction.features import FeatureStore
 from cka_tools.models import LoadedModel, load_model
@@ -412,14 +412,3 @@ def test_one_model_in_memory_can_be_compared_with_itself(
     for a, b in zip(one.features, two.features, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a is not b
-
-
-def test_bare_forward_runs_the_same_batches(bert: LoadedModel, tiny_documents: list[Any]) -> None:
-    prepared = prepare([bert], tiny_documents, settings())
-    sizes: list[int] = []
-    handle = bert.model.register_forward_pre_hook(
-        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    bare_forward(bert, iterate_batches(prepared.tables[0], prepared.plan, bert.device))
-    handle.remove()
-    assert sizes == [len(rows) for rows in prepared.plan.batches]
