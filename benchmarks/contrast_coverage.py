@@ -4,8 +4,8 @@
 
 Checkpoint i of group g reads document u as x_i(u) = A_i z(u) + noise, z(u) normal, A_i = A + group · G_g +
 seed · E_i: the signal, what the group adds, and what the training seed adds, anew for each checkpoint; the
-noise is anew for each checkpoint and document. The divergence of two checkpoints over all documents is known from
-A_i and A_j, its means B and W from many thousands of seeds.
+noise is anew for each checkpoint and document. The divergence of two checkpoints over all documents is
+known from A_i and A_j, its means B and W from many thousands of seeds.
 """
 
 from __future__ import annotations

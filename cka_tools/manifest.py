@@ -78,9 +78,9 @@ def noise_kind(manifest_b: Mapping[str, Any] | None, manifest_control: Mapping[s
 def identical_until(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str | None:
     """Return until when two checkpoints are the same run, to the bit, by their manifests.
 
-    The key of a phase names the weights that it began with. Where a manifest has none: two runs on the same data
-    in the same order are one while their phases are equal and either draw nothing from the seed (causal language
-    modelling masks no token) or have the same seed.
+    The key of a phase names the weights that it began with. Where a manifest has none: two runs on the same
+    data in the same order are one while their phases are equal and either draw nothing from the seed (causal
+    language modelling masks no token) or have the same seed.
 
     Args:
         one, other: as `read_manifest` gives them; None where a checkpoint has none.

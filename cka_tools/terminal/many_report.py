@@ -137,7 +137,7 @@ def print_contrast(result: Contrast, console: Console) -> None:
         _say(console, Text.assemble(("group ", "bold"), text))
     all_or_some = "all" if test["exact"] else "a sample of the"
     text = (
-        f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label the checkpoints; "
+        f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label checkpoints; "
         f"the smallest possible is {p_value(test['smallest_p'])}; * marks layers at 5 % for all together"
     )
     _say(console, Text.assemble(("test ", "bold"), text))
