@@ -129,7 +129,7 @@ def check() -> None:
     values, left = divergences(X, left_out=True)
     assert left is not None
     for at, (i, j) in enumerate(pair_positions(4)):
-        wanted = compare_features([X[i]], [X[j]], [(0, 0)], [0])
+        wanted: Any = compare_features([X[i]], [X[j]], [(0, 0)], [0])
         np.testing.assert_allclose(1 - values[at, 0], wanted.layers[0].debiased.value, rtol=1e-10)
         np.testing.assert_allclose(1 - left[at, 0], wanted.leave_one_out[0], rtol=1e-10)
 
@@ -151,7 +151,7 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
         X = population.draw(rng, size, documents, seed)
         values, left = divergences(X, left_out=True)
         found = contrast_groups(values, left, (size, size), [0], documents, most=1).mean
-        row = {name: covers(getattr(found, name), value) for name, value in truth.items()}
+        row: dict[str, Any] = {name: covers(getattr(found, name), one) for name, one in truth.items()}
         of_c = found.difference
         row |= {
             "value": of_c.value,

@@ -31,7 +31,7 @@ class Groups:
     sources: list[ModelSource]
     sizes: tuple[int, int]
     paired: bool
-    manifests: list[Manifest]
+    manifests: Sequence[Manifest]
 
     @property
     def of(self) -> list[int]:

@@ -108,7 +108,7 @@ def _footnotes(record: Record) -> list[str]:
     notes = [
         contrast_sentence(record),
         f"Bars: {100 * interval['level']:g} % intervals over {interval['over']}{reason}. Stars: layers in "
-        "which the groups differ, with one error rate of 5 % for all of them (maximum statistic over layers).",
+        "which the groups differ, with one error rate of 5 % for all layers (maximum statistic over them).",
     ]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
     notes += [f"No ratio {line}." for line in ratio_refusals(entries)]

@@ -162,7 +162,7 @@ def test_seeds_widen_the_interval_by_the_delete_one_variance(rng):
 
 
 def test_what_a_document_does_to_one_checkpoint_is_not_counted_twice(rng):
-    """No seed effect, all noise of single pairs: the variance over seeds seen in the values is the documents'."""
+    """No seed effect, noise of single pairs alone: all variance that is seen over seeds is of documents."""
     shares = []
     for _ in range(40):
         n = 100
