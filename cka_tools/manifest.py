@@ -23,6 +23,14 @@ NOISE_IN_WORDS: dict[str, str] = {
 """What a control is, beside the baseline: completes "noise is the divergence of the baseline from …"."""
 
 
+DIFFER_IN: dict[str, str] = {
+    "masks": "masks",
+    "order": "masks and the order of the data",
+    "unknown": "what their manifests do not say",
+}
+"""In what runs of one group differ, by kind of noise: completes "checkpoints that differ in …"."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a directory, None where it has none.
 

@@ -29,7 +29,7 @@ from cka_tools.formatting import (
     times,
     times_interval,
 )
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.manifest import DIFFER_IN
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -132,8 +132,8 @@ def print_contrast(result: Contrast, console: Console) -> None:
     console.print(table, highlight=False)
     _say(console, Text("B is the mean divergence of pairs between the groups, W of pairs within one."))
     for group in summary["groups"]:
-        kinds = ", or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
-        text = f"{printable(group['name'])}, {group['members']} checkpoints; beside one, another is {kinds}"
+        kinds = ", or in ".join(DIFFER_IN[kind] for kind in group["noise"])
+        text = f"{printable(group['name'])}, {group['members']} checkpoints, which differ in {kinds}"
         _say(console, Text.assemble(("group ", "bold"), text))
     all_or_some = "all" if test["exact"] else "a sample of the"
     text = (
