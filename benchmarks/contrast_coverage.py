@@ -4,8 +4,8 @@
 
 Checkpoint i of group g reads document u as x_i(u) = A_i z(u) + noise, z(u) normal, A_i = A + group · G_g +
 seed · E_i: the signal, what the group adds, and what the training seed adds, anew for each checkpoint; the
-noise is anew for each checkpoint and document. The divergence of two checkpoints over all documents is known
-from A_i and A_j, its means B and W from many thousands of seeds.
+noise is anew for each checkpoint and document. The divergence of two checkpoints over all documents is
+known from A_i and A_j, its means B and W from many thousands of seeds.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def check() -> None:
     values, left = divergences(X, left_out=True)
     assert left is not None
     for at, (i, j) in enumerate(pair_positions(4)):
-        wanted = compare_features([X[i]], [X[j]], [(0, 0)], [0])
+        wanted: Any = compare_features([X[i]], [X[j]], [(0, 0)], [0])
         np.testing.assert_allclose(1 - values[at, 0], wanted.layers[0].debiased.value, rtol=1e-10)
         np.testing.assert_allclose(1 - left[at, 0], wanted.leave_one_out[0], rtol=1e-10)
 
@@ -151,7 +151,7 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
         X = population.draw(rng, size, documents, seed)
         values, left = divergences(X, left_out=True)
         found = contrast_groups(values, left, (size, size), [0], documents, most=1).mean
-        row = {name: covers(getattr(found, name), value) for name, value in truth.items()}
+        row: dict[str, Any] = {name: covers(getattr(found, name), one) for name, one in truth.items()}
         of_c = found.difference
         row |= {
             "value": of_c.value,

@@ -23,6 +23,14 @@ NOISE_IN_WORDS: dict[str, str] = {
 """What a control is, beside the model that it is a control of."""
 
 
+DIFFER_IN: dict[str, str] = {
+    "masks": "masks",
+    "order": "masks and the order of the data",
+    "unknown": "what their manifests do not say",
+}
+"""In what runs of one group differ, by kind of noise: completes "checkpoints that differ in …"."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a directory, None where it has none.
 
@@ -78,9 +86,9 @@ def noise_kind(manifest_b: Mapping[str, Any] | None, manifest_control: Mapping[s
 def identical_until(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str | None:
     """Return until when two checkpoints are the same run, to the bit, by their manifests.
 
-    The key of a phase names the weights that it began with. Where a manifest has none: two runs on the same data
-    in the same order are one while their phases are equal and either draw nothing from the seed (causal language
-    modelling masks no token) or have the same seed.
+    The key of a phase names the weights that it began with. Where a manifest has none: two runs on the same
+    data in the same order are one while their phases are equal and either draw nothing from the seed (causal
+    language modelling masks no token) or have the same seed.
 
     Args:
         one, other: as `read_manifest` gives them; None where a checkpoint has none.

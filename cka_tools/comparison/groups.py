@@ -31,7 +31,7 @@ class Groups:
     sources: list[ModelSource]
     sizes: tuple[int, int]
     paired: bool
-    manifests: list[Manifest]
+    manifests: Sequence[Manifest]
 
     @property
     def of(self) -> list[int]:
@@ -54,11 +54,11 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
     """Check groups by what was given; nothing is opened but manifests.
 
     Raises:
-        UserError: not two groups, a group of fewer than two, a checkpoint given twice, pairs that do not match.
+        UserError: not two groups, fewer than two in one, a checkpoint given twice, pairs that do not match.
     """
     if len(given) != 2:
         raise UserError(
-            f"a contrast needs two groups, {len(given)} given: write --group NAME=MODEL,MODEL twice"
+            f"{counted(len(given), 'group')} given: a contrast needs two, write --group NAME=A,B twice"
         )
     first, second = given
     sources: list[ModelSource] = []
@@ -101,7 +101,7 @@ def check_run(groups: Groups, run: FeatureRun) -> None:
     for name, shape in zip(run.names, shapes, strict=True):
         if shape != shapes[0]:
             raise UserError(
-                f"{run.names[0]!r} has {shapes[0]}, {name!r} has {shape}: give checkpoints of one architecture"
+                f"{run.names[0]!r} has {shapes[0]}, {name!r} has {shape}: give checkpoints of one shape"
             )
     weights = [
         one.provenance.get("weights_sha256") or hash_state_dict(one.model.state_dict())
@@ -114,7 +114,7 @@ def refuse_same(pairs: Iterable[tuple[int, int]], run: FeatureRun) -> None:
     """Raise a UserError for the first of the pairs: they are one checkpoint under two names."""
     for a, b in pairs:
         raise UserError(
-            f"{run.names[a]!r} and {run.names[b]!r} hold the same weights: one run is no sample of two, leave "
+            f"{run.names[a]!r} and {run.names[b]!r} hold the same weights: they are one run, leave "
             "one of them out"
         )
 
@@ -139,8 +139,8 @@ def _identical(groups: Groups, names: Sequence[str]) -> dict[str, Any] | None:
     if not concerned:
         return None
     text = (
-        f"{concerned[0]} are the same run until {until}, by their manifests: they are closer than independent "
-        "runs would be, so a mean divergence is too small and p is not valid."
+        f"{concerned[0]} are the same run until {until}, by their manifests: they are closer than "
+        "independent runs would be, so a mean divergence is too small and p is not valid."
     )
     return _warning("identical-until", text) | {"pairs": concerned}
 
@@ -152,7 +152,7 @@ def _contradictions(groups: Groups, names: Sequence[str]) -> dict[str, Any] | No
         objectives = [phase["objective"] for phase in _phases(manifest)]
         called = groups.names[groups.of[at]]
         detour = len(set(objectives)) > 1
-        wrong = ("detour" in called.casefold() and not detour) or ("baseline" in called.casefold() and detour)
+        wrong = ("baseline" if detour else "detour") in called.casefold()
         if objectives and wrong:
             trained = ", then ".join(objective.upper() for objective in objectives)
             found.append(f"{names[at]} in group {called!r} was trained by {trained}")
@@ -202,5 +202,5 @@ def _orders(groups: Groups) -> dict[str, Any] | None:
     if between:
         text = "Runs of the two groups share an order of the data, runs of one group do not: give --paired."
     else:
-        text = "Runs of one group share an order of the data, runs of the two groups do not: C holds the order too."
+        text = "Runs of one group share an order of the data, runs of the two do not: C holds the order too."
     return _warning("orders-differ", text)

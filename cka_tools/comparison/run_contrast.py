@@ -40,14 +40,14 @@ def contrast(
 ) -> Contrast:
     """Ask whether two groups of checkpoints are further apart than the checkpoints of one group are.
 
-    Every checkpoint is compared with every other, by layer, with one pass over the documents for each model and
-    none for what the activation store has. `statistics.contrast` has the definitions.
+    Every checkpoint is compared with every other, by layer, with one pass over the documents for each model
+    and none for what the activation store has. `statistics.contrast` has the definitions.
 
     Args:
         groups: two of them, by name, each of two checkpoints or more; of one architecture all.
-        paired: the groups are in one order, and checkpoint i of one shares with checkpoint i of the other what
-            it shares with no other (an order of the data, say). Such pairs are not counted, and labels are
-            exchanged within them alone.
+        paired: the groups are in one order, and checkpoint i of one shares with checkpoint i of the other
+            what it shares with no other (an order of the data, say). Such pairs are not counted, and labels
+            are exchanged within them alone.
         settings, options, progress: as `compare` takes them.
 
     Raises:

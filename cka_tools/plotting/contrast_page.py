@@ -76,7 +76,7 @@ def contrast_figure(record: Record) -> StyledFigure:
 
 
 def draw_groups(ax: Axes, record: Record) -> list[Line2D | Patch]:
-    """Divergence between and within by layer with intervals, significant layers starred; returns the legend."""
+    """Divergence between and within by layer with intervals, significant layers starred; gives the legend."""
     x = np.array([entry["layer"] for entry in record["layers"]])
     handles: list[Line2D | Patch] = []
     shown = [np.array([0.0])]
@@ -107,8 +107,8 @@ def _footnotes(record: Record) -> list[str]:
     reason = f" alone: {interval['reason']}" if "reason" in interval else ""
     notes = [
         contrast_sentence(record),
-        f"Bars: {100 * interval['level']:g} % intervals over {interval['over']}{reason}. Stars: layers in which "
-        "the groups differ, with one error rate of 5 % for all of them (maximum statistic over layers).",
+        f"Bars: {100 * interval['level']:g} % intervals over {interval['over']}{reason}. Stars: layers in "
+        "which the groups differ, with one error rate of 5 % for all layers (maximum statistic over them).",
     ]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
     notes += [f"No ratio {line}." for line in ratio_refusals(entries)]

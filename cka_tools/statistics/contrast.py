@@ -1,9 +1,9 @@
 """Two groups of checkpoints, every pair compared: are groups further apart than their own members are?
 
-B is the mean divergence of the pairs between the groups, W the mean over the two groups of each one's mean over
-its own pairs, C = B − W and R = B / W. Divergences are of pairs of checkpoints, so a checkpoint is in many and
-their spread is no standard error: chance over training seeds is what leaving one checkpoint out changes, chance
-over documents what leaving one document out of all pairs changes.
+B is the mean divergence of the pairs between the groups, W the mean over the two groups of each one's mean
+over its own pairs, C = B − W and R = B / W. A checkpoint is in many pairs, so their spread is no standard
+error: chance over training seeds is what leaving one checkpoint out changes, chance over documents what
+leaving one document out of all pairs changes.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def contrast_groups(
     """Contrast two groups of checkpoints.
 
     Args:
-        divergence: of each pair (see `pair_positions`) in each layer, (pairs, layers); NaN where undefined. The
-            first `sizes[0]` checkpoints are the first group.
+        divergence: of each pair (see `pair_positions`) in each layer, (pairs, layers); NaN where undefined.
+            The first `sizes[0]` checkpoints are the first group.
         without: the same without each of m documents in turn, (pairs, layers, m); None gives no intervals.
         early: positions of the layers that count as early.
         n: documents.
@@ -134,8 +134,8 @@ def relabelings(
     Two ways that differ by exchanging the groups' names alone are one where the groups are of equal size.
 
     Returns:
-        (ways, checkpoints) bool, the observed way first; and whether these are all. A sample holds the observed
-        way and `most` drawn ones, so that the share of ways as extreme is the add-one p.
+        (ways, checkpoints) bool, the observed way first; and whether these are all. A sample holds the
+        observed way and `most` drawn ones, so that the share of ways as extreme is the add-one p.
     """
     first, second = sizes
     count = first + second
@@ -198,7 +198,7 @@ class _Design:
         self.no_seeds: str | None = None
         small = min(sizes)
         if small < FEWEST_SEEDS:
-            self.no_seeds = f"a group of {small} says nothing of training seeds: {FEWEST_SEEDS} checkpoints or more are needed"
+            self.no_seeds = f"a group of {small} says nothing of training seeds, {FEWEST_SEEDS} are needed"
             return
         units = [[at, at + first] for at in range(first)] if paired else [[at] for at in range(count)]
         kept = np.array([~(np.isin(self.left, unit) | np.isin(self.right, unit)) for unit in units])
@@ -274,8 +274,8 @@ def _variance(
     """Variance of weights · (B, W), to first order, and the part of it that is due to seeds.
 
     Given the checkpoints, documents give V_d; given the documents, leaving checkpoints out gives V_s. What a
-    document does to one checkpoint alone is in both: leaving out a checkpoint and a document together tells how
-    much, and it is taken out of V_s.
+    document does to one checkpoint alone is in both: leaving out a checkpoint and a document together tells
+    how much, and it is taken out of V_s.
     """
     effect = weights[0] * design.between + weights[1] * design.within
     documents = jackknife_variance(torch.from_numpy(effect @ left), n)

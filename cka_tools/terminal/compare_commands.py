@@ -162,7 +162,7 @@ def contrast_command(
         bool,
         typer.Option(
             "--paired",
-            help="Checkpoint i of one group shares something with checkpoint i of the other, as its data order.",
+            help="Checkpoint i of one group shares something with i of the other, such as its data order.",
         ),
     ] = False,
     corpus: Corpus = "sample",
@@ -170,9 +170,9 @@ def contrast_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Test whether two groups of checkpoints are further apart than their own members are, one pass a model.
+    """Test whether two groups of checkpoints are further apart than their own members are.
 
-    Example: cka contrast --group detour=runs/d1/final,runs/d2/final --group baseline=runs/b1/final,runs/b2/final
+    Example: cka contrast --group detour=runs/d1,runs/d2,runs/d3 --group baseline=runs/b1,runs/b2,runs/b3
     """
     from cka_tools.comparison import contrast
 

@@ -29,7 +29,7 @@ from cka_tools.formatting import (
     times,
     times_interval,
 )
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.manifest import DIFFER_IN
 from cka_tools.terminal.output import plain_table, say, say_remarks
 
 NAME_LETTERS = 24
@@ -132,12 +132,12 @@ def print_contrast(result: Contrast, console: Console) -> None:
     console.print(table, highlight=False)
     say(console, "B is the mean divergence of pairs between the groups, W of pairs within one.")
     for group in summary["groups"]:
-        kinds = ", or ".join(NOISE_IN_WORDS[kind] for kind in group["noise"])
-        text = f"{printable(group['name'])}, {group['members']} checkpoints; beside one, another is {kinds}"
+        kinds = ", or in ".join(DIFFER_IN[kind] for kind in group["noise"])
+        text = f"{printable(group['name'])}, {group['members']} checkpoints, which differ in {kinds}"
         say(console, ("group ", "bold"), text)
     all_or_some = "all" if test["exact"] else "a sample of the"
     text = (
-        f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label the checkpoints; "
+        f"p is of a permutation test over {all_or_some} {test['relabelings']:,} ways to label checkpoints; "
         f"the smallest possible is {p_value(test['smallest_p'])}; * marks layers at 5 % for all together"
     )
     say(console, ("test ", "bold"), text)

@@ -79,7 +79,7 @@ def test_too_many_relabelings_are_sampled_by_a_seed(sizes, paired):
 def brute_force(distances, first):
     """C of every way to choose the first group, by loops."""
     count = int((1 + np.sqrt(1 + 8 * len(distances))) / 2)
-    lookup = {pair: row for pair, row in zip(pair_positions(count), distances, strict=True)}
+    lookup = dict(zip(pair_positions(count), distances, strict=True))
     found = []
     for chosen in combinations(range(count), first):
         rest = [i for i in range(count) if i not in chosen]
@@ -138,7 +138,6 @@ def test_without_seed_effects_the_interval_is_the_one_over_documents(rng):
     values = vector(np.where(np.subtract.outer([0] * 3 + [1] * 3, [0] * 3 + [1] * 3) == 0, 0.1, 0.5))
     left = with_documents(rng, values, 400, 0.2)
     found = contrast_groups(values, left, (3, 3), [0], 400).mean
-    effects = left[:, 0].mean(0) * 0  # of B alone, by hand
     first = [k for k, (i, j) in enumerate(pair_positions(6)) if (i < 3) != (j < 3)]
     effects = left[first, 0].mean(0)
     error = np.sqrt(399 / 400 * np.square(effects - effects.mean()).sum())
@@ -159,13 +158,11 @@ def test_seeds_widen_the_interval_by_the_delete_one_variance(rng):
     half = stats.t.ppf(0.975, degrees) * np.sqrt(sum(variance))
     assert found.between.ci_low == pytest.approx(found.between.value - half)
     assert found.difference.value == pytest.approx(0, abs=1e-12)
-    assert found.difference.ci_high == pytest.approx(
-        0, abs=1e-9
-    )  # what a checkpoint adds to all its pairs cancels
+    assert found.difference.ci_high == pytest.approx(0, abs=1e-9)  # it cancels
 
 
 def test_what_a_document_does_to_one_checkpoint_is_not_counted_twice(rng):
-    """No seed effect, all noise of single pairs: the variance over seeds seen in the values is the documents'."""
+    """No seed effect, noise of single pairs alone: all variance that is seen over seeds is of documents."""
     shares = []
     for _ in range(40):
         n = 100
