@@ -153,11 +153,7 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
         found = contrast_groups(values, left, (size, size), [0], documents, most=1).mean
         row: dict[str, Any] = {name: covers(getattr(found, name), one) for name, one in truth.items()}
         of_c = found.difference
-        row |= {
-            "value": of_c.value,
-            "width": (of_c.ci_high or 0) - (of_c.ci_low or 0),
-            "share": found.seed_share,
-        }
+        row |= {"value": of_c.value, "width": (of_c.ci_high or 0) - (of_c.ci_low or 0), "share": found.seed_share}
         row["below"] = float((of_c.ci_high or 0) < truth["difference"])
         rows.append(row)
     table = pd.DataFrame(rows).astype(float)
@@ -193,17 +189,10 @@ def alarms(seed_effect: float, size: int, draws: int, documents: int, seed: int)
             noise = rng.normal(size=(2 * size, documents, WIDTH)) * population.noise / np.sqrt(WIDTH)
             columns.append(divergences(z @ turned.transpose(0, 2, 1) + noise, left_out=False)[0])
         ways = int(rng.integers(2**31))
-        found = contrast_groups(
-            np.hstack(columns), None, (size, size), [0], documents, seed=ways, most=MOST_SAMPLED
-        )
+        found = contrast_groups(np.hstack(columns), None, (size, size), [0], documents, seed=ways, most=MOST_SAMPLED)
         single.append(found.mean.p)
         any_layer.append(min(layer.p or 0 for layer in found.layers))
-    row: dict[str, Any] = {
-        "seed effect": seed_effect,
-        "K": size,
-        "draws": draws,
-        "relabelings": found.relabelings,
-    }
+    row: dict[str, Any] = {"seed effect": seed_effect, "K": size, "draws": draws, "relabelings": found.relabelings}
     for level in (0.05, 0.01):
         row[f"attainable {level:g}"] = np.floor(level * found.relabelings + 1e-9) / found.relabelings
         row[f"mean, {level:g}"] = float((np.array(single) <= level).mean())
@@ -241,9 +230,7 @@ def main() -> None:
     )
     if not options.match:
         null = (
-            alarms(effect, size, options.null_draws, 40, options.seed)
-            for effect in (0.15, 1.0)
-            for size in (4, 5, 10)
+            alarms(effect, size, options.null_draws, 40, options.seed) for effect in (0.15, 1.0) for size in (4, 5, 10)
         )
         show(null, options.out / "contrast_alarms.csv")
     show(coverages, options.out / "contrast_coverage.csv")

@@ -35,9 +35,7 @@ class Population:
     draw: Draw
 
 
-def mixed(
-    p: int, share: float, spectrum: np.ndarray | None = None, q: int | None = None
-) -> tuple[float, Draw]:
+def mixed(p: int, share: float, spectrum: np.ndarray | None = None, q: int | None = None) -> tuple[float, Draw]:
     """Features x = D z, y = D (√share · z + √(1 − share) · w): Gaussian, y of width q ≤ p where given."""
     d = np.ones(p) if spectrum is None else spectrum
     e = d[: q or p]

@@ -65,9 +65,7 @@ def perturbed_copy(model: LoadedModel, folder: Path) -> Path:
     with torch.no_grad():
         for weight in model.model.parameters():
             if weight.ndim == 2:
-                weight += (
-                    0.1 * weight.std() * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-                )
+                weight += 0.1 * weight.std() * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
     model.model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     return folder
@@ -123,9 +121,7 @@ def packed_batches(loaded: LoadedModel, texts: list[str], size: int, max_length:
     """A loader of batches of `size` texts in corpus order, tokenized as it is read, and a label."""
 
     def pack(part: list[str]) -> tuple[Tensor, Tensor]:
-        batch = loaded.tokenizer(
-            part, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-        )
+        batch = loaded.tokenizer(part, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
         packed = torch.stack([batch["input_ids"], batch["attention_mask"]], dim=1)
         return packed, torch.zeros(len(part))
 
@@ -154,9 +150,7 @@ def timed(run: Callable[[], object], clock: Callable[[], float]) -> tuple[float,
 def probe(model: LoadedModel, tokens: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
     """How many times faster a block's matrix products over `tokens` rows are than in float32."""
     prefix = model.blocks[0].path + "."
-    shapes = [
-        w.shape for name, w in model.model.named_parameters() if name.startswith(prefix) and w.ndim == 2
-    ]
+    shapes = [w.shape for name, w in model.model.named_parameters() if name.startswith(prefix) and w.ndim == 2]
     assert shapes, f"no weight matrix under {prefix}"
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], dtype: []}
     operands = {
@@ -233,11 +227,7 @@ def main() -> None:
         return user_loop(exact, texts, prepared.max_length)
 
     ours(documents=8)
-    ways: dict[str, Way] = {
-        "compare": ours,
-        "forward passes alone": floor,
-        "user's loop, float32": loop,
-    }
+    ways: dict[str, Way] = {"compare": ours, "forward passes alone": floor, "user's loop, float32": loop}
     if options.dtype != "float32":
         ways[f"user's loop, {options.dtype}"] = lambda: user_loop(plain, texts, prepared.max_length)
     if options.rivals:

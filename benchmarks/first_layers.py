@@ -70,10 +70,7 @@ def main() -> None:
             for batch in batches:
                 some(batch)
 
-    ways: dict[str, Callable[[], None]] = {
-        "first layers": first,
-        "all layers": lambda: bare_forward(model, batches),
-    }
+    ways: dict[str, Callable[[], None]] = {"first layers": first, "all layers": lambda: bare_forward(model, batches)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):
         for name, run in ways.items():

@@ -30,11 +30,7 @@ HERE = Path(__file__).parent
 Row = dict[str, Any]
 
 BASE = {"documents": 512, "layers": 6, "width": 192}
-SIZES = {
-    "documents": [256, 512, 1024, 2048, 4096],
-    "layers": [2, 4, 8, 16],
-    "width": [96, 192, 384, 768],
-}
+SIZES = {"documents": [256, 512, 1024, 2048, 4096], "layers": [2, 4, 8, 16], "width": [96, 192, 384, 768]}
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:

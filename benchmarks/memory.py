@@ -62,12 +62,7 @@ def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, 
     assert bool(kept) != streamed
     assert streamed or all(features.on_disk for features in sides)
     size = sum(layer.nbytes for layer in kept)
-    return {
-        "documents": documents,
-        "features MiB": size / 2**20,
-        "before MiB": before,
-        "peak MiB": _peak_mib(),
-    }
+    return {"documents": documents, "features MiB": size / 2**20, "before MiB": before, "peak MiB": _peak_mib()}
 
 
 def _peak_mib() -> float:

@@ -121,10 +121,7 @@ def on_features(pytorch_cka: Any) -> Result:
 
 def ways() -> dict[str, Result]:
     """Ways to compute the matrix: ours, and each package that is here."""
-    found: dict[str, Result] = {
-        "cka-tools": ours(torch.float64),
-        "cka-tools, float32 products": ours(torch.float32),
-    }
+    found: dict[str, Result] = {"cka-tools": ours(torch.float64), "cka-tools, float32 products": ours(torch.float32)}
     for name, package in installed_packages().items():
         found[name] = through_models(package)
         if name == "pytorch-cka":
@@ -137,8 +134,7 @@ def features(layers: int, width: int, documents: int, mean: float) -> tuple[list
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(documents, width, generator=generator)
     a, b = (
-        [mean + common + torch.randn(documents, width, generator=generator) for _ in range(layers)]
-        for _ in range(2)
+        [mean + common + torch.randn(documents, width, generator=generator) for _ in range(layers)] for _ in range(2)
     )
     return a, b
 

@@ -17,15 +17,7 @@ import torch
 from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.extraction import Extraction, Prepared, prepare
 from cka_tools.extraction.extract import feature_bytes, feature_dtype
-from cka_tools.models import (
-    LoadedModel,
-    LoadOptions,
-    ModelGiven,
-    ModelOutline,
-    ModelSource,
-    as_source,
-    resolve_device,
-)
+from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.models.blocks import text_config
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
@@ -163,10 +155,7 @@ class FeatureRun:
             layers: of each distinct model.
         """
         rows = sum(len(prepared.kept) for prepared in self.prepared) * (self.settings.draws or 1)
-        return sum(
-            feature_bytes(outline, rows, chosen)
-            for outline, chosen in zip(self.outlines, layers, strict=True)
-        )
+        return sum(feature_bytes(outline, rows, chosen) for outline, chosen in zip(self.outlines, layers, strict=True))
 
     def load(self, at: int) -> LoadedModel:
         """A distinct model with its weights."""
@@ -201,9 +190,7 @@ class FeatureRun:
             found.append(own)
         return found
 
-    def _of_copy(
-        self, at: int, layers: Sequence[Layers], found: Sequence[list[Features]]
-    ) -> list[Features] | None:
+    def _of_copy(self, at: int, layers: Sequence[Layers], found: Sequence[list[Features]]) -> list[Features] | None:
         first = self.copies.get(at)
         if first is None or layers[first] != layers[at]:
             return None
@@ -283,9 +270,7 @@ def open_run(
     outlines = [source.outline(options) for source in sources]
     prepared = [prepare(outlines, draw.documents, settings) for draw in draws]
     known = from_first(lambda: [_content(source) for source in sources])
-    copies = {
-        at: known.index(one) for at, one in enumerate(known) if one is not None and known.index(one) < at
-    }
+    copies = {at: known.index(one) for at, one in enumerate(known) if one is not None and known.index(one) < at}
     return FeatureRun(sources, outlines, order, draws, prepared, settings, options, copies)
 
 

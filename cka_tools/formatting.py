@@ -171,9 +171,7 @@ def ratio_sentence(summary: dict[str, Any]) -> str:
     ratio, mean = summary["ratio"], summary["ratio"]["mean"]
     noise = f" {noise_sentence('B', [summary['noise']])}" if "noise" in summary else ""
     if mean["value"] is None:
-        return (
-            f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}.{noise}"
-        )
+        return f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}.{noise}"
     level = f"{100 * summary['interval']['level']:g} % interval "
     text = f"The pair's mean divergence is {_ratio_in_words(mean, ' times the seed noise', level)}"
     if summary["early_layers"]:
@@ -212,9 +210,7 @@ def contrast_sentence(record: dict[str, Any]) -> str:
     layers = significant_layers(record)
     if p <= smallest * (1 + 1e-9):
         text += f", the least that {sizes} checkpoints can give"
-    where = (
-        f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
-    )
+    where = f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
     return (
         f"{text}), {where}: the groups differ by more than their runs do, which does not say that what they "
         "are named after is the cause, should they differ in anything else."

@@ -49,14 +49,11 @@ def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
         if not match:
             raise UserError(
-                f"{option} {text[:80]!r}: {part[:40]!r} is not an index or a range; "
-                "write it like 0-7 or 0,3,8-11"
+                f"{option} {text[:80]!r}: {part[:40]!r} is not an index or a range; write it like 0-7 or 0,3,8-11"
             )
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
-            raise UserError(
-                f"{option} {text!r}: {part.strip()!r} runs backwards; write the smaller index first"
-            )
+            raise UserError(f"{option} {text!r}: {part.strip()!r} runs backwards; write the smaller index first")
         if high >= MOST_LAYERS:
             raise UserError(f"{option} {text!r}: {high} is beyond any model; write indices from 0")
         found.update(range(low, high + 1))
@@ -101,12 +98,8 @@ class Settings:
     documents: int | None = option(
         None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False
     )
-    max_length: int | None = option(
-        None, "Tokens a document is cut to.", shown="512, or what the models take", least=1
-    )
-    pooling: Literal["mean", "cls", "last", "token"] = option(
-        "mean", "How a document's hidden states become one row."
-    )
+    max_length: int | None = option(None, "Tokens a document is cut to.", shown="512, or what the models take", least=1)
+    pooling: Literal["mean", "cls", "last", "token"] = option("mean", "How a document's hidden states become one row.")
     sites: Literal["residual", "attention", "mlp"] = option(
         "residual", "The residual stream, or what a branch adds to it."
     )
@@ -145,28 +138,18 @@ class Settings:
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)
     keep_features: int | str = option(
-        "8GiB",
-        "Features of all models beyond this size are streamed, not kept.",
-        recorded=False,
+        "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False
     )
     snapshot_every: int = option(
-        SNAPSHOT_EVERY,
-        "Documents between snapshots of streamed statistics, in the cache.",
-        least=1,
-        recorded=False,
+        SNAPSHOT_EVERY, "Documents between snapshots of streamed statistics, in the cache.", least=1, recorded=False
     )
     # The models of an ablation are made by it: none brings code.
-    trust_remote_code: bool = option(
-        False, "Run code that comes with a model. Read it first.", lacking=("ablate",)
-    )
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.", lacking=("ablate",))
     allow_unused_weights: bool = option(
         False, "Leave out weights inside layers that a model's class does not use.", lacking=("ablate",)
     )
     cache: bool = option(
-        True,
-        "Use no cache: no features kept or found there, and no snapshots.",
-        flag="--no-cache",
-        recorded=False,
+        True, "Use no cache: no features kept or found there, and no snapshots.", flag="--no-cache", recorded=False
     )
     plan: Literal["sorted", "corpus-order"] = option("sorted", recorded=False)
     batch_size: int = option(16, least=1, recorded=False)
@@ -202,9 +185,7 @@ class Settings:
         for name in options:
             if name not in FIELDS:
                 near = get_close_matches(name, FIELDS, n=1)
-                raise TypeError(
-                    f"there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
-                )
+                raise TypeError(f"there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
         return cls(**options) if base is None else dataclasses.replace(base, **options)
 
     @property
@@ -250,9 +231,7 @@ class Settings:
                     f"{name.replace('_', '-')} {given!r} contradicts protocol 'paper', which has {value!r}: "
                     "leave one of them out"
                 )
-        exact = dataclasses.replace(
-            self, **dict[str, Any](wanted), plan="corpus-order", batch_size=paper.BATCH_SIZE
-        )
+        exact = dataclasses.replace(self, **dict[str, Any](wanted), plan="corpus-order", batch_size=paper.BATCH_SIZE)
         return exact, paper.DRAW_SEEDS
 
 

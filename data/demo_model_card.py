@@ -44,9 +44,7 @@ manifest, `loss.csv` its loss curve; `data/make_demo_models.py` says how the fam
 
 MATCHED = "{} Its decay is as long as Phase 1, where the others' is a tenth of it."
 DETOUR = "From `theta0`: next-token prediction under a causal mask, then an MLM decay."
-BASELINE = (
-    "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay."
-)
+BASELINE = "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay."
 SECOND = (
     "Made as `mlm-baseline` from the same data in the same order with another seed, so other masks: the yardstick "
     "for what chance alone does."

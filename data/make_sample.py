@@ -146,9 +146,7 @@ def write_abstract(grammar: Grammar, generator: random.Random) -> str:
     style = generator.random()
     if style < 0.4:
         labels = generator.choice(LABELS)
-        text = " ".join(
-            f"{label}: {' '.join(sections[name])}" for label, name in zip(labels, SECTIONS, strict=True)
-        )
+        text = " ".join(f"{label}: {' '.join(sections[name])}" for label, name in zip(labels, SECTIONS, strict=True))
     else:
         if style > 0.85:  # the conclusion first
             sections = {"conclusion": sections.pop("conclusion"), **sections}
@@ -164,9 +162,7 @@ def sample_rows(documents: int = DOCUMENTS, seed: int = SEED) -> Iterator[dict[s
         # A generator for each document: `random.Random` of a string is the same on every platform.
         text = write_abstract(grammar, random.Random(f"sample {seed} {len(seen)}"))
         if text in seen or not LEAST_WORDS <= len(text.split()) <= MOST_WORDS:
-            raise RuntimeError(
-                f"document {len(seen) + 1} is a duplicate or out of length: choose another seed"
-            )
+            raise RuntimeError(f"document {len(seen) + 1} is a duplicate or out of length: choose another seed")
         seen.add(text)
         yield {"id": f"sample-{len(seen):04d}", "text": text, "synthetic": True}
 

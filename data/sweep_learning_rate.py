@@ -31,9 +31,7 @@ HELD_OUT_TOKENS = 100_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, required=True, help="directory of θ0")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of Phase 1")

@@ -30,18 +30,14 @@ from points import (
 from cka_tools.errors import UserError
 from cka_tools.plotting.style import PAGE_WIDTH, TEXT, StyledFigure, figure_style
 
-X_LABELS = {
-    "length": "Phase 1, % of n tokens",
-    "decay": "decay, % of the tokens of Phase 1",
-}
+X_LABELS = {"length": "Phase 1, % of n tokens", "decay": "decay, % of the tokens of Phase 1"}
 LAYERS = {"mean": "all layers", "early": "early layers"}
 ASIDE = 1.05
 """Factor on x between two seeds, so that their points stand apart."""
 
 
 def ablation_curves_figure(
-    table: pd.DataFrame,
-    published_decay: Mapping[str, Sequence[Reference]] | None = None,
+    table: pd.DataFrame, published_decay: Mapping[str, Sequence[Reference]] | None = None
 ) -> Figure:
     """Draw mean and early divergence along the axes `length` and `decay`, and their ratio to seed noise.
 
@@ -72,12 +68,7 @@ def ablation_curves_figure(
         keys = legend_keys(sizes, published=published_decay is not None and "decay" in axes)
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.995))
         figure.subplots_adjust(
-            left=0.055,
-            right=0.99,
-            bottom=0.105,
-            top=1 - 0.42 / figure.get_figheight(),
-            wspace=0.2,
-            hspace=0.55,
+            left=0.055, right=0.99, bottom=0.105, top=1 - 0.42 / figure.get_figheight(), wspace=0.2, hspace=0.55
         )
         return figure
 

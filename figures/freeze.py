@@ -65,13 +65,8 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
             ax.tick_params(axis="y", length=0)
         columns[0].set_yticks(range(len(kinds)), [_label(kind) for kind in kinds])
         columns[0].set_ylim(len(kinds) - 0.5, -0.5)
-        keys = [
-            Line2D([], [], label=size, **(look_of(size, sizes) | HOLLOW | {"linestyle": "none"}))
-            for size in sizes
-        ]
-        keys.append(
-            Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents; one dot a seed")
-        )
+        keys = [Line2D([], [], label=size, **(look_of(size, sizes) | HOLLOW | {"linestyle": "none"})) for size in sizes]
+        keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents; one dot a seed"))
         if published:
             keys.append(Line2D([], [], label="published", **PUBLISHED))
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
@@ -95,14 +90,7 @@ def _label(kind: str) -> str:
     return f"{third} third\nin {'the CLM phase' if phase == 'CLM' else 'the decay'}"
 
 
-def _dots(
-    ax: Axes,
-    own: pd.DataFrame,
-    kinds: Sequence[str],
-    what: str,
-    size: str,
-    sizes: Sequence[str],
-) -> None:
+def _dots(ax: Axes, own: pd.DataFrame, kinds: Sequence[str], what: str, size: str, sizes: Sequence[str]) -> None:
     look = look_of(size, sizes)
     seeds = sorted(set(own["seed"]))
     y = np.array(
@@ -115,15 +103,7 @@ def _dots(
     )
     values, low, high = with_ends(own, what, 100.0 if what == "divergence" else 1.0)
     ax.hlines(y, low, high, color=look["color"], linewidth=0.9, gid=f"{what} interval")
-    ax.plot(
-        values,
-        y,
-        gid=what,
-        color=look["color"],
-        marker=look["marker"],
-        markerfacecolor="white",
-        linestyle="none",
-    )
+    ax.plot(values, y, gid=what, color=look["color"], marker=look["marker"], markerfacecolor="white", linestyle="none")
 
 
 def _published(ax: Axes, published: Sequence[tuple[str, float]]) -> None:

@@ -23,16 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.plotting.style import (
-    FAINT,
-    HOLLOW,
-    LOOKS,
-    PAGE_WIDTH,
-    TEXT,
-    Look,
-    StyledFigure,
-    figure_style,
-)
+from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.objectives import ObjectiveName
@@ -75,14 +66,7 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
                     alpha=0.6,
                     gid=f"{run} train",
                 )
-                ax.plot(
-                    held_out["tokens"] / 1e6,
-                    held_out["loss"],
-                    gid=f"{run} held-out",
-                    zorder=5,
-                    **look,
-                    **HOLLOW,
-                )
+                ax.plot(held_out["tokens"] / 1e6, held_out["loss"], gid=f"{run} held-out", zorder=5, **look, **HOLLOW)
             ax.axhline(unigram, color=FAINT, linewidth=0.9, linestyle=(0, (6, 3)), gid="unigram")
             if margin is not None:
                 ax.axhline(unigram - margin, color=FAINT, linewidth=0.7, linestyle=":", gid="margin")
@@ -91,10 +75,7 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.grid(axis="y")
         figure.legend(
-            handles=_keys(_looks(runs), unigram, margin),
-            loc="upper left",
-            ncols=6,
-            bbox_to_anchor=(0.02, 0.99),
+            handles=_keys(_looks(runs), unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99)
         )
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.84, wspace=0.06)
         return figure
@@ -108,9 +89,7 @@ def _keys(looks: Mapping[str, Look], unigram: float, margin: float | None) -> li
     keys = [Line2D([], [], label=f"{run}, held out", **look, **HOLLOW) for run, look in looks.items()]
     keys.append(Line2D([], [], color=FAINT, linewidth=0.6, label="training"))
     keys.append(
-        Line2D(
-            [], [], color=FAINT, linestyle=(0, (6, 3)), linewidth=0.9, label=f"token frequency, {unigram:.2f}"
-        )
+        Line2D([], [], color=FAINT, linestyle=(0, (6, 3)), linewidth=0.9, label=f"token frequency, {unigram:.2f}")
     )
     if margin is not None:
         keys.append(Line2D([], [], color=FAINT, linestyle=":", linewidth=0.7, label=f"{margin:g} nats below"))
@@ -133,18 +112,14 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> pd.DataFrame:
     """Evaluate both runs of the first seed, and θ0."""
     manifests = {
-        file.parent: read_manifest(file.parent) or {}
-        for file in options.ablation.glob("segments/*/training.json")
+        file.parent: read_manifest(file.parent) or {} for file in options.ablation.glob("segments/*/training.json")
     }
     rows = []
     for run, objective in RUNS.items():
         start, *own = lineage(manifests, find_run(manifests, (objective, "mlm")))
         _, tokenizer = load_start(start)
         held_out = pack_held_out(
-            texts(options.corpora / "pubmed_heldout.jsonl.gz"),
-            tokenizer,
-            DEMO.sequence_length,
-            HELD_OUT_TOKENS,
+            texts(options.corpora / "pubmed_heldout.jsonl.gz"), tokenizer, DEMO.sequence_length, HELD_OUT_TOKENS
         )
         for place in own:
             for row in read_state(place).losses:
@@ -176,10 +151,7 @@ def find_run(manifests: Manifests, objectives: tuple[str, str]) -> Path:
         recipe = manifest["recipe"]
         step = recipe["sequence_length"] * recipe["sequences_per_step"]
         steps = round(DEMO.phase1_tokens / step)
-        phases = [
-            (round(one["tokens"] / step), one["objective"], bool(one.get("frozen")))
-            for one in recipe["phases"]
-        ]
+        phases = [(round(one["tokens"] / step), one["objective"], bool(one.get("frozen"))) for one in recipe["phases"]]
         lengths = (steps, round(DECAY_SHARE * steps))
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         if (

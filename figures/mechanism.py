@@ -88,10 +88,7 @@ def mechanism_figure(
 
 
 def _by_layer(
-    ax: Axes,
-    entries: Sequence[dict[str, Any]],
-    layers: Sequence[int],
-    known: Mapping[str, Sequence[Reference]],
+    ax: Axes, entries: Sequence[dict[str, Any]], layers: Sequence[int], known: Mapping[str, Sequence[Reference]]
 ) -> list[Line2D | Patch]:
     controls = [entry["control"] for entry in entries]
     drawn = (
@@ -109,10 +106,7 @@ def _by_layer(
 
 
 def _ratio(
-    ax: Axes,
-    entries: Sequence[dict[str, Any]],
-    layers: Sequence[int],
-    known: Mapping[str, Sequence[Reference]],
+    ax: Axes, entries: Sequence[dict[str, Any]], layers: Sequence[int], known: Mapping[str, Sequence[Reference]]
 ) -> None:
     ratios = [entry["ratio"] for entry in entries]
     value, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))

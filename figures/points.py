@@ -49,13 +49,7 @@ def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.nda
 
 
 def draw_seeds(
-    ax: Axes,
-    rows: pd.DataFrame,
-    x: Sequence[float] | np.ndarray,
-    what: str,
-    look: Look,
-    *,
-    scale: float = 1.0,
+    ax: Axes, rows: pd.DataFrame, x: Sequence[float] | np.ndarray, what: str, look: Look, *, scale: float = 1.0
 ) -> None:
     """One point a row with its interval.
 
@@ -126,9 +120,7 @@ def share_axis(ax: Axes, shares: Sequence[float]) -> None:
 
 def legend_keys(sizes: Sequence[str], *, published: bool) -> list[Line2D | Patch]:
     """What the legend shows: a size each, the interval, seed noise, published values."""
-    keys: list[Line2D | Patch] = [
-        Line2D([], [], label=size, **look_of(size, sizes), **HOLLOW) for size in sizes
-    ]
+    keys: list[Line2D | Patch] = [Line2D([], [], label=size, **look_of(size, sizes), **HOLLOW) for size in sizes]
     keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
     keys.append(Patch(facecolor=INK, alpha=NOISE_ALPHA, linewidth=0, label="seed noise"))
     if published:
@@ -170,11 +162,7 @@ def along_the_decay() -> dict[str, list[Reference]]:
 
 def mean_divergences() -> list[tuple[str, Reference]]:
     """Mean divergence in percent of the three models, with its spread over draws."""
-    cases = {
-        "Base": "encoder, Base",
-        "Large": "encoder, Large",
-        "270M\ndecoder": "decoder, reverse detour",
-    }
+    cases = {"Base": "encoder, Base", "Large": "encoder, Large", "270M\ndecoder": "decoder, reverse detour"}
     return [(label, _percent(published().of("mean divergence", case)[0])) for label, case in cases.items()]
 
 

@@ -27,9 +27,7 @@ LOOKS: dict[str, Look] = {"debiased": DEBIASED | {"zorder": 4}, "biased": BIASED
 
 
 def raw_cka_figure(
-    record: dict[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    published: Mapping[str, Sequence[Reference]] | None = None,
+    record: dict[str, Any], arrays: Mapping[str, np.ndarray], published: Mapping[str, Sequence[Reference]] | None = None
 ) -> Figure:
     """Draw CKA of the paired layers, and beside it that of the control where there is one.
 
@@ -56,18 +54,14 @@ def raw_cka_figure(
             low, high = _ends(entries, name)
             ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid=f"{name} interval")
             depth = layers[-1] - layers[0]
-            draw_published(
-                ax, [Reference(layers[0] + depth * one.x, one.y) for one in (published or {}).get(name, ())]
-            )
+            draw_published(ax, [Reference(layers[0] + depth * one.x, one.y) for one in (published or {}).get(name, ())])
             layer_axis(ax, layers)
             ax.set_title(title, loc="left", fontsize=TEXT)
             ax.set_xlabel("layer")
             ax.grid(axis="y")
         axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)
         keys = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
-        keys.append(
-            Line2D([], [], color=INK, linewidth=0.9, label="95 % interval of the debiased, over documents")
-        )
+        keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval of the debiased, over documents"))
         if published:
             keys.append(Line2D([], [], label="published (biased), by relative depth", **PUBLISHED))
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
@@ -94,9 +88,7 @@ def _ends(entries: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.
 
 def main() -> None:
     made = parser(__doc__, __file__)
-    made.add_argument(
-        "run", nargs="?", type=Path, default=RESULTS / "detour", help="a run directory of `cka compare`"
-    )
+    made.add_argument("run", nargs="?", type=Path, default=RESULTS / "detour", help="a run directory of `cka compare`")
     options = made.parse_args()
     comparison = Comparison.load(options.run)
     write(raw_cka_figure(comparison.record, comparison.arrays, cka_by_depth()), options.out)

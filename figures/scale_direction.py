@@ -34,9 +34,7 @@ HALF = 0.3
 """Of the band of seed noise."""
 
 
-def scale_direction_figure(
-    table: pd.DataFrame, published: Sequence[tuple[str, Reference]] | None = None
-) -> Figure:
+def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, Reference]] | None = None) -> Figure:
     """Draw mean and early divergence by size and direction, and their ratio to each one's own seed noise.
 
     Args:
@@ -80,11 +78,7 @@ def scale_direction_figure(
             ax.set_xlim(-0.6, len(labels) - 0.4)
             ax.tick_params(axis="x", length=0)
             log_axis(ax, percent=what == "divergence")
-        titles = (
-            "all layers: divergence (%)",
-            "early layers: divergence (%)",
-            "all layers: × seed noise",
-        )
+        titles = ("all layers: divergence (%)", "early layers: divergence (%)", "all layers: × seed noise")
         for ax, title in zip(panels, titles, strict=True):
             ax.set_title(title, loc="left", fontsize=TEXT)
         keys = legend_keys(sizes, published=bool(published))

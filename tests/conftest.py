@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -76,9 +70,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def make_tokenizer(
-    *, specials: bool = True, words: list[str] = WORDS, **settings: Any
-) -> PreTrainedTokenizerFast:
+def make_tokenizer(*, specials: bool = True, words: list[str] = WORDS, **settings: Any) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words, with [CLS] and [SEP] around them or without."""
     vocabulary = {token: index for index, token in enumerate(SPECIALS + words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -88,14 +80,10 @@ def make_tokenizer(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
         )
     named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"} if specials else {}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", **(named | settings)
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", **(named | settings))
 
 
-def make_model(
-    architecture: str, *, seed: int = 0, layers: int = 6, head: bool = False, **settings: Any
-) -> Any:
+def make_model(architecture: str, *, seed: int = 0, layers: int = 6, head: bool = False, **settings: Any) -> Any:
     """A model with weights large enough that layers differ and attention is not uniform."""
     model_type, needs = _ARCHITECTURES[architecture]
     depth = {"n_layers": layers} if architecture == "distilbert" else {"num_hidden_layers": layers}

@@ -75,10 +75,7 @@ def make_comparison(
     def made_up(models: Any, corpus: Any, settings: Settings, seeds: Sequence[int]) -> FeatureRun:
         draws = []
         for seed in seeds:
-            a, b = (
-                make_features(n, depth, seed, **features),
-                make_features(n, depth_b, seed + 100, **features),
-            )
+            a, b = (make_features(n, depth, seed, **features), make_features(n, depth_b, seed + 100, **features))
             near = np.random.default_rng(seed + 200)
             twin = [layer + control_drift * 0.3 * near.normal(size=layer.shape) for layer in b]
             draws.append([a, b, twin][: len(models)])
@@ -126,9 +123,7 @@ def _run(
                     chosen = layers[at] or range(len(draw[at]))
                     extraction = Extraction([], np.arange(n), [{}], plan, cache=["off"])
                     kept = {layer: draw[at][layer] for layer in chosen}
-                    own.append(
-                        Features(name, len(draw[at]), kept, [d.id for d in documents], origin, extraction)
-                    )
+                    own.append(Features(name, len(draw[at]), kept, [d.id for d in documents], origin, extraction))
                 found.append(own)
             return found
 
@@ -151,7 +146,5 @@ def with_diagonal(comparison: Comparison, values: Sequence[float], width: float 
     for name, some in (("mean", comparison.layers), ("early", [e for e in comparison.layers if e["early"]])):
         mean = float(np.mean([e["divergence"]["value"] for e in some]))
         for held in (comparison.summary, comparison.record["pairs"][0]):
-            held[f"{name}_divergence"]["debiased"].update(
-                value=mean, ci_low=mean - width, ci_high=mean + width
-            )
+            held[f"{name}_divergence"]["debiased"].update(value=mean, ci_low=mean - width, ci_high=mean + width)
     return comparison

@@ -50,9 +50,7 @@ def test_ratios_of_the_published_layers_are_the_published_ones():
 def test_the_ratio_of_two_comparisons_gives_the_published_ones_from_the_published_layers():
     def found(cka):
         spectrum = Spectrum(1.0, 1.0, 0)
-        layers = [
-            LayerPair(i, i, Interval(v), Interval(v), spectrum, spectrum, None) for i, v in enumerate(cka)
-        ]
+        layers = [LayerPair(i, i, Interval(v), Interval(v), spectrum, spectrum, None) for i, v in enumerate(cka)]
         mean = MeanDivergence(Interval(None), Interval(None))
         return FeatureComparison(20, {}, layers, mean, mean, [None] * len(cka), np.arange(20), EARLY)
 

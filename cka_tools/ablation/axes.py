@@ -79,9 +79,7 @@ class Cell:
 AXES: Final = ("length", "decay", "freeze", "size", "direction")
 
 
-def axis_cells(
-    axis: str, size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]
-) -> list[Cell]:
+def axis_cells(axis: str, size: str, layers: int, fractions: Sequence[float], decays: Sequence[float]) -> list[Cell]:
     """Return an axis's cells at one size.
 
     length: how much CLM, Phase 1 of x·n tokens, then a decay of 10 % of that; decay: how much of it after
@@ -161,8 +159,7 @@ def make_cells(
             raise UserError(f"{name} names a share twice: give each once")
     if axis == "size" and len(depths) < 2:
         raise UserError(
-            f"axis 'size' has one size, {', '.join(depths)}: "
-            f"add another --start, a model or a shape like 4x64"
+            f"axis 'size' has one size, {', '.join(depths)}: add another --start, a model or a shape like 4x64"
         )
     cells = [
         cell

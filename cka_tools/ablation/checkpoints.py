@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cka_tools.ablation.axes import (
-    BASELINE,
-    CLM_BASELINE,
-    DECAYS,
-    DETOUR,
-    FRACTIONS,
-    REVERSE_DETOUR,
-    check_axis,
-    span,
-)
+from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DECAYS, DETOUR, FRACTIONS, REVERSE_DETOUR, check_axis, span
 from cka_tools.ablation.measure import Trained, Trio
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
@@ -82,9 +73,7 @@ def find_trios(
     trios = []
     for detour in detours:
         baseline = _baseline(detour, known)
-        controls = [
-            (noise_kind(baseline.manifest, one.manifest), one) for one in known if _is_control(one, baseline)
-        ]
+        controls = [(noise_kind(baseline.manifest, one.manifest), one) for one in known if _is_control(one, baseline)]
         kind, control = min(controls, key=lambda found: found[0] != noise, default=(None, None))
         for at, (cell, position) in _cells(axes, detour, full).items():
             trios.append(
@@ -112,8 +101,7 @@ def _read(folder: Path) -> Known | None:
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None:
         raise UserError(
-            f"checkpoint {str(folder)!r} has no {MANIFEST}: give directories that `cka train` or "
-            f"`cka ablate` wrote"
+            f"checkpoint {str(folder)!r} has no {MANIFEST}: give directories that `cka train` or `cka ablate` wrote"
         )
     recipe = manifest.get("recipe")
     try:
@@ -125,9 +113,7 @@ def _read(folder: Path) -> Known | None:
         step = recipe["sequence_length"] * recipe["sequences_per_step"]
         tokens = [round(phase["tokens"] / step) * step for phase in (first, last)]
         return Known(
-            Trained(
-                folder, int(manifest["seed"]), int(manifest["data_seed"]), sum(tokens), hash_json(recipe)
-            ),
+            Trained(folder, int(manifest["seed"]), int(manifest["data_seed"]), sum(tokens), hash_json(recipe)),
             _size(folder),
             (first["objective"], last["objective"]),
             (tokens[0], tokens[1]),

@@ -222,15 +222,11 @@ def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings)
         UserError: what a comparison refuses.
     """
     with tempfile.TemporaryDirectory() as place:
-        roots = {
-            key: start_directory(start, plan.template, Path(place)) for key, start in plan.starts.items()
-        }
+        roots = {key: start_directory(start, plan.template, Path(place)) for key, start in plan.starts.items()}
         start_of = {segment_folder(out, s.key): roots[s.start] for s in plan.tree.segments.values()}
         asked = _Asked(
             plan_trios(plan, out),
-            lambda one, causal: _Untrained(
-                one.folder, _seen(replace(one, folder=start_of[one.folder]), causal)
-            ),
+            lambda one, causal: _Untrained(one.folder, _seen(replace(one, folder=start_of[one.folder]), causal)),
         )
         check_pairs(open_run(asked.sources, compare_on, settings), asked.pairs)
 

@@ -12,13 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, make_cells
-from cka_tools.ablation.starts import (
-    SECOND_SHAPE,
-    Start,
-    find_starts,
-    load_tokenizer,
-    tokenizer_hash,
-)
+from cka_tools.ablation.starts import SECOND_SHAPE, Start, find_starts, load_tokenizer, tokenizer_hash
 from cka_tools.ablation.tree import START_SEED, Budget, StartKey, StartNode, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
@@ -69,12 +63,7 @@ class PackedCorpus:
         if held is None or tokens is None or held.tokens < tokens:
             try:
                 held = pack_texts(
-                    self.texts,
-                    self.tokenizer,
-                    length=self.length,
-                    seed=seed,
-                    tokens=tokens,
-                    epochs=self.epochs,
+                    self.texts, self.tokenizer, length=self.length, seed=seed, tokens=tokens, epochs=self.epochs
                 )
             except UserError as error:
                 raise UserError(f"corpus {self.spec!r}: {error}") from None
@@ -175,13 +164,7 @@ def make_plan(settings: AblationSettings) -> Plan:
         given.append(SECOND_SHAPE)
     starts, template = find_starts(given, list(settings.decoder_starts), with_decoder="direction" in axes)
     depths = {start.size: start.layers for start in starts if start.name == "encoder"}
-    cells = make_cells(
-        settings.axis,
-        depths,
-        fractions=settings.fractions,
-        decays=settings.decays,
-        skip=settings.skip,
-    )
+    cells = make_cells(settings.axis, depths, fractions=settings.fractions, decays=settings.decays, skip=settings.skip)
     used = {(branch.start, branch.size) for cell in cells for branch in (cell.detour, cell.baseline)}
     chosen = {(s.name, s.size): s for s in starts if (s.name, s.size) in used}
     _check_length(settings.length, chosen)
@@ -195,8 +178,7 @@ def make_plan(settings: AblationSettings) -> Plan:
         spec = settings.start_corpus or settings.corpus
         if settings.start_corpus is None:
             notes.append(
-                f"start models of a shape are trained on the corpus itself, {spec!r}: "
-                f"name another with --start-corpus"
+                f"start models of a shape are trained on the corpus itself, {spec!r}: name another with --start-corpus"
             )
         start_corpus = corpus
         if spec != corpus.spec or settings.start_epochs > 1:
@@ -277,11 +259,7 @@ def _budget(settings: AblationSettings, cells: list[Cell], corpus: PackedCorpus,
 
 
 def _start_steps(
-    settings: AblationSettings,
-    starts: list[Start],
-    corpus: PackedCorpus,
-    budget: Budget,
-    notes: list[str],
+    settings: AblationSettings, starts: list[Start], corpus: PackedCorpus, budget: Budget, notes: list[str]
 ) -> int:
     """Steps of the start models that are trained here: as long as a given one, or the demo's."""
     known = [start.trained_on for start in starts if start.trained_on]

@@ -150,11 +150,7 @@ def segment_folder(out: Path, key: str) -> Path:
 def is_finished(folder: Path, key: str, *, optimizer: bool = False) -> bool:
     """Tell whether a directory holds this very segment, trained to its end and undamaged."""
     manifest = read_manifest(folder)
-    return (
-        manifest is not None
-        and manifest.get("segment") == key
-        and find_damage(folder, optimizer=optimizer) is None
-    )
+    return manifest is not None and manifest.get("segment") == key and find_damage(folder, optimizer=optimizer) is None
 
 
 def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:

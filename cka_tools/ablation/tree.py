@@ -292,9 +292,7 @@ def grow_tree(
         content += [] if run.data == run.masks else [run.data]
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         steps = phase.tokens // budget.step
-        tree.segments[key] = Segment(
-            key, parent, start.key, phase, index, run.masks, run.data, first, steps, recipe
-        )
+        tree.segments[key] = Segment(key, parent, start.key, phase, index, run.masks, run.data, first, steps, recipe)
         return key
 
     planted: dict[StartKey, str | None] = {}

@@ -57,9 +57,7 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
         UserError: not two groups, fewer than two in one, a checkpoint given twice, pairs that do not match.
     """
     if len(given) != 2:
-        raise UserError(
-            f"{counted(len(given), 'group')} given: a contrast needs two, write --group NAME=A,B twice"
-        )
+        raise UserError(f"{counted(len(given), 'group')} given: a contrast needs two, write --group NAME=A,B twice")
     first, second = given
     sources: list[ModelSource] = []
     sizes = []
@@ -74,11 +72,7 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
         for member in members:
             source = as_source(member)
             if source in owner:
-                where = (
-                    f"twice in group {name!r}"
-                    if owner[source] == name
-                    else f"in {owner[source]!r} and {name!r}"
-                )
+                where = f"twice in group {name!r}" if owner[source] == name else f"in {owner[source]!r} and {name!r}"
                 raise UserError(f"checkpoint {source.name!r} is {where}: name every checkpoint once")
             owner[source] = name
             sources.append(source)
@@ -100,9 +94,7 @@ def check_run(groups: Groups, run: FeatureRun) -> None:
     shapes = [f"{depth} layers of width {width}" for depth, width in zip(run.depths, run.widths, strict=True)]
     for name, shape in zip(run.names, shapes, strict=True):
         if shape != shapes[0]:
-            raise UserError(
-                f"{run.names[0]!r} has {shapes[0]}, {name!r} has {shape}: give checkpoints of one shape"
-            )
+            raise UserError(f"{run.names[0]!r} has {shapes[0]}, {name!r} has {shape}: give checkpoints of one shape")
     weights = [
         one.provenance.get("weights_sha256") or hash_state_dict(one.model.state_dict())
         for one in (run.outlines[at] for at in run.order)
@@ -114,8 +106,7 @@ def refuse_same(pairs: Iterable[tuple[int, int]], run: FeatureRun) -> None:
     """Raise a UserError for the first of the pairs: they are one checkpoint under two names."""
     for a, b in pairs:
         raise UserError(
-            f"{run.names[a]!r} and {run.names[b]!r} hold the same weights: they are one run, leave "
-            "one of them out"
+            f"{run.names[a]!r} and {run.names[b]!r} hold the same weights: they are one run, leave one of them out"
         )
 
 
@@ -159,9 +150,7 @@ def _contradictions(groups: Groups, names: Sequence[str]) -> dict[str, Any] | No
     if not found:
         return None
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return _warning(
-        "name-contradicts-manifest", f"{found[0]}, by its manifest{more}: check the groups' names."
-    )
+    return _warning("name-contradicts-manifest", f"{found[0]}, by its manifest{more}: check the groups' names.")
 
 
 def _recipes(groups: Groups) -> dict[str, Any] | None:
@@ -169,9 +158,7 @@ def _recipes(groups: Groups) -> dict[str, Any] | None:
     kinds = set()
     for manifest in groups.manifests:
         if phases := _phases(manifest):
-            parts = [
-                {k: v for k, v in one.items() if k not in ("name", "objective", "masking")} for one in phases
-            ]
+            parts = [{k: v for k, v in one.items() if k not in ("name", "objective", "masking")} for one in phases]
             recipe = (manifest or {})["recipe"]
             rest = {k: v for k, v in recipe.items() if k not in ("name", "scale", "phases")}
             kinds.add(hash_json([parts, rest]))

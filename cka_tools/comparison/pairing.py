@@ -34,9 +34,7 @@ def choose_layers(depth_a: int, depth_b: int, layers: Sequence[int] | None) -> l
     shallow = min(depth_a, depth_b)
     wrong = [i for i in layers if not 0 <= i < shallow]
     if wrong or not layers:
-        raise UserError(
-            f"layers {wrong or list(layers)} do not exist: there are {shallow}, 0 to {shallow - 1}"
-        )
+        raise UserError(f"layers {wrong or list(layers)} do not exist: there are {shallow}, 0 to {shallow - 1}")
     side = 0 if depth_a <= depth_b else 1
     return [pair for pair in pairs if pair[side] in set(layers)]
 
@@ -51,7 +49,5 @@ def early_layers(depth: int, early: Sequence[int] | None) -> tuple[int, ...]:
         return tuple(range(-(-depth * EARLY_SHARE[0] // EARLY_SHARE[1])))
     wrong = [i for i in early if not 0 <= i < depth]
     if wrong or not early:
-        raise UserError(
-            f"early layers {wrong or list(early)} do not exist: there are {depth}, 0 to {depth - 1}"
-        )
+        raise UserError(f"early layers {wrong or list(early)} do not exist: there are {depth}, 0 to {depth - 1}")
     return tuple(sorted(set(early)))

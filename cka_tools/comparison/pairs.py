@@ -91,9 +91,7 @@ class DrawResult:
         return list(dict.fromkeys([*self.draw.notes, *found]))
 
 
-def compare_pairs(
-    run: FeatureRun, pairs: Sequence[Pair], progress: Progress | None = None
-) -> list[DrawResult]:
+def compare_pairs(run: FeatureRun, pairs: Sequence[Pair], progress: Progress | None = None) -> list[DrawResult]:
     """Compare pairs of a run's models in each of its draws.
 
     Features beyond `keep_features` are streamed: all models are then in memory together.
@@ -173,12 +171,7 @@ class _Plan:
     def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:
         wanted = self.wanted[at]
         return PairResult(
-            self.pairs[at],
-            self.indices[wanted.first],
-            self.indices[wanted.second],
-            wanted.early,
-            plain,
-            **more,
+            self.pairs[at], self.indices[wanted.first], self.indices[wanted.second], wanted.early, plain, **more
         )
 
 
@@ -232,9 +225,7 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
                 plain[at],
                 rescaled=compared(at, rescale=True) if settings.rescale else None,
                 measures={
-                    name: measure_pairs(
-                        find_measure(name), statistics(one.first), statistics(one.second), one.pairs
-                    )
+                    name: measure_pairs(find_measure(name), statistics(one.first), statistics(one.second), one.pairs)
                     for name in settings.measures
                     if name != "cka"
                 },
@@ -298,10 +289,7 @@ def _groups(wanted: Sequence[Wanted]) -> list[tuple[list[int], list[int]]]:
 def _streamed_pairs(
     run: FeatureRun, plan: _Plan, streamed: StreamedDraw, members: Sequence[int], wanted: Sequence[Wanted]
 ) -> dict[int, PairResult]:
-    plain = {
-        at: streamed.compare(one, called=plan.pairs[at].called)
-        for at, one in zip(members, wanted, strict=True)
-    }
+    plain = {at: streamed.compare(one, called=plan.pairs[at].called) for at, one in zip(members, wanted, strict=True)}
     results = {}
     for at, one in zip(members, wanted, strict=True):
         control = plan.pairs[at].control

@@ -37,13 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 COMPARISON, TRAJECTORY, MATRIX, ABLATION = "comparison", "trajectory", "matrix", "ablation"
 CONTRAST = "contrast"
-COMMANDS = {
-    COMPARISON: "compare",
-    TRAJECTORY: "trajectory",
-    MATRIX: "matrix",
-    CONTRAST: "contrast",
-    ABLATION: "ablate",
-}
+COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix", CONTRAST: "contrast", ABLATION: "ablate"}
 """The command that writes a run of each kind."""
 
 ESTIMATORS = ("biased", "debiased")
@@ -177,9 +171,7 @@ def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
     return noise_kind(*(None if folder is None else read_manifest(folder) for folder in folders))
 
 
-def provenance(
-    run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject
-) -> JsonObject:
+def provenance(run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject) -> JsonObject:
     """Where the numbers come from; all but `created`, `command` and `cache` can change one.
 
     Args:
@@ -269,10 +261,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]
         row = shared | {"layer": name, **columns("divergence", both["debiased"])}
-        row |= {
-            "divergence_biased": both["biased"]["value"],
-            "reason": both["debiased"].get("reason"),
-        }
+        row |= {"divergence_biased": both["biased"]["value"], "reason": both["debiased"].get("reason")}
         if "ratio" in entry:
             noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
             row |= columns("control_divergence", noise) | {"control_reason": noise.get("reason")}

@@ -69,9 +69,7 @@ class RunResult:
         Raises:
             UserError: the directory holds something already, or there is no room.
         """
-        return write_run(
-            Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure, table_name=self.table
-        )
+        return write_run(Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure, table_name=self.table)
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Self:
@@ -97,9 +95,7 @@ class Comparison(RunResult):
         a, b = self.names
         mean = self.summary["mean_divergence"]["debiased"]["value"]
         shown = "undefined" if mean is None else f"{mean:.1%}"
-        return (
-            f"<Comparison {a} vs {b}: mean divergence {shown} over {self.summary['n_documents']} documents>"
-        )
+        return f"<Comparison {a} vs {b}: mean divergence {shown} over {self.summary['n_documents']} documents>"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -188,9 +184,7 @@ class Trajectory(RunResult):
             which: "mean" or "early".
         """
         entries = [one[f"{which}_divergence"]["debiased"] for one in self.checkpoints]
-        return np.array(
-            [[np.nan if e[k] is None else e[k] for k in ("value", "ci_low", "ci_high")] for e in entries]
-        )
+        return np.array([[np.nan if e[k] is None else e[k] for k in ("value", "ci_low", "ci_high")] for e in entries])
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each checkpoint (and the control) and layer, and for both means."""
@@ -343,9 +337,7 @@ class Ablation(RunResult):
             last = {
                 name: value
                 for name, value in cell.items()
-                if name not in shared
-                and not isinstance(value, dict | list)
-                and name not in ("a", "b", "role")
+                if name not in shared and not isinstance(value, dict | list) and name not in ("a", "b", "role")
             }
             last |= {f"weights_{role}": weights for role, weights in cell["weights"].items()}
             rows += [row | last for row in pair_rows(cell, shared)]

@@ -186,9 +186,7 @@ def _spread(draws: Sequence[DrawResult]) -> dict[str, Any]:
 
 def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
     spread: dict[str, Any] = {
-        f"{name}_divergence": {
-            e: _over_draws([getattr(getattr(f, name), e).value for f in found]) for e in ESTIMATORS
-        }
+        f"{name}_divergence": {e: _over_draws([getattr(getattr(f, name), e).value for f in found]) for e in ESTIMATORS}
         for name in MEANS
     }
     spread["layers"] = [
@@ -198,9 +196,7 @@ def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
     return spread
 
 
-def _ratio_spread(
-    draws: Sequence[DrawResult], controls: Sequence[FeatureComparison], of: str
-) -> dict[str, Any]:
+def _ratio_spread(draws: Sequence[DrawResult], controls: Sequence[FeatureComparison], of: str) -> dict[str, Any]:
     """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
     pairs = [draw.pairs[0] for draw in draws]
     return {

@@ -9,15 +9,7 @@ import numpy as np
 
 from cka_tools.comparison.groups import Groups, check_run, find_groups, group_warnings, refuse_same
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, known
-from cka_tools.comparison.record import (
-    CONTRAST,
-    JsonObject,
-    early_of,
-    interval_entry,
-    number,
-    pair_entry,
-    provenance,
-)
+from cka_tools.comparison.record import CONTRAST, JsonObject, early_of, interval_entry, number, pair_entry, provenance
 from cka_tools.comparison.results import Contrast
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
@@ -58,9 +50,7 @@ def contrast(
     check_run(found, run)
     pairs = [Pair(a, b) for a, b in pair_positions(len(found.sources))]
     draw = compare_pairs(run, pairs, progress)[0]
-    distances = np.array(
-        [[known(one.debiased.complement().value) for one in p.plain.layers] for p in draw.pairs]
-    )
+    distances = np.array([[known(one.debiased.complement().value) for one in p.plain.layers] for p in draw.pairs])
     refuse_same([(p.pair.a, p.pair.b) for p, d in zip(draw.pairs, distances, strict=True) if _same(d)], run)
     without = _without(draw.pairs)
     first = draw.pairs[0]
@@ -97,25 +87,18 @@ def _arrays(distances: np.ndarray, without: np.ndarray, models: int) -> dict[str
 def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTest) -> JsonObject:
     names = run.names
     first = draw.pairs[0]
-    summary = many_summary(
-        run, draw, [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs]
-    )
+    summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs])
     summary["warnings"] = [*group_warnings(groups, names), *summary["warnings"]]
     over = "documents and training seeds" if test.no_seeds is None else "documents"
     summary |= {
-        "interval": {"level": LEVEL, "over": over}
-        | ({} if test.no_seeds is None else {"reason": test.no_seeds}),
+        "interval": {"level": LEVEL, "over": over} | ({} if test.no_seeds is None else {"reason": test.no_seeds}),
         "early_layers": early_of(first),
         "groups": [
             {"name": name, "members": groups.sizes[at], "noise": groups.noise(at)}
             for at, name in enumerate(groups.names)
         ],
         "paired": groups.paired,
-        "test": {
-            "relabelings": test.relabelings,
-            "exact": test.exact,
-            "smallest_p": test.smallest_p,
-        },
+        "test": {"relabelings": test.relabelings, "exact": test.exact, "smallest_p": test.smallest_p},
         "mean": _entry(test.mean),
         "early": _entry(test.early),
     }
@@ -135,9 +118,6 @@ def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTes
 
 def _entry(found: GroupContrast) -> JsonObject:
     return {
-        **{
-            name: interval_entry(getattr(found, name))
-            for name in ("between", "within", "difference", "ratio")
-        },
+        **{name: interval_entry(getattr(found, name)) for name in ("between", "within", "difference", "ratio")},
         **{name: number(getattr(found, name)) for name in ("p", "p_single", "seed_share")},
     }

@@ -17,15 +17,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cka_tools.comparison.record import (
-    ABLATION,
-    COMMANDS,
-    COMPARISON,
-    FORMAT,
-    MATRIX,
-    TRAJECTORY,
-    JsonObject,
-)
+from cka_tools.comparison.record import ABLATION, COMMANDS, COMPARISON, FORMAT, MATRIX, TRAJECTORY, JsonObject
 from cka_tools.comparison.version_1 import upgrade
 from cka_tools.errors import UserError
 
@@ -141,9 +133,7 @@ def write_whole(path: Path, content: bytes) -> None:
         staging.replace(path)
     except OSError as error:
         staging.unlink(missing_ok=True)
-        raise UserError(
-            f"--out {str(path)!r} could not be written ({error.strerror}): name another place"
-        ) from error
+        raise UserError(f"--out {str(path)!r} could not be written ({error.strerror}): name another place") from error
 
 
 def run_kind(run_dir: Path) -> str | None:
@@ -171,9 +161,7 @@ def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[JsonObject, dict[st
     path = run_dir / RESULT
     command = f"`cka {COMMANDS[kind]}`"
     if not path.is_file():
-        raise UserError(
-            f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that {command} wrote"
-        )
+        raise UserError(f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that {command} wrote")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,14 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
-from cka_tools.comparison.record import (
-    ESTIMATORS,
-    TRAJECTORY,
-    control_noise,
-    early_of,
-    pair_entry,
-    provenance,
-)
+from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, early_of, pair_entry, provenance
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
@@ -75,9 +68,7 @@ def trajectory(
     count = len(series.x)
     # A ratio by layer needs the control's own layer pairs: all three models of one depth.
     noise = count if control is not None and run.depths[-1] == run.depths[0] else None
-    pairs = [
-        Pair(at, 0, control=noise if run.depths[at] == run.depths[0] else None) for at in range(1, count + 1)
-    ]
+    pairs = [Pair(at, 0, control=noise if run.depths[at] == run.depths[0] else None) for at in range(1, count + 1)]
     if control is not None:
         pairs.append(Pair(count + 1, 0, called=("the control", "the reference")))
     draw = compare_pairs(run, pairs, progress)[0]
@@ -93,10 +84,7 @@ def _record(run: FeatureRun, draw: DrawResult, series: CheckpointSeries) -> dict
         summary["noise"] = control_noise(run, 0, count + 1)
         if weights[-1] == weights[0]:
             summary["notes"].append("The control holds the reference's weights: its divergence is no floor.")
-    summary |= {
-        "early_layers": early_of(draw.pairs[0]),
-        "x": {"kind": series.kind, "label": LABELS[series.kind]},
-    }
+    summary |= {"early_layers": early_of(draw.pairs[0]), "x": {"kind": series.kind, "label": LABELS[series.kind]}}
     control = draw.pairs[count] if count < len(draw.pairs) else None
     pairs = []
     for at, pair in enumerate(draw.pairs):

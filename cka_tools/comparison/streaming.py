@@ -198,9 +198,7 @@ def stream_draw(
     told(len(prepared.kept), total)
     told.next(len(prepared.kept), total)
     features = [ModelFeatures(forward.layers, []) for forward in forwards]
-    extraction = describe(
-        models, prepared, features, splits, ["resumed" if resumed else "streamed"] * len(models)
-    )
+    extraction = describe(models, prepared, features, splits, ["resumed" if resumed else "streamed"] * len(models))
     extraction.streamed = {
         "documents_left_out": len(sums.documents),
         "pilot_documents": min(PILOT_DOCUMENTS, sums.total) if settings.rescale else None,
@@ -244,8 +242,7 @@ def _pilot(
     stores = WholeBatches(plan, len(forwards), lambda rows, values: parts.append(values)).sides
     run_batches(forwards, stores, prepared, documents, None, plan)
     by_model = [
-        [np.concatenate(layer, axis=1) for layer in zip(*batches, strict=True)]
-        for batches in zip(*parts, strict=True)
+        [np.concatenate(layer, axis=1) for layer in zip(*batches, strict=True)] for batches in zip(*parts, strict=True)
     ]
     return Pilot.of(*sides.join(by_model), rescale=settings.rescale)
 

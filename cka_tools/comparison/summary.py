@@ -85,8 +85,7 @@ def summary_table(runs: Sequence[Comparison], labels: Sequence[str] = ()) -> Sum
 def _told_apart(names: list[str]) -> list[str]:
     """Names that occur twice with a number behind them."""
     return [
-        f"{name} ({names[: at + 1].count(name)})" if names.count(name) > 1 else name
-        for at, name in enumerate(names)
+        f"{name} ({names[: at + 1].count(name)})" if names.count(name) > 1 else name for at, name in enumerate(names)
     ]
 
 
@@ -260,8 +259,4 @@ def _rows(table: SummaryTable, write: Callable[[Cell], str]) -> list[list[str]]:
     return [[write(cell) for cell in row] for row in zip(*(c.cells for c in table.columns), strict=True)]
 
 
-FORMATS: Final[dict[str, Callable[[SummaryTable], str]]] = {
-    "csv": to_csv,
-    "markdown": to_markdown,
-    "latex": to_latex,
-}
+FORMATS: Final[dict[str, Callable[[SummaryTable], str]]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}

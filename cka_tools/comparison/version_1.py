@@ -17,9 +17,7 @@ def upgrade(record: JsonObject, kind: str) -> JsonObject:
     Raises:
         KeyError, TypeError: a record that lacks what its kind has.
     """
-    return {COMPARISON: _comparison, TRAJECTORY: _trajectory, MATRIX: _matrix, ABLATION: _ablation}[kind](
-        record
-    )
+    return {COMPARISON: _comparison, TRAJECTORY: _trajectory, MATRIX: _matrix, ABLATION: _ablation}[kind](record)
 
 
 def _missing() -> JsonObject:
@@ -133,16 +131,10 @@ def _ablation(record: JsonObject) -> JsonObject:
         known |= {"noise": "unknown" if cell["weights"]["control"] else None, "data_seed": cell["seed"]}
         both = {f"{n}_divergence": {"debiased": cell[f"{n}_divergence"], "biased": _missing()} for n in MEANS}
         control = {
-            f"{n}_divergence": {"debiased": cell[f"control_{n}_divergence"], "biased": _missing()}
-            for n in MEANS
+            f"{n}_divergence": {"debiased": cell[f"control_{n}_divergence"], "biased": _missing()} for n in MEANS
         }
         smallest, largest = cell["ratio_range"] or (None, None)
-        ratio = {
-            "mean": cell["mean_ratio"],
-            "early": cell["early_ratio"],
-            "smallest": smallest,
-            "largest": largest,
-        }
+        ratio = {"mean": cell["mean_ratio"], "early": cell["early_ratio"], "smallest": smallest, "largest": largest}
         cells.append(
             known
             | both

@@ -7,11 +7,4 @@ The way of a document: `corpus_spec` opens a corpus, a reader (`text_files`, `pu
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Document, DocumentDraw
 from cka_tools.documents.draw import draw_documents, stream_documents
 
-__all__ = [
-    "DEFAULT_DOCUMENTS",
-    "MINIMUM_DOCUMENTS",
-    "Document",
-    "DocumentDraw",
-    "draw_documents",
-    "stream_documents",
-]
+__all__ = ["DEFAULT_DOCUMENTS", "MINIMUM_DOCUMENTS", "Document", "DocumentDraw", "draw_documents", "stream_documents"]

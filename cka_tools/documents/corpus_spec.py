@@ -122,9 +122,7 @@ def _open_sample() -> Corpus:
 
 def _open_path(spec: str) -> Corpus:
     if not spec.strip():
-        raise UserError(
-            f"corpus {spec!r}: empty; give `sample`, `pubmed`, `biomed-enriched`, `hf:ID` or a path"
-        )
+        raise UserError(f"corpus {spec!r}: empty; give `sample`, `pubmed`, `biomed-enriched`, `hf:ID` or a path")
     path, known = Path(spec).expanduser(), ", ".join(SUFFIXES)
     try:
         if not path.exists():

@@ -211,9 +211,7 @@ def _check_enough(opened: Corpus, documents: int | None) -> None:
     of_all = f" of {read} read ({', '.join(aside)})" if aside else ""
     if usable < MINIMUM_DOCUMENTS:
         found = f"{counted(usable, 'usable document')}{of_all}"
-        raise UserError(
-            f"{opened.name}: {found}, at least {MINIMUM_DOCUMENTS} are needed; give a larger corpus"
-        )
+        raise UserError(f"{opened.name}: {found}, at least {MINIMUM_DOCUMENTS} are needed; give a larger corpus")
     if documents is not None and usable < documents:
         raise UserError(
             f"{opened.name}: {documents} documents were asked for, it gives {usable} usable ones{of_all}; "

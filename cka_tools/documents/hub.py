@@ -256,9 +256,7 @@ def _as_document(line: bytes, where: str) -> Document:
         row = json.loads(line)
         text = row[TEXT] if row.get(ABSTRACT, row[TEXT]).strip() else ""
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"pubmed: {where} of {DATASET} is not a row with {TEXT!r}; use the path of a file"
-        ) from error
+        raise UserError(f"pubmed: {where} of {DATASET} is not a row with {TEXT!r}; use the path of a file") from error
     metadata = metadata_of(row.items(), (TEXT, ABSTRACT, "title", "PMID", "id"))  # the title is in the text
     return Document(row_id(row, "PMID", row_id(row, "id", where)), text, metadata)
 

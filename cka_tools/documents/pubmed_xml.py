@@ -132,9 +132,7 @@ def _records(file: Path) -> Iterator[Element]:
         where = f"{file}, line {error.lineno}"
         raise UserError(f"{where}: XML that does not parse ({reason}); fetch the file again") from error
     if not records and not re.match("Pubmed(Article|Book)|(Medline|Delete)Citation", root):
-        raise UserError(
-            f"{file}: no PubMed record in <{root}>; give MEDLINE/PubMed XML, or the text as .txt or .jsonl"
-        )
+        raise UserError(f"{file}: no PubMed record in <{root}>; give MEDLINE/PubMed XML, or the text as .txt or .jsonl")
 
 
 def _content(record: Element) -> Element:

@@ -35,9 +35,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path}: broken gzip ({error}); fetch or compress the file again") from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its rights"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -50,8 +48,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(file, start=1):
             if b"\0" in raw:
                 raise UserError(
-                    f"{path}: not text: a zero byte in line {number}; give UTF-8 text (.txt, .jsonl, "
-                    ".csv), or .parquet"
+                    f"{path}: not text: a zero byte in line {number}; give UTF-8 text (.txt, .jsonl, .csv), or .parquet"
                 )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -63,17 +60,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 # `contents` before `content`: where a corpus has both (as those made for retrieval), `contents` is title and
 # content.
-TEXT_COLUMNS = (
-    "text",
-    "contents",
-    "content",
-    "abstract",
-    "abstract_text",
-    "body",
-    "document",
-    "passage",
-    "sentence",
-)
+TEXT_COLUMNS = ("text", "contents", "content", "abstract", "abstract_text", "body", "document", "passage", "sentence")
 ID_COLUMNS = ("id", "pmid", "PMID", "doc_id", "document_id", "_id")
 
 
@@ -204,9 +191,7 @@ def read_parquet(path: Path, corpus: Corpus) -> Iterator[Document]:
         raise UserError(f"{path}: cannot be read as parquet ({reason}); write the file again") from error
 
 
-def row_document(
-    row: Mapping[str, Any], column: str, id_name: str | None, fallback: str, where: str
-) -> Document:
+def row_document(row: Mapping[str, Any], column: str, id_name: str | None, fallback: str, where: str) -> Document:
     """Return the document of a row.
 
     Args:

@@ -124,9 +124,7 @@ class HostCopy:
         self._event: torch.cuda.Event | None = None
         if pooled[0].device.type == "cuda":
             self._tensors = [
-                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
-                    tensor, non_blocking=True
-                )
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
                 for tensor in self._tensors
             ]
             self._event = torch.cuda.Event()

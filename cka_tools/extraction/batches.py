@@ -35,9 +35,7 @@ class BatchPlan:
             "kind": self.kind,
             "limit": self.limit,
             "batches": len(self.batches),
-            "padded_tokens": sum(
-                len(rows) * length for rows, length in zip(self.batches, self.lengths, strict=True)
-            ),
+            "padded_tokens": sum(len(rows) * length for rows, length in zip(self.batches, self.lengths, strict=True)),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
 

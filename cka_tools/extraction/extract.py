@@ -11,13 +11,7 @@ import numpy as np
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.activations import (
-    HostCopy,
-    PooledForward,
-    accumulation_dtype,
-    draw_positions,
-    resolve_layers,
-)
+from cka_tools.extraction.activations import HostCopy, PooledForward, accumulation_dtype, draw_positions, resolve_layers
 from cka_tools.extraction.batches import (
     BatchPlan,
     TokenBatch,
@@ -162,18 +156,14 @@ def prepare(models: Sequence[LoadedModel], documents: Sequence[TextDocument], se
         notes.append(f"{len(empty)} documents hold no token of text and were left out: {named}.")
         by_tokenizer = {tokenizer: table.take(kept) for tokenizer, table in by_tokenizer.items()}
     if not len(kept):
-        raise UserError(
-            f"none of the {len(documents)} documents holds a token of text: give a corpus of text"
-        )
+        raise UserError(f"none of the {len(documents)} documents holds a token of text: give a corpus of text")
     tables = [by_tokenizer[tokenizer_of(model)] for model in models]
     lengths = np.max([table.lengths for table in by_tokenizer.values()], axis=0)
     if settings.plan == "sorted":
         plan = plan_sorted(lengths, settings.batch_tokens or _batch_tokens(models))
     else:
         plan = plan_corpus_order(lengths, settings.batch_size)
-    positions = (
-        draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
-    )
+    positions = draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
     return without_padding(Prepared(kept, tables, plan, max_length, shared, positions, notes), models)
 
 
@@ -325,14 +315,10 @@ def feature_bytes(model: LoadedModel, rows: int, layers: Sequence[int] | None) -
 def make_stores(forwards: Sequence[PooledForward], documents: int, settings: Settings) -> list[FeatureStore]:
     """A store for each model, all in memory or, beyond the limit, all on disk."""
     shapes = [(f.layers, f.widths, feature_dtype(f.model)) for f in forwards]
-    total = sum(
-        documents * (settings.draws or 1) * sum(widths) * dtype.itemsize for _, widths, dtype in shapes
-    )
+    total = sum(documents * (settings.draws or 1) * sum(widths) * dtype.itemsize for _, widths, dtype in shapes)
     on_disk = total > settings.memory_limit
     return [
-        FeatureStore(
-            documents, chosen, widths, settings.draws, dtype, on_disk=on_disk, folder=settings.spill_folder
-        )
+        FeatureStore(documents, chosen, widths, settings.draws, dtype, on_disk=on_disk, folder=settings.spill_folder)
         for chosen, widths, dtype in shapes
     ]
 
@@ -410,11 +396,7 @@ class _ModelRun:
 
     def _record_split(self, rows: Sequence[int]) -> None:
         self.splits.append(
-            {
-                "model": self.model.name,
-                "rows": list(rows),
-                "halves": [len(rows) // 2, len(rows) - len(rows) // 2],
-            }
+            {"model": self.model.name, "rows": list(rows), "halves": [len(rows) // 2, len(rows) - len(rows) // 2]}
         )
 
     def _document(self, row: int) -> str:
@@ -429,8 +411,7 @@ def non_finite(model: LoadedModel, layer: int, document: str) -> UserError:
         "bfloat16": "use dtype float32",
     }.get(dtype, "its weights are damaged; with sound weights use dtype float64")
     return UserError(
-        f"model {model.name!r}: non-finite activation in layer {layer} on document {document!r} "
-        f"({dtype}): {cure}"
+        f"model {model.name!r}: non-finite activation in layer {layer} on document {document!r} ({dtype}): {cure}"
     )
 
 

@@ -76,9 +76,7 @@ class FeatureStore:
             for array, value in zip(self._arrays, values, strict=True):
                 array[:, list(rows)] = value
             return
-        records = np.concatenate(
-            [value.transpose(1, 0, 2).reshape(len(rows), -1) for value in values], axis=1
-        )
+        records = np.concatenate([value.transpose(1, 0, 2).reshape(len(rows), -1) for value in values], axis=1)
         records = np.ascontiguousarray(records, dtype=self.dtype)
         for row, record in zip(rows, records, strict=True):
             self._file.write(record, row * record.nbytes)

@@ -131,8 +131,7 @@ def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tupl
             continue
         if asked is not None:
             raise UserError(
-                f"max-length {asked} is above what model {name!r} takes ({limit} tokens): ask for {limit} "
-                "or less"
+                f"max-length {asked} is above what model {name!r} takes ({limit} tokens): ask for {limit} or less"
             )
         notes.append(f"Documents are cut to {limit} tokens, the most that {name} takes, not to {wanted}.")
         wanted = limit

@@ -12,13 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    MODEL_MAPPING,
-    AttentionInterface,
-    AttentionMaskInterface,
-    ModernBertModel,
-    PreTrainedModel,
-)
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, ModernBertModel, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available
 
@@ -91,9 +85,7 @@ def dense_masks(model: PreTrainedModel, document_ids: Tensor, *, causal: bool) -
 class CausalModernBertModel(ModernBertModel):
     """ModernBERT under the causal `dense_masks`; pad tokens see and are seen by pads alone."""
 
-    def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
-    ) -> Any:
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any) -> Any:
         """As `ModernBertModel`, of token ids (batch, length) and a mask of the same shape."""
         assert input_ids is not None
         tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -108,9 +100,7 @@ def causal_view(name: str, model: nn.Module) -> CausalModernBertModel:
         UserError: another class; a `ModernBertDecoder` is causal by itself.
     """
     if type(model) is not ModernBertModel:
-        raise UserError(
-            f"model {name!r} is a {type(model).__name__}: only a ModernBERT encoder can be seen causally"
-        )
+        raise UserError(f"model {name!r} is a {type(model).__name__}: only a ModernBERT encoder can be seen causally")
     with torch.device("meta"):  # transformers has to know the class to report its hidden states
         view = CausalModernBertModel(model.config)
     view.__dict__.update(vars(model))
@@ -184,9 +174,7 @@ def document_attention(
                 scores.masked_fill_(block.hidden, torch.finfo(scores.dtype).min)
             # The softmax of bfloat16 scores is computed in float32 inside the kernel.
             weights = torch.softmax(scores, -1)
-            out[at, block.begin : block.end] = torch.bmm(weights, v[:, block.first : block.last]).transpose(
-                0, 1
-            )
+            out[at, block.begin : block.end] = torch.bmm(weights, v[:, block.first : block.last]).transpose(0, 1)
     return out, None
 
 

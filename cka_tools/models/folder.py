@@ -184,9 +184,7 @@ def _cached(api: HfApi, spec: ModelSpec, error: Exception) -> Snapshot:
     except Exception:
         choices = " or ".join(["a local directory", *(f"demo:{name}" for name in demo_models())])
         problem = f"the hub cannot be reached ({type(error).__name__}) and its cache has no copy"
-        raise UserError(
-            f"model {spec.given!r} is not a directory here, {problem}: offline, give {choices}"
-        ) from None
+        raise UserError(f"model {spec.given!r} is not a directory here, {problem}: offline, give {choices}") from None
     note = f"The hub could not be reached: {spec.given} is the cached copy of commit {folder.name}."
     return Snapshot(folder, folder.name, [note])
 

@@ -198,8 +198,7 @@ def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool)
     model_type = written.get("model_type")
     if "auto_map" in written and model_type not in CONFIG_MAPPING and not trust:
         raise UntrustedCode(
-            f"model {given!r} needs code that comes with it: read that code, then allow it with "
-            "--trust-remote-code"
+            f"model {given!r} needs code that comes with it: read that code, then allow it with --trust-remote-code"
         )
     if model_type is None:
         raise UserError(f"model {given!r}: config.json names no model_type: write it with save_pretrained")

@@ -12,12 +12,7 @@ from cka_tools.errors import UserError
 from cka_tools.models.blocks import Block, text_config
 from cka_tools.processes import local_rank
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

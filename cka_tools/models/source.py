@@ -175,11 +175,7 @@ class MemorySource:
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the very same objects."""
-        return (
-            isinstance(other, MemorySource)
-            and self.model is other.model
-            and self.tokenizer is other.tokenizer
-        )
+        return isinstance(other, MemorySource) and self.model is other.model and self.tokenizer is other.tokenizer
 
     def __hash__(self) -> int:
         """By the identity of both objects."""

@@ -111,9 +111,7 @@ def _offset(size: str, sizes: Sequence[str], names: Sequence[str]) -> float:
     return (sizes.index(size) - (len(sizes) - 1) / 2) * SPREAD / max(len(sizes), 1)
 
 
-def _points(
-    ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float
-) -> None:
+def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float) -> None:
     """Each seed's value with its interval, and a line through the seeds' means."""
     for number, size in enumerate(sizes):
         look = LOOKS[number % len(LOOKS)]
@@ -142,9 +140,7 @@ def _points(
                 zorder=4,
             )
         for at, name in enumerate(names):
-            values = [
-                value for c in own if c["cell"] == name and (value := _entry(c, what)["value"]) is not None
-            ]
+            values = [value for c in own if c["cell"] == name and (value := _entry(c, what)["value"]) is not None]
             if values:
                 centres.append((at + _offset(size, sizes, names), scale * float(np.mean(values))))
         if len(centres) > 1 and all(cell["position"] is not None for cell in own):
@@ -177,9 +173,7 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
             colour = LOOKS[number % len(LOOKS)]["color"]
             middle = at + _offset(size, sizes, names)
             ax.add_patch(
-                Rectangle(
-                    (middle - half, low), 2 * half, high - low, facecolor=colour, alpha=0.25, gid="control"
-                )
+                Rectangle((middle - half, low), 2 * half, high - low, facecolor=colour, alpha=0.25, gid="control")
             )
             # A band may be thinner than a line.
             ax.hlines(centre, middle - half, middle + half, color=colour, linewidth=0.7, alpha=0.6)

@@ -81,9 +81,7 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     if model_names(record, "control"):
         handles += draw_control(upper, entries)
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
-    lower.legend(
-        handles=draw_effective_dimension(lower, entries), loc="lower left", bbox_to_anchor=(0, 1), ncols=3
-    )
+    lower.legend(handles=draw_effective_dimension(lower, entries), loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     layer_axis(upper, layers)
     upper.tick_params(labelbottom=False)
     same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)

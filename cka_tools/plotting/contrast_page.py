@@ -9,13 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import (
-    contrast_sentence,
-    ratio_refusals,
-    settings_in_words,
-    shorten,
-    significant_layers,
-)
+from cka_tools.formatting import contrast_sentence, ratio_refusals, settings_in_words, shorten, significant_layers
 from cka_tools.plotting.layer_curves import (
     CONTROL,
     DEBIASED,
@@ -35,13 +29,7 @@ NAME_LETTERS, CORPUS_LETTERS = 30, 48
 
 BETWEEN: Look = DEBIASED
 WITHIN: Look = CONTROL
-SIGNIFICANT: Look = {
-    "marker": "*",
-    "markersize": 6.5,
-    "color": INK,
-    "markeredgewidth": 0,
-    "linestyle": "none",
-}
+SIGNIFICANT: Look = {"marker": "*", "markersize": 6.5, "color": INK, "markeredgewidth": 0, "linestyle": "none"}
 
 Record = dict[str, Any]
 

@@ -87,7 +87,7 @@ def draw_heatmap(
     ax.set_xlabel("layer of B")
     ax.set_ylabel("layer of A")
     handles: list[Line2D | Patch] = [
-        Line2D([], [], label="paired", markeredgecolor=INK, markersize=5, markeredgewidth=0.7, **square),
+        Line2D([], [], label="paired", markeredgecolor=INK, markersize=5, markeredgewidth=0.7, **square)
     ]
     if best:
         handles.append(Line2D([], [], label="best match in B", markersize=3.2, markeredgewidth=0.5, **dot))

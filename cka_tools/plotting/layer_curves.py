@@ -106,10 +106,7 @@ def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None)
         mean: the mean debiased divergence, a fraction.
     """
     x = np.array([e["layer_a"] for e in entries])
-    curves = [
-        ("debiased, 95 % interval", entries, "cka_debiased", DEBIASED),
-        ("biased", entries, "cka_biased", BIASED),
-    ]
+    curves = [("debiased, 95 % interval", entries, "cka_debiased", DEBIASED), ("biased", entries, "cka_biased", BIASED)]
     if any("rescaled" in e for e in entries):
         curves.append(("rescaled", [e.get("rescaled", {}) for e in entries], "cka_debiased", RESCALED))
     shown: list[np.ndarray] = [np.array([0.0])]
@@ -188,13 +185,7 @@ def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
     ax.set_ylim(low, high)
 
 
-CONTROL: Look = {
-    "color": NOISE,
-    "marker": "D",
-    "markersize": 2.8,
-    "linestyle": (0, (5, 1.5, 1, 1.5)),
-    "zorder": 3,
-}
+CONTROL: Look = {"color": NOISE, "marker": "D", "markersize": 2.8, "linestyle": (0, (5, 1.5, 1, 1.5)), "zorder": 3}
 RATIO: Look = DEBIASED
 NARROWEST_RANGE = (0.8, 2.0)
 """Ratios that the axis shows at least."""

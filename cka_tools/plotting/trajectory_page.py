@@ -15,17 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from cka_tools.formatting import model_names, noise_sentence, pairs_of, settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
-from cka_tools.plotting.style import (
-    FIRST,
-    INK,
-    SECOND,
-    TEXT,
-    Look,
-    Page,
-    figure_style,
-    undefined_key,
-    warning_notes,
-)
+from cka_tools.plotting.style import FIRST, INK, SECOND, TEXT, Look, Page, figure_style, undefined_key, warning_notes
 
 # Inches.
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2

@@ -234,9 +234,7 @@ def _contrast(
     """B, W, C and R of one row of divergences (pairs,), and of the same without each document (pairs, m)."""
     between, within = float(design.between @ row), float(design.within @ row)
 
-    def interval(
-        value: float, weights: tuple[float, float]
-    ) -> tuple[Interval, Variance | None, float | None]:
+    def interval(value: float, weights: tuple[float, float]) -> tuple[Interval, Variance | None, float | None]:
         if left is None:
             return too_few(value, n), None, None
         variance, share = _variance(design, row, left, n, weights)
@@ -255,9 +253,7 @@ def _contrast(
         low = of_within.ci_low or 0.0
         if low <= ROUNDING or within < CLEAR_CONTROL * math.sqrt(variance.total):
             shown = f"{100 * within:.2f} % (95 % bound {100 * low:.2f} %)"
-            ratio = Interval(
-                None, reason=f"{NOT_CLEAR}: the divergence within groups {shown} is not clear of 0"
-            )
+            ratio = Interval(None, reason=f"{NOT_CLEAR}: the divergence within groups {shown} is not clear of 0")
         elif between <= 0:
             ratio = Interval(None, reason="no logarithm: the divergence between groups is not above 0")
         else:
@@ -289,9 +285,7 @@ def _variance(
     total = documents.total + seeds
     kept = seeds / sum(strata) if sum(strata) > 0 else 0.0
     spread = documents.total**2 / documents.degrees
-    spread += sum(
-        (kept * part) ** 2 / (len(stratum) - 1) for part, stratum in zip(strata, design.strata, strict=True)
-    )
+    spread += sum((kept * part) ** 2 / (len(stratum) - 1) for part, stratum in zip(strata, design.strata, strict=True))
     degrees = total**2 / spread if spread > 0 else documents.degrees
     return Variance(total, total, degrees), seeds / total if total > 0 else None
 

@@ -64,9 +64,7 @@ class ModelStatistics:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
         shapes = {layer.shape[:2] for layer in self._layers}
         if len(shapes) != 1:
-            raise UserError(
-                f"layers have {sorted(shapes)} (draws, documents): give the same documents in every layer"
-            )
+            raise UserError(f"layers have {sorted(shapes)} (draws, documents): give the same documents in every layer")
         draws, available = shapes.pop()
         self.draws, self.device = int(draws), torch.device(device)
         self._documents = documents
@@ -155,9 +153,7 @@ class ModelStatistics:
 
         def make() -> Tensor:
             draws, blocks = range(self.draws), self.blocks()
-            return torch.stack(
-                [torch.cat([self.rows(k, layer, r).square().sum(1) for r in blocks]) for k in draws]
-            )
+            return torch.stack([torch.cat([self.rows(k, layer, r).square().sum(1) for r in blocks]) for k in draws])
 
         return self._once(("norms", layer), make)
 
@@ -169,9 +165,7 @@ class ModelStatistics:
         """
         if self.n < MINIMUM_SAMPLES:
             raise UserError(f"{self.n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-        return self._once(
-            ("own", layer), lambda: {e: h[0] for e, h in pair_hsic(self, self, [(layer, layer)]).items()}
-        )
+        return self._once(("own", layer), lambda: {e: h[0] for e, h in pair_hsic(self, self, [(layer, layer)]).items()})
 
     @property
     def own(self) -> dict[Estimator, Tensor]:

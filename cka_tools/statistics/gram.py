@@ -39,9 +39,7 @@ class _Side:
         uniform = len(set(dims)) == 1
         self._batch = stack.view(n, count, dims[0]).transpose(0, 1) if uniform else None
         self._products = torch.empty(count * rows * rows, dtype=dtype, device=stack.device)
-        self._tiles = (
-            self._products if dtype == torch.float64 else self._products.to(torch.float64, copy=True)
-        )
+        self._tiles = self._products if dtype == torch.float64 else self._products.to(torch.float64, copy=True)
         self.norms = torch.empty(n, count, dtype=torch.float64, device=stack.device)
         self.own = torch.zeros(count, dtype=torch.float64, device=stack.device)
 

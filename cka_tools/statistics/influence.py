@@ -150,9 +150,7 @@ def influence(
     )
 
 
-def _add_products(
-    raw: dict[str, list[_Rows]], d: int, i: slice, j: slice, draw: int, K: Tensor, L: Tensor
-) -> None:
+def _add_products(raw: dict[str, list[_Rows]], d: int, i: slice, j: slice, draw: int, K: Tensor, L: Tensor) -> None:
     """Row sums of K̃∘L̃, K̃∘K̃ and L̃∘L̃; overwrites the tiles."""
     raw["xy"][draw].add(d, K * L, i, j)
     raw["xx"][draw].add(d, K.square_(), i, j)

@@ -102,17 +102,13 @@ class LinearCKA:
         self.dims_a, self.dims_b = [int(d) for d in dims_a], [int(d) for d in dims_b]
         la, lb = len(self.dims_a), len(self.dims_b)
         if min([la, lb, *self.dims_a, *self.dims_b]) < 1:
-            raise UserError(
-                f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side"
-            )
+            raise UserError(f"dims {self.dims_a} and {self.dims_b}: give a layer of width 1 or more on each side")
         self.pairs: list[tuple[int, int]] | None = None if pairs == "all" else _checked(pairs, la, lb)
         self.device = torch.device(device)
         if product_dtype is None:
             product_dtype = product_dtype_on(self.device)
         if product_dtype not in (FLOAT64, torch.float32):
-            raise UserError(
-                f"product_dtype {product_dtype} is not known: choose torch.float64 or torch.float32"
-            )
+            raise UserError(f"product_dtype {product_dtype} is not known: choose torch.float64 or torch.float32")
         self.product_dtype = product_dtype
         if self.device.type == "mps":
             raise UserError("device 'mps' has no float64: keep the statistics on 'cpu'")
@@ -232,9 +228,7 @@ class LinearCKA:
             self._known_sums = None
             self._fold()
             if self._shift is None:
-                self._begin(
-                    self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device))
-                )
+                self._begin(self._given_shift or (other._shift[0].to(self.device), other._shift[1].to(self.device)))
             for mine, theirs in zip(self._moments, other._moments, strict=True):
                 mine.merge(theirs.to(self.device))
         if other._buffer.rows:
@@ -281,9 +275,7 @@ class LinearCKA:
         crossed, *sides = self._by_kind([m.centred() for m in self._moments])
         own = [_flat(side) for side in sides]
         _, *layers = self._by_kind(self._moments)
-        means = [
-            torch.stack([torch.linalg.vector_norm(m.shift_a + m.s_x / m.n) for m in side]) for side in layers
-        ]
+        means = [torch.stack([torch.linalg.vector_norm(m.shift_a + m.s_x / m.n) for m in side]) for side in layers]
         cross = crossed[0] if self.pairs is None else _placed(crossed, self.pairs, own[0], own[1])
         return PairSums(cross, own[0], own[1], means[0], means[1])
 
@@ -356,9 +348,7 @@ class LinearCKA:
 def _checked(pairs: str | Sequence[tuple[int, int]], la: int, lb: int) -> list[tuple[int, int]]:
     if pairs == "diagonal":
         if la != lb:
-            raise UserError(
-                f"pairs='diagonal' needs models of one depth, not {la} and {lb} layers: list the pairs"
-            )
+            raise UserError(f"pairs='diagonal' needs models of one depth, not {la} and {lb} layers: list the pairs")
         return [(i, i) for i in range(la)]
     if isinstance(pairs, str):
         raise UserError(f"pairs={pairs!r} is not known: give 'all', 'diagonal' or a list of layer pairs")
@@ -379,9 +369,7 @@ def _placed(
     sums: Sequence[CentredSums], pairs: list[tuple[int, int]], own_a: CentredSums, own_b: CentredSums
 ) -> CentredSums:
     """1 × 1 sums of single pairs in a matrix that is NaN elsewhere."""
-    cross = torch.full(
-        (len(own_a.cross), len(own_b.cross)), torch.nan, dtype=FLOAT64, device=own_a.cross.device
-    )
+    cross = torch.full((len(own_a.cross), len(own_b.cross)), torch.nan, dtype=FLOAT64, device=own_a.cross.device)
     products = cross.clone()
     for (i, j), pair in zip(pairs, sums, strict=True):
         cross[i, j], products[i, j] = pair.cross.reshape(()), pair.norm_products.reshape(())

@@ -60,12 +60,7 @@ class Measure:
 
 
 def measure_pairs(
-    measure: Measure,
-    a: ModelStatistics,
-    b: ModelStatistics,
-    pairs: LayerPairs,
-    *,
-    sides: tuple[str, str] = ("A", "B"),
+    measure: Measure, a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, *, sides: tuple[str, str] = ("A", "B")
 ) -> list[Interval]:
     """A measure's value in each layer pair, with its interval or the reason why there is none.
 
@@ -87,10 +82,7 @@ def measure_pairs(
         values = measure.values(a, b, usable).tolist()
         found = [Interval(value, reason=measure.no_interval) for value in values]
     of_pair = dict(zip(usable, found, strict=True))
-    return [
-        of_pair.get((i, j)) or Interval(None, reason=no_variance(sides, a.summary.constant[i]))
-        for i, j in pairs
-    ]
+    return [of_pair.get((i, j)) or Interval(None, reason=no_variance(sides, a.summary.constant[i])) for i, j in pairs]
 
 
 def find_measure(name: str) -> Measure:
@@ -122,9 +114,7 @@ TIE_DECIMALS = 10
 """Cosines that agree to so many decimals are equal: rounding must not choose between them."""
 
 
-def mutual_knn(
-    a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, *, neighbours: int = NEIGHBOURS
-) -> Tensor:
+def mutual_knn(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs, *, neighbours: int = NEIGHBOURS) -> Tensor:
     """Mean share of each document's nearest neighbours that two spaces have in common, (D,).
 
     Nearness is the cosine of centred features, a document is not its own neighbour, and of equally near ones
@@ -146,9 +136,7 @@ def mutual_knn(
         common = torch.zeros((), dtype=torch.float64, device=a.device)
         for draw in range(a.draws):
             for rows in a.blocks():
-                near_a, near_b = (
-                    _nearest(side, draw, layer, rows, neighbours) for side, layer in ((a, i), (b, j))
-                )
+                near_a, near_b = (_nearest(side, draw, layer, rows, neighbours) for side, layer in ((a, i), (b, j)))
                 common += (near_a & near_b).sum()
         values.append(common / (a.draws * a.n * neighbours))
     return torch.stack(values)

@@ -68,9 +68,7 @@ class CrossMoments:
     ay: Tensor
 
     @classmethod
-    def zeros(
-        cls, dims_a: Sequence[int], dims_b: Sequence[int], shift_a: Tensor, shift_b: Tensor
-    ) -> CrossMoments:
+    def zeros(cls, dims_a: Sequence[int], dims_b: Sequence[int], shift_a: Tensor, shift_b: Tensor) -> CrossMoments:
         """No samples yet, about the shifts given."""
         P, Q, la, lb = sum(dims_a), sum(dims_b), len(dims_a), len(dims_b)
         z = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=shift_a.device)  # noqa: E731
@@ -163,10 +161,7 @@ class CrossMoments:
 
     def feature_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance (divisor n − 1) of each feature x, (P,), where Y is X."""
-        return (
-            self.shift_a + self.s_x / self.n,
-            (self.S.diagonal() - self.s_x.square() / self.n) / (self.n - 1),
-        )
+        return (self.shift_a + self.s_x / self.n, (self.S.diagonal() - self.s_x.square() / self.n) / (self.n - 1))
 
     def to(self, device: torch.device) -> CrossMoments:
         """The same sums on another device."""
@@ -215,10 +210,7 @@ class RowBuffer:
         self._centred = self.shift is None
         if self.shift is None:
             self.shift = self.held((column_means(raw[0]), column_means(raw[1])))
-        X, Y = (
-            stack.sub_(shift.to(stack.dtype)).to(self.dtype)
-            for stack, shift in zip(raw, self.shift, strict=True)
-        )
+        X, Y = (stack.sub_(shift.to(stack.dtype)).to(self.dtype) for stack, shift in zip(raw, self.shift, strict=True))
         self._batches.append((X, Y))
         self.rows += len(X)
 
@@ -250,9 +242,7 @@ class RowBuffer:
     def gathered(self) -> Sides:
         """All rows as one stack a side, (n, P) and (n, Q), uncopied where they are one already."""
         if len(self._batches) > 1:
-            self._batches = [
-                (torch.cat([x for x, _ in self._batches]), torch.cat([y for _, y in self._batches]))
-            ]
+            self._batches = [(torch.cat([x for x, _ in self._batches]), torch.cat([y for _, y in self._batches]))]
         return self._batches[0]
 
     def centred(self) -> tuple[Sides, Sides]:

@@ -243,9 +243,7 @@ def assemble(
         chosen = [pairs[d] for d in usable]
         a, b = left_out()
         on_pairs = (
-            {e: _of_pairs(whole.hsic[e], chosen) for e in ESTIMATORS}
-            if a.n == n
-            else hsic_of_pairs(a, b, chosen)
+            {e: _of_pairs(whole.hsic[e], chosen) for e in ESTIMATORS} if a.n == n else hsic_of_pairs(a, b, chosen)
         )
         found = influence(a, b, chosen, on_pairs["debiased"], on_pairs["biased"], positions)
 
@@ -298,11 +296,7 @@ def _interval(
         return too_few(value, n)
     if estimator == "biased":
         return t_interval(value, mean_variance(found.first_biased[members].mean(0), n))
-    second = (
-        float(found.second[members[0]])
-        if len(members) == 1
-        else found.group_second[found.groups.index(members)]
-    )
+    second = float(found.second[members[0]]) if len(members) == 1 else found.group_second[found.groups.index(members)]
     variance = debiased_variance(found.without[members].mean(0), second, n)
     interval = t_interval(value, variance)
     if clear_of_zero(value, variance):
@@ -327,8 +321,7 @@ def _cross(
         stat = LinearCKA(a.dims, b.dims, device=a.device)
         for rows in a.blocks():
             stat.update(
-                [a.rows(draw, i, rows) for i in range(len(a.dims))],
-                [b.rows(draw, j, rows) for j in range(len(b.dims))],
+                [a.rows(draw, i, rows) for i in range(len(a.dims))], [b.rows(draw, j, rows) for j in range(len(b.dims))]
             )
         stats.append(stat)
     return {e: xy for e, (xy, _, _) in mean_hsic(stats).items()}
@@ -358,11 +351,7 @@ def hsic_of_pairs(a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> 
     """HSIC_xy, HSIC_xx and HSIC_yy of D layer pairs by estimator, each (D,), averaged over the draws."""
     xy = pair_hsic(a, b, pairs)
     return {
-        e: (
-            xy[e],
-            torch.stack([a.own_hsic(i)[e] for i, _ in pairs]),
-            torch.stack([b.own_hsic(j)[e] for _, j in pairs]),
-        )
+        e: (xy[e], torch.stack([a.own_hsic(i)[e] for i, _ in pairs]), torch.stack([b.own_hsic(j)[e] for _, j in pairs]))
         for e in ESTIMATORS
     }
 

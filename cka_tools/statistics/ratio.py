@@ -13,13 +13,7 @@ from cka_tools.errors import UserError
 from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, second_order
-from cka_tools.statistics.intervals import (
-    Interval,
-    debiased_variance,
-    jackknife_variance,
-    t_interval,
-    too_few,
-)
+from cka_tools.statistics.intervals import Interval, debiased_variance, jackknife_variance, t_interval, too_few
 from cka_tools.statistics.pair import FeatureComparison, hsic_of_pairs, mean_divergence, ratio_of_means
 
 ROUNDING = 1e-10
@@ -118,10 +112,7 @@ def _ratio(
         return Interval(None, reason=f"no logarithm: the pair's divergence {100 * d:.2f} % is not above 0")
     logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
     component = second.get(tuple(usable))
-    if component is None:
-        variance = jackknife_variance(logs, pair.n)
-    else:
-        variance = debiased_variance(logs, component, pair.n)
+    variance = jackknife_variance(logs, pair.n) if component is None else debiased_variance(logs, component, pair.n)
     interval = t_interval(math.log(d / e), variance)
     assert interval.ci_low is not None
     assert interval.ci_high is not None
@@ -168,12 +159,8 @@ def ratio_second_order(
     kernels = []
     for features, found in ((first, pair), (second, control_pair)):
         pairs = [(found.layers[at].layer_a, found.layers[at].layer_b) for at in members]
-        kernels.append(
-            LinearisedCKA(features, common, pairs, hsic_of_pairs(features, common, pairs)["debiased"])
-        )
-    weights = [
-        tuple(mean_divergence(_cka(found, group)) for found in (pair, control_pair)) for group in groups
-    ]
+        kernels.append(LinearisedCKA(features, common, pairs, hsic_of_pairs(features, common, pairs)["debiased"]))
+    weights = [tuple(mean_divergence(_cka(found, group)) for found in (pair, control_pair)) for group in groups]
     n = common.n
     squares = torch.zeros(len(groups), dtype=torch.float64, device=common.device)
     sums = torch.zeros(len(groups), n, dtype=torch.float64, device=common.device)

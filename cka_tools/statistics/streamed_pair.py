@@ -115,14 +115,11 @@ class StreamedComparison:
                 kept[:, at[chosen]] = np.concatenate([layer[:, chosen] for layer in side], axis=2)
         for draw, stat in enumerate(self._stats["plain"]):
             first, second = (
-                [torch.as_tensor(np.asarray(layer[draw])).to(self.device) for layer in side]
-                for side in (a, b)
+                [torch.as_tensor(np.asarray(layer[draw])).to(self.device) for layer in side] for side in (a, b)
             )
             stat.update(first, second)
             if self._stats["rescaled"]:
-                self._stats["rescaled"][draw].update(
-                    self._scaled(first, 0, draw), self._scaled(second, 1, draw)
-                )
+                self._stats["rescaled"][draw].update(self._scaled(first, 0, draw), self._scaled(second, 1, draw))
 
     def _scaled(self, features: list[Tensor], side: int, draw: int) -> list[Tensor]:
         assert self.pilot.scales is not None
@@ -215,9 +212,7 @@ class StreamedComparison:
         """Features of A and of B of the documents that are left out in turn; arguments as in `compare`."""
         sets = []
         for side, (kept, dims, of) in enumerate(zip(self._kept, self.dims, layers, strict=True)):
-            features = ModelStatistics(
-                [kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device
-            )
+            features = ModelStatistics([kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device)
             scales = self._scales(side, of, rescale)
             sets.append(features if scales is None else features.rescaled(scales))
         return sets[0], sets[1]

@@ -80,11 +80,7 @@ def extract_cached(
                 return job.extraction(loaded, prepared, progress)
     forward = plan_forwards([loaded], settings, [layers])[0]
     job.layout = Layout(
-        tuple(forward.layers),
-        tuple(forward.widths),
-        len(prepared.kept),
-        settings.draws,
-        feature_dtype(loaded).name,
+        tuple(forward.layers), tuple(forward.widths), len(prepared.kept), settings.draws, feature_dtype(loaded).name
     )
     splits = _run(job, forward, prepared, documents, settings, progress)
     return job.extraction(loaded, prepared, progress, splits)
@@ -162,9 +158,7 @@ class _Job:
             self.damage = str(error)
         except OSError as error:
             self.usable = False
-            self.notes.append(
-                f"The cache in {self.cache} cannot be read ({reason_of(error)}): it was not used."
-            )
+            self.notes.append(f"The cache in {self.cache} cannot be read ({reason_of(error)}): it was not used.")
         if self.features is not None:
             self.state = "hit"
         return self.features is not None

@@ -168,9 +168,7 @@ class Manifest:
         try:
             content = json.loads(data)
             key = make_key(content["content"])
-            found = cls(
-                key, Layout.of(content["layout"]), content["sha256"], content["model"], content["created"]
-            )
+            found = cls(key, Layout.of(content["layout"]), content["sha256"], content["model"], content["created"])
             # Written again it must be the same bytes: the checksum alone would pass a space more.
             intact = content["key"] == key.digest and found.to_bytes() == data
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -286,9 +284,7 @@ def map_file(file: Any) -> np.memmap:
     return np.memmap(file, np.uint8, mode="c")
 
 
-def publish(
-    cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap
-) -> ModelFeatures:
+def publish(cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> ModelFeatures:
     """Turn a folder whose feature file is complete (and mapped) into an entry, with one rename.
 
     Raises:

@@ -26,12 +26,7 @@ from cka_tools.models.model import LoadedModel
 from cka_tools.settings import Settings
 
 # Both pick kernels; libraries read them when they start.
-_KERNEL_VARIABLES = (
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "ONEDNN_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-)
+_KERNEL_VARIABLES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
@@ -45,9 +40,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "device": device.type,
         "float32_precision": _float32_precision(),
-        "autocast": str(torch.get_autocast_dtype(device.type))
-        if torch.is_autocast_enabled(device.type)
-        else None,
+        "autocast": str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "default_dtype": str(torch.get_default_dtype()),
     }

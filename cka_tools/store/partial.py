@@ -48,9 +48,7 @@ class PartialEntry:
 
     finished: Collection[Sequence[int]]
 
-    def __init__(
-        self, cache: Path, key: EntryKey, layout: Layout, plan: BatchPlan, settings: Settings
-    ) -> None:
+    def __init__(self, cache: Path, key: EntryKey, layout: Layout, plan: BatchPlan, settings: Settings) -> None:
         """Take the space of the whole file now, or resume what an earlier run left.
 
         Raises:

@@ -56,9 +56,7 @@ class Snapshot:
             run_folder(cache, key.digest).mkdir(parents=True, exist_ok=True)
             self._path = run_folder(cache, key.digest) / name
         except BlockingIOError:
-            self.notes.append(
-                "Another command makes the same comparison now: no snapshots of this one were kept."
-            )
+            self.notes.append("Another command makes the same comparison now: no snapshots of this one were kept.")
         except OSError as error:
             self._give_up(error)
 

@@ -70,37 +70,27 @@ def ablate_command(
         typer.Option(help="Of the axis direction.  [default: trained by CLM in the shape of each start]"),
     ] = None,
     start_corpus: Annotated[
-        str | None,
-        typer.Option(help="Texts that start models of a shape are trained on.  [default: --corpus]"),
+        str | None, typer.Option(help="Texts that start models of a shape are trained on.  [default: --corpus]")
     ] = None,
     start_tokens: Annotated[
         int | None,
-        typer.Option(
-            help="Tokens of their training, the last tenth annealed.  [default: as the given start's]"
-        ),
+        typer.Option(help="Tokens of their training, the last tenth annealed.  [default: as the given start's]"),
     ] = None,
     start_epochs: Annotated[int, typer.Option(help="How often their training may read each document.")] = 1,
     n: Annotated[
         int | None,
         typer.Option(
-            "--n",
-            "--tokens",
-            help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]",
+            "--n", "--tokens", help="Tokens of Phase 1 at its full length.  [default: 2.5M, or what the corpus holds]"
         ),
     ] = None,
     seeds: Annotated[
         str, typer.Option(help="Of the runs, as 1,2: each fixes the order of the documents and the masks.")
     ] = "1,2",
     noise: Annotated[
-        Noise,
-        typer.Option(help="A control has other masks on the same data, or (order) another order of it too."),
+        Noise, typer.Option(help="A control has other masks on the same data, or (order) another order of it too.")
     ] = Noise.masks,
-    fractions: Annotated[
-        str | None, typer.Option(help="Of the axis length.  [default: 0.1,0.25,0.5,1,2]")
-    ] = None,
-    decays: Annotated[
-        str | None, typer.Option(help="Of the axis decay.  [default: 0.025,0.1,0.2,0.3,0.5,1]")
-    ] = None,
+    fractions: Annotated[str | None, typer.Option(help="Of the axis length.  [default: 0.1,0.25,0.5,1,2]")] = None,
+    decays: Annotated[str | None, typer.Option(help="Of the axis decay.  [default: 0.025,0.1,0.2,0.3,0.5,1]")] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="Cells to leave out: freeze@4x64, decay:100 %@4x64; repeatable.")
     ] = None,
@@ -112,23 +102,19 @@ def ablate_command(
         Weights, typer.Option(help="Number format in which runs' last checkpoints are kept and compared.")
     ] = Weights.float32,
     checkpoints: Annotated[
-        list[Path] | None,
-        typer.Option(help="Train nothing: compare these directories, told by their manifests."),
+        list[Path] | None, typer.Option(help="Train nothing: compare these directories, told by their manifests.")
     ] = None,
     compare_on: Annotated[str, typer.Option(help="Corpus of the comparisons, never trained on.")] = "sample",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the tree of what is trained, and its cost.")
     ] = False,
     tokens_per_second: Annotated[
-        str | None,
-        typer.Option(help="For the time expected: one number, or one a size.  [default: a short probe]"),
+        str | None, typer.Option(help="For the time expected: one number, or one a size.  [default: a short probe]")
     ] = None,
     device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Run directory; started again, it goes on.  [default: cka-ablate-AXIS]"
-        ),
+        typer.Option("--out", "-o", help="Run directory; started again, it goes on.  [default: cka-ablate-AXIS]"),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -196,9 +182,7 @@ def ablate_command(
         train_and_compare(plan, compare_on, settings, out, quiet, as_json)
 
 
-def show_plan(
-    plan: Plan, out: Path, given: list[float] | None, device: str, quiet: bool, as_json: bool
-) -> None:
+def show_plan(plan: Plan, out: Path, given: list[float] | None, device: str, quiet: bool, as_json: bool) -> None:
     """Print what would be trained, and what it costs."""
     from cka_tools.ablation.train import finished_tokens, given_speeds, probe_speeds
     from cka_tools.terminal.ablation_report import plan_data, print_plan
@@ -211,9 +195,7 @@ def show_plan(
         print_plan(plan, data, Console())
 
 
-def train_and_compare(
-    plan: Plan, compare_on: str, settings: Settings, out: Path, quiet: bool, as_json: bool
-) -> None:
+def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path, quiet: bool, as_json: bool) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
@@ -237,11 +219,7 @@ def train_and_compare(
             note(text)
     try:
         train_tree(
-            plan,
-            out,
-            device="cpu" if settings.device == "cpu" else "auto",
-            report=None if quiet else report,
-            note=note,
+            plan, out, device="cpu" if settings.device == "cpu" else "auto", report=None if quiet else report, note=note
         )
     except KeyboardInterrupt:
         line.end()

@@ -69,9 +69,7 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
                 "data_seed": segment.data_seed,
                 "phase": segment.phase.to_dict(),
                 "tokens": segment.tokens,
-                "cells": [
-                    f"{cell} {role}" for cell, roles in _roles_of(plan, segment).items() for role in roles
-                ],
+                "cells": [f"{cell} {role}" for cell, roles in _roles_of(plan, segment).items() for role in roles],
             }
             for segment in tree.segments.values()
         ],
@@ -116,9 +114,7 @@ def _grow(branch: Drawing, plan: Plan, segment: Segment) -> None:
     masking = "" if phase.masking is None else f" {100 * phase.masking.rate:g} %"
     step = plan.budget.step
     at = segment.first_step * step
-    stretch = (
-        f"{in_millions(at)} to {in_millions(at + segment.tokens)}" if at else in_millions(segment.tokens)
-    )
+    stretch = f"{in_millions(at)} to {in_millions(at + segment.tokens)}" if at else in_millions(segment.tokens)
     words = f"{phase.name} {phase.objective.upper()}{masking}, {stretch}, seed {segment.seed}"
     if segment.data_seed != segment.seed:
         words += f" on the order of seed {segment.data_seed}"

@@ -42,9 +42,7 @@ def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
         table = Table()
         for column in columns:
             text = column in ("Key", "Model", "State")
-            table.add_column(
-                column, justify="left" if text else "right", no_wrap=column != "Model", overflow="fold"
-            )
+            table.add_column(column, justify="left" if text else "right", no_wrap=column != "Model", overflow="fold")
         for entry in entries:
             cells = {
                 "Key": entry.key[:KEY_LETTERS],
@@ -89,8 +87,7 @@ def verify_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fa
             _print_line(console, f"`cka cache rm {keys}` removes what is damaged")
 
     entries = [
-        {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None}
-        for key, reason in found.items()
+        {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None} for key, reason in found.items()
     ]
     emit(show, json.dumps({"path": str(cache), "entries": entries}), out, quiet=quiet, as_json=as_json)
     if damaged:

@@ -14,8 +14,7 @@ from cka_tools.terminal.output import run_and_save, slug
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
 
 Corpus = Annotated[
-    str,
-    typer.Option(help="sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file."),
+    str, typer.Option(help="sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
 ]
 
 
@@ -43,9 +42,7 @@ def compare_command(
     from cka_tools.comparison import compare
 
     run_and_save(
-        lambda progress: compare(
-            model_a, model_b, corpus, control=control, settings=settings, progress=progress
-        ),
+        lambda progress: compare(model_a, model_b, corpus, control=control, settings=settings, progress=progress),
         f"cka-{slug(model_a)}-vs-{slug(model_b)}",
         out,
         quiet=quiet,
@@ -85,8 +82,7 @@ def trajectory_command(
         typer.Argument(help="Checkpoints, or the folder of a training run, which stands for all of its own."),
     ] = None,
     control: Annotated[
-        str | None,
-        typer.Option(help="A model that differs from the reference by its seed: the noise floor."),
+        str | None, typer.Option(help="A model that differs from the reference by its seed: the noise floor.")
     ] = None,
     x: Annotated[
         str | None,
@@ -125,8 +121,7 @@ def trajectory_command(
 def matrix_command(
     settings: Settings,
     models: Annotated[
-        list[str] | None,
-        typer.Argument(help="Two or more: demo:NAME, a directory, org/name or org/name@revision."),
+        list[str] | None, typer.Argument(help="Two or more: demo:NAME, a directory, org/name or org/name@revision.")
     ] = None,
     corpus: Corpus = "sample",
     out: RunDirectory = None,
@@ -161,8 +156,7 @@ def contrast_command(
     paired: Annotated[
         bool,
         typer.Option(
-            "--paired",
-            help="Checkpoint i of one group shares something with i of the other, such as its data order.",
+            "--paired", help="Checkpoint i of one group shares something with i of the other, such as its data order."
         ),
     ] = False,
     corpus: Corpus = "sample",
@@ -196,12 +190,8 @@ def parse_groups(given: list[str]) -> dict[str, list[str]]:
     for text in given:
         name, equals, members = text.partition("=")
         if not equals or not name.strip() or not all(part.strip() for part in members.split(",")):
-            raise UserError(
-                f"--group {text!r} is not a group: write it like detour=runs/1/final,runs/2/final"
-            )
+            raise UserError(f"--group {text!r} is not a group: write it like detour=runs/1/final,runs/2/final")
         if name.strip() in groups:
-            raise UserError(
-                f"--group {name.strip()!r} is given twice: put its checkpoints in one, with commas"
-            )
+            raise UserError(f"--group {name.strip()!r} is given twice: put its checkpoints in one, with commas")
         groups[name.strip()] = [part.strip() for part in members.split(",")]
     return groups

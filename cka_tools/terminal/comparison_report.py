@@ -132,9 +132,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     return columns
 
 
-def _control_columns(
-    entries: list[dict[str, Any]], summary: dict[str, Any], means: list[str]
-) -> list[Column]:
+def _control_columns(entries: list[dict[str, Any]], summary: dict[str, Any], means: list[str]) -> list[Column]:
     noise = [e["control"]["value"] for e in entries]
     noise += [summary["control"][f"{name}_divergence"]["debiased"]["value"] for name in means]
     ratios = [e["ratio"] for e in entries] + [summary["ratio"][name] for name in means]
@@ -257,8 +255,7 @@ def null_reasons(comparison: Comparison) -> list[str]:
         if entry.get("reason") and not explained:
             by_reason.setdefault(printable(entry["reason"]), []).append(entry["layer_a"])
     return [
-        f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}: {reason}"
-        for reason, layers in by_reason.items()
+        f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}: {reason}" for reason, layers in by_reason.items()
     ]
 
 

@@ -15,19 +15,14 @@ from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Fact, Settings
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and --json).")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on standard output, and no table.")
-]
-OutFile = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Write to this file instead of the terminal.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, and no table.")]
+OutFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of the terminal.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Read it first.")
 ]
 RunDirectory = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Run directory to make; by default one named after the models."),
+    Path | None, typer.Option("--out", "-o", help="Run directory to make; by default one named after the models.")
 ]
 
 
@@ -41,9 +36,7 @@ def numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
         return [int(part) if whole else float(part) for part in text.split(",")]
     except ValueError:
         kind = "whole numbers" if whole else "numbers"
-        raise UserError(
-            f"{option} {text!r} is not a list of {kind}: write them with commas, as 1,2"
-        ) from None
+        raise UserError(f"{option} {text!r} is not a list of {kind}: write them with commas, as 1,2") from None
 
 
 def at_least(least: int, **options: int | None) -> None:
@@ -74,9 +67,7 @@ def with_settings(
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
             if parameter.name == "out":  # what every command has comes last
-                parameters += [
-                    _parameter(name, fact, (flags or {}).get(name)) for name, fact in taken.items()
-                ]
+                parameters += [_parameter(name, fact, (flags or {}).get(name)) for name, fact in taken.items()]
             if parameter.name != "settings":
                 kind = inspect.Parameter.KEYWORD_ONLY
                 parameters.append(parameter.replace(annotation=hints[parameter.name], kind=kind))

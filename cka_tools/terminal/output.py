@@ -56,9 +56,7 @@ def emit(show: Callable[[Console], None], data: str, out: Path | None, *, quiet:
     write_whole(out, text.getvalue().encode())
 
 
-def run_and_save(
-    make: Callable[[Any], RunResult], name: str, out: Path | None, *, quiet: bool, as_json: bool
-) -> None:
+def run_and_save(make: Callable[[Any], RunResult], name: str, out: Path | None, *, quiet: bool, as_json: bool) -> None:
     """Make a result, save it and print it; of several processes the first one saves and prints.
 
     Args:

@@ -25,9 +25,7 @@ class _Rate(ProgressColumn):
         if not task.elapsed or not task.completed:
             return Text("")
         tokens = task.fields.get("tokens", 0)
-        return Text(
-            f"{task.completed / task.elapsed:,.1f} documents/s  {tokens / task.elapsed:,.0f} tokens/s"
-        )
+        return Text(f"{task.completed / task.elapsed:,.1f} documents/s  {tokens / task.elapsed:,.0f} tokens/s")
 
 
 @contextmanager
@@ -37,9 +35,7 @@ def document_progress(console: Console, *, hidden: bool) -> Iterator[Callable[[i
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         _Rate(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(
-        *columns, console=console, disable=hidden or not console.is_terminal, transient=True
-    ) as bar:
+    with Progress(*columns, console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
         task: list = []
 
         def report(documents: int, tokens: int, total: int) -> None:

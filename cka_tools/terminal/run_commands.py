@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
 
 
-Run = Annotated[
-    Path, typer.Argument(help="A run directory of compare, ablate, trajectory, matrix or contrast.")
-]
+Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory, matrix or contrast.")]
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
@@ -55,8 +53,7 @@ def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: J
 def plot_command(
     run: Run,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.  [default: both in the run]"),
+        Path | None, typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.  [default: both in the run]")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -149,13 +146,7 @@ def summary_command(
             )
     found = summary_table(read_runs(runs), label or ())
     if as_json or table_format is TableFormat.table:
-        emit(
-            lambda console: print_summary(found, console),
-            _summary_json(found),
-            out,
-            quiet=quiet,
-            as_json=as_json,
-        )
+        emit(lambda console: print_summary(found, console), _summary_json(found), out, quiet=quiet, as_json=as_json)
         return
     text = FORMATS[table_format.value](found)
     if out is not None:

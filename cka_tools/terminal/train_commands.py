@@ -68,20 +68,14 @@ class TrainingDevice(StrEnum):
 
 
 RecipeGiven = Annotated[
-    str,
-    typer.Argument(
-        help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, pretraining, or a .toml file."
-    ),
+    str, typer.Argument(help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, pretraining, or a .toml file.")
 ]
 Scale = Annotated[
-    ScaleChoice | None,
-    typer.Option(help="Constants of a named recipe.  [default: demo]", show_default=False),
+    ScaleChoice | None, typer.Option(help="Constants of a named recipe.  [default: demo]", show_default=False)
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option(
-        help="Tokens of Phase 1 of a named recipe, the decay keeps its share of them; of pretraining, all."
-    ),
+    typer.Option(help="Tokens of Phase 1 of a named recipe, the decay keeps its share of them; of pretraining, all."),
 ]
 ObjectiveGiven = Annotated[
     ObjectiveChoice | None, typer.Option(help="Of pretraining.  [default: mlm]", show_default=False)
@@ -128,9 +122,7 @@ def train_command(
     sequences_per_forward: Annotated[
         int | None, typer.Option(help="Sequences that a process takes at once; less needs less memory.")
     ] = None,
-    attention: Annotated[
-        Attention, typer.Option(help="Attention implementation: blocked on a CPU.")
-    ] = Attention.auto,
+    attention: Annotated[Attention, typer.Option(help="Attention implementation: blocked on a CPU.")] = Attention.auto,
     device: Annotated[TrainingDevice, typer.Option(help="auto or cpu.")] = TrainingDevice.auto,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -155,9 +147,7 @@ def train_command(
     from cka_tools.training.run import phase_folders, run_notes, train_run
     from cka_tools.training.start_model import load_start, parse_shape, start_folder
 
-    at_least(
-        1, checkpoint_tokens=checkpoint_tokens, sequences_per_forward=sequences_per_forward, epochs=epochs
-    )
+    at_least(1, checkpoint_tokens=checkpoint_tokens, sequences_per_forward=sequences_per_forward, epochs=epochs)
     at_least(0, seed=seed, data_seed=data_seed)
     changed: dict[str, Any] = {
         "peak_lr": learning_rate,
@@ -180,9 +170,7 @@ def train_command(
         length, needed = chosen.sequence_length, chosen.tokens
         data = pack_texts(texts, tokenizer, length=length, seed=data_seed, tokens=needed, epochs=epochs)
         del texts
-        line = TrainingLine(
-            {p.name: (chosen.steps(p) * chosen.tokens_per_step, p.objective) for p in chosen.phases}
-        )
+        line = TrainingLine({p.name: (chosen.steps(p) * chosen.tokens_per_step, p.objective) for p in chosen.phases})
         try:
             final = train_run(
                 chosen,
@@ -192,9 +180,7 @@ def train_command(
                 seed=seed,
                 data_seed=data_seed,
                 bf16=precision is Precision.bf16,
-                report=None
-                if quiet
-                else lambda done: line.show(done.phase, done, f"{done.phase} ({done.objective})"),
+                report=None if quiet else lambda done: line.show(done.phase, done, f"{done.phase} ({done.objective})"),
                 note=lambda text: tell(f"note: {printable(text)}"),
                 checkpoint_tokens=checkpoint_tokens or -(-chosen.tokens // CHECKPOINTS_BY_DEFAULT),
                 keep_checkpoints=keep_checkpoints,
@@ -239,9 +225,7 @@ def show_recipe_command(
     scale: Scale = None,
     tokens: Tokens = None,
     objective: ObjectiveGiven = None,
-    toml: Annotated[
-        bool, typer.Option("--toml", help="Print it as TOML, to be changed and trained.")
-    ] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print it as TOML, to be changed and trained.")] = False,
     out: OutFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -259,8 +243,7 @@ def show_recipe_command(
              json.dumps({"toml": text}), out, quiet=quiet, as_json=as_json)  # fmt: skip
         return
     phases = [
-        {"name": phase.name, "steps": recipe.steps(phase), "rates": rates(recipe, phase)}
-        for phase in recipe.phases
+        {"name": phase.name, "steps": recipe.steps(phase), "rates": rates(recipe, phase)} for phase in recipe.phases
     ]
     data = {
         "recipe": recipe.to_dict(),

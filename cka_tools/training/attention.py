@@ -158,10 +158,7 @@ def blocked_attention(
         raise ValueError(f"attention dropout of {dropout} is not offered by blocked attention: use sdpa")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dtype = query.dtype
-    out = cast(
-        Tensor,
-        _BlockedAttention.apply(query, key.to(dtype), value.to(dtype), attention_mask, scale),
-    )
+    out = cast(Tensor, _BlockedAttention.apply(query, key.to(dtype), value.to(dtype), attention_mask, scale))
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -129,9 +129,7 @@ def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.
         name, _, moment = key.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or (moment != "step" and value.shape != parameter.shape):
-            raise UserError(
-                f"the optimizer state {str(file)!r} is of another model ({name}): remove that file"
-            )
+            raise UserError(f"the optimizer state {str(file)!r} is of another model ({name}): remove that file")
         # AdamW counts its steps on the CPU.
         place = value if moment == "step" else value.to(parameter.device)
         optimizer.state[parameter][moment] = place
@@ -186,9 +184,7 @@ def write_losses(path: Path, losses: Sequence[LossRow]) -> None:
         rows.writerow(LossRow.__dataclass_fields__)
         for row in losses:
             rate, loss = f"{row.learning_rate:.6g}", f"{row.loss:.4f}"
-            rows.writerow(
-                (row.phase, row.objective, row.step, row.tokens, rate, loss, f"{row.tokens_per_second:.0f}")
-            )
+            rows.writerow((row.phase, row.objective, row.step, row.tokens, rate, loss, f"{row.tokens_per_second:.0f}"))
 
 
 def round_weights(folder: Path, dtype: WeightsDtype) -> None:

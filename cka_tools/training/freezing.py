@@ -48,9 +48,7 @@ def named_layers(given: str, layers: int) -> tuple[int, ...]:
 def check_layers(chosen: tuple[int, ...], layers: int) -> None:
     """Raise a UserError where a frozen layer does not exist."""
     if beyond := [layer for layer in chosen if layer >= layers]:
-        raise UserError(
-            f"frozen layer {beyond[0]} does not exist: the start model has layers 0 to {layers - 1}"
-        )
+        raise UserError(f"frozen layer {beyond[0]} does not exist: the start model has layers 0 to {layers - 1}")
 
 
 def freeze(recipe: Recipe, intervention: str, layers: int) -> Recipe:

@@ -211,9 +211,7 @@ def run_steps(
     model.eval()
 
 
-def forward_passes(
-    first: int, count: int, accelerator: Accelerator, at_once: int | None = None
-) -> list[range]:
+def forward_passes(first: int, count: int, accelerator: Accelerator, at_once: int | None = None) -> list[range]:
     """Cut a step's sequences into this process's share, and the share into forward passes."""
     rank, processes = accelerator.process_index, accelerator.num_processes
     share = range(first + rank * count // processes, first + (rank + 1) * count // processes)
@@ -241,9 +239,7 @@ def sequences_of(phase: Phase, data: PackedTokens, settings: OptimizerSettings, 
     return range(first, stop)
 
 
-def check_fits(
-    model: PreTrainedModel, data: PackedTokens, sequences: range, mask_id: int | None, phase: Phase
-) -> None:
+def check_fits(model: PreTrainedModel, data: PackedTokens, sequences: range, mask_id: int | None, phase: Phase) -> None:
     """Raise a UserError where model, data and phase do not fit together, before any training."""
     frozen_list(model, phase)
     if data.length > model.config.max_position_embeddings:

@@ -154,9 +154,7 @@ class OptimizerSettings:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas {list(self.betas)} do not fit: give two shares below 1")
         if not self.eps > 0 or not 0 <= self.weight_decay < float("inf"):
-            raise UserError(
-                f"eps {self.eps} or weight decay {self.weight_decay} does not fit: one is too small"
-            )
+            raise UserError(f"eps {self.eps} or weight decay {self.weight_decay} does not fit: one is too small")
         if self.sequences_per_step < 1:
             raise UserError(f"{self.sequences_per_step} sequences a step does not fit: give at least 1")
 
@@ -194,9 +192,7 @@ class Recipe:
 
     @property
     def optimizer(self) -> OptimizerSettings:
-        return OptimizerSettings(
-            self.peak_lr, self.betas, self.eps, self.weight_decay, self.sequences_per_step
-        )
+        return OptimizerSettings(self.peak_lr, self.betas, self.eps, self.weight_decay, self.sequences_per_step)
 
     @property
     def tokens_per_step(self) -> int:
@@ -248,21 +244,11 @@ BETAS = (0.9, 0.98)
 EPS = 1e-6
 DECOUPLED_WEIGHT_DECAY = 1e-5
 PAPER = Scale(
-    phase1_tokens=10_000_000_000,
-    warmup_tokens=100_000_000,
-    peak_lr=2e-4,
-    sequence_length=8192,
-    sequences_per_step=384,
+    phase1_tokens=10_000_000_000, warmup_tokens=100_000_000, peak_lr=2e-4, sequence_length=8192, sequences_per_step=384
 )
 # Our own: small enough for a laptop's processor. The peak rate rests on `data/learning_rate_sweep.csv`: 2e-3
 # gains less than 0.06 nats over 1e-3, and 4e-3 is worse than both: 1e-3 lies farther from that edge.
-DEMO = Scale(
-    phase1_tokens=2_500_000,
-    warmup_tokens=50_000,
-    peak_lr=1e-3,
-    sequence_length=512,
-    sequences_per_step=4,
-)
+DEMO = Scale(phase1_tokens=2_500_000, warmup_tokens=50_000, peak_lr=1e-3, sequence_length=512, sequences_per_step=4)
 SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
 # A start model that is trained here: our own constants, as the paper starts from models of others.
 START = "theta0"
@@ -322,9 +308,7 @@ def preset(
         raise UserError(f"recipe {name!r} fixes its objectives: leave out --objective {objective}")
     n = size.phase1_tokens if tokens is None else tokens
     first, last = DETOURS[name]
-    phase1 = constant_phase(
-        "detour" if name.endswith("detour") else "phase 1", first, n, min(size.warmup_tokens, n)
-    )
+    phase1 = constant_phase("detour" if name.endswith("detour") else "phase 1", first, n, min(size.warmup_tokens, n))
     return at_scale(name, scale, (phase1, decay_phase(last, round(n * DECAY_SHARE))), size)
 
 
@@ -342,9 +326,7 @@ def decay_phase(objective: ObjectiveName, tokens: int, frozen: tuple[int, ...] =
     return Phase("decay", objective, tokens, "1-sqrt", masking, floor=DECAY_FLOOR, frozen=frozen)
 
 
-def pretraining_phases(
-    objective: ObjectiveName, tokens: int, annealed: int, warmup_tokens: int
-) -> tuple[Phase, Phase]:
+def pretraining_phases(objective: ObjectiveName, tokens: int, annealed: int, warmup_tokens: int) -> tuple[Phase, Phase]:
     """Return what makes a start model of random weights: `tokens` at a constant rate, then the annealing."""
     first = constant_phase(PRETRAINING, objective, tokens, min(warmup_tokens, tokens))
     return first, Phase(ANNEALING, objective, annealed, "1-sqrt", first.masking, floor=ANNEALING_FLOOR)

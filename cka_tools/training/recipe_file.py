@@ -61,13 +61,9 @@ def find_recipe(
     if given in PRESETS:
         return preset(given, scale or "demo", tokens, objective, **constants)
     if not given.endswith(".toml"):
-        raise UserError(
-            f"no recipe is called {given!r}: choose from {', '.join(PRESETS)}, or give a .toml file"
-        )
+        raise UserError(f"no recipe is called {given!r}: choose from {', '.join(PRESETS)}, or give a .toml file")
     if any(option is not None for option in (scale, tokens, objective)):
-        raise UserError(
-            f"recipe {given!r} is a file: set its tokens, objectives and constants there, not by options"
-        )
+        raise UserError(f"recipe {given!r} is a file: set its tokens, objectives and constants there, not by options")
     return dataclasses.replace(read_recipe(Path(given)), **cast(dict[str, Any], dict(constants)))
 
 

@@ -122,8 +122,7 @@ def check_run(recipe: Recipe, start: Path, data: PackedTokens, *, attention: str
     check_start(start)
     if data.length != recipe.sequence_length:
         raise UserError(
-            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: "
-            f"pack again"
+            f"the data are packed to {data.length} tokens, the recipe asks for {recipe.sequence_length}: pack again"
         )
     model, tokenizer = load_start(start, attention=attention)
     TargetLoss(model)
@@ -169,16 +168,12 @@ def claim(
         raise UserError(f"output directory {str(out)!r} cannot be written ({error.strerror})") from error
 
 
-def check_claim(
-    out: Path, identity: Mapping[str, Any], name: str, what: str, before: Mapping[str, Any]
-) -> None:
+def check_claim(out: Path, identity: Mapping[str, Any], name: str, what: str, before: Mapping[str, Any]) -> None:
     """Raise a UserError where `claim` would, before anything is written."""
     file = out / name
     if not file.is_file():
         if out.exists() and (out.is_file() or {place.name for place in out.iterdir()} - {f".{name}.partial"}):
-            raise UserError(
-                f"output directory {str(out)!r} holds something else than a training {what}: name another"
-            )
+            raise UserError(f"output directory {str(out)!r} holds something else than a training {what}: name another")
         return
     try:
         there = {**before, **json.loads(file.read_text(encoding="utf-8"))}
@@ -187,6 +182,4 @@ def check_claim(
     same = json.loads(json.dumps(dict(identity)))
     if different := [key for key in same if there.get(key) != same[key]]:
         named = ", ".join(key.removesuffix("_sha256").replace("_", " ") for key in different)
-        raise UserError(
-            f"output directory {str(out)!r} holds another {what} (it differs in {named}): name another"
-        )
+        raise UserError(f"output directory {str(out)!r} holds another {what} (it differs in {named}): name another")

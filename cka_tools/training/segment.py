@@ -184,12 +184,7 @@ def train_phase(
                 data,
                 phase,
                 Objective(
-                    phase.objective,
-                    phase.masking,
-                    tokenizer.mask_token_id,
-                    model.config.vocab_size,
-                    seed,
-                    phase_index,
+                    phase.objective, phase.masking, tokenizer.mask_token_id, model.config.vocab_size, seed, phase_index
                 ),
                 adam,
                 optimizer,
@@ -251,9 +246,7 @@ def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[
     manifest = read_manifest(out)
     found: list[str] = []
     if manifest is None and out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(
-            f"output directory {str(out)!r} holds something else than a training run: name another"
-        )
+        raise UserError(f"output directory {str(out)!r} holds something else than a training run: name another")
     if manifest is not None:
         _check_same(out, manifest, key)
         damage = find_damage(out, optimizer=goes_on)
@@ -357,9 +350,7 @@ def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: i
 
 def why_not_to_the_bit(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what keeps a resumed run from being bit-identical; nothing where nothing does."""
-    changed = [
-        f"{name} ({before.get(name)}, now {now[name]})" for name in now if before.get(name) != now[name]
-    ]
+    changed = [f"{name} ({before.get(name)}, now {now[name]})" for name in now if before.get(name) != now[name]]
     if changed:
         return f"with another {', '.join(changed)}"
     # Some of an accelerator's kernels add up in an order that no seed fixes.

@@ -32,10 +32,7 @@ from cka_tools.training.checkpoint import copy_tokenizer, whole_folder
 AUTO = "auto"
 
 ENCODER = "ModernBertForMaskedLM"
-CLASSES = {
-    ENCODER: ModernBertForMaskedLM,
-    "ModernBertDecoderForCausalLM": ModernBertDecoderForCausalLM,
-}
+CLASSES = {ENCODER: ModernBertForMaskedLM, "ModernBertDecoderForCausalLM": ModernBertDecoderForCausalLM}
 
 
 def find_start(given: str) -> Path:
@@ -71,8 +68,7 @@ def check_start(folder: Path, given: str | None = None) -> str:
     written = check_folder(name, folder).get("architectures") or ["none"]
     if written[0] not in CLASSES:
         raise UserError(
-            f"start model {name!r} is a {written[0]}: training needs an LM head, "
-            f"so give a {' or a '.join(CLASSES)}"
+            f"start model {name!r} is a {written[0]}: training needs an LM head, so give a {' or a '.join(CLASSES)}"
         )
     return str(written[0])
 
@@ -98,8 +94,7 @@ def load_start(
     """
     if attention not in (AUTO, *IMPLEMENTATIONS):
         raise UserError(
-            f"attention implementation {attention!r} is not offered: "
-            f"choose {', '.join(IMPLEMENTATIONS)} or {AUTO}"
+            f"attention implementation {attention!r} is not offered: choose {', '.join(IMPLEMENTATIONS)} or {AUTO}"
         )
     name = given or str(folder)
     model_class = CLASSES[check_start(folder, given)]
@@ -156,9 +151,7 @@ def shaped_config(config: dict[str, Any], layers: int, hidden: int) -> dict[str,
     width = config["hidden_size"] // config["num_attention_heads"]
     heads = max(1, hidden // width)
     if layers < 1 or hidden < 2 or hidden % heads or hidden // heads % 2:
-        raise UserError(
-            f"shape {layers}x{hidden} does not fit: give layers x hidden size, a multiple of {width}"
-        )
+        raise UserError(f"shape {layers}x{hidden} does not fit: give layers x hidden size, a multiple of {width}")
     kinds = config["layer_types"]
     every = next((i for i in range(1, len(kinds)) if kinds[i] == kinds[0]), 3)
     return config | {

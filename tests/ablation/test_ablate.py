@@ -151,13 +151,7 @@ def test_what_two_axes_share_has_equal_numbers(everything):
         for row in table(everything)
         if (row["layer"], row["size"]) == ("mean", "3x32")
     }
-    same = [
-        ("length", "1"),
-        ("decay", "10 %"),
-        ("freeze", "none"),
-        ("direction", "encoder"),
-        ("size", "3x32"),
-    ]
+    same = [("length", "1"), ("decay", "10 %"), ("freeze", "none"), ("direction", "encoder"), ("size", "3x32")]
     assert len({cells[key] for key in same}) == 1
     assert len(set(cells.values())) == len(cells) - len(same) + 1
 
@@ -206,13 +200,7 @@ def test_checkpoints_are_compared_without_training(cka, everything, texts, tmp_p
     assert len(rows) == len(mine)
     for row in rows:
         own = mine[row["axis"], row["cell"], row["size"], row["layer"]]
-        for column in (
-            "weights_detour",
-            "weights_baseline",
-            "weights_control",
-            "recipe_sha256",
-            "divergence",
-        ):
+        for column in ("weights_detour", "weights_baseline", "weights_control", "recipe_sha256", "divergence"):
             assert row[column] == own[column]
 
 
@@ -295,20 +283,13 @@ def test_the_dry_run_prints_tree_and_costs_and_writes_nothing(cka, options, tmp_
     assert f"unshared   {unshared:,} tokens" in out
     assert not list(tmp_path.iterdir())
     data = json.loads(cka(*dry, "--json")[1])
-    assert data["tokens"] == {
-        "shared": shared,
-        "unshared": unshared,
-        "left": shared,
-        "by_size": {"3x32": shared},
-    }
+    assert data["tokens"] == {"shared": shared, "unshared": unshared, "left": shared, "by_size": {"3x32": shared}}
     assert data["seconds"]["shared"] > 0
 
 
 def test_a_corpus_too_small_for_the_default_takes_what_there_is_and_says_so(cka, options):
     at = options.index("--n")
-    code, out, _ = cka(
-        "ablate", "length", *options[:at], *options[at + 2 :], "--dry-run", "--tokens-per-second", 9
-    )
+    code, out, _ = cka("ablate", "length", *options[:at], *options[at + 2 :], "--dry-run", "--tokens-per-second", 9)
     assert code == 0
     assert "not the preset's 2,500,000" in out
 
@@ -356,9 +337,7 @@ def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
         ("direction", ("--start-tokens", 640, "--early", "7"), "early layers [7]"),
     ],
 )
-def test_what_the_comparison_refuses_is_refused_before_training(
-    cka, options, monkeypatch, tmp_path, axis, more, told
-):
+def test_what_the_comparison_refuses_is_refused_before_training(cka, options, monkeypatch, tmp_path, axis, more, told):
     monkeypatch.setattr(ablation_run, "train_phase", lambda *_, **__: pytest.fail("something was trained"))
     given = ("ablate", axis, *options, *more, "--out", "run")
     for dry in ((), ("--dry-run", "--tokens-per-second", 1)):
@@ -385,18 +364,7 @@ def numbers_of(run: Ablation) -> list[float]:
 def recompared(everything, texts, tmp_path_factory):
     """`recompared(axis, *options)` → that part of the ablation again, of the same checkpoints."""
     folders = [p.parent for p in sorted((everything / "segments").glob("*/training.json"))]
-    same = (
-        "--compare-on",
-        texts[1],
-        "--max-length",
-        32,
-        "--n",
-        N,
-        "--device",
-        "cpu",
-        "--no-cache",
-        "--quiet",
-    )
+    same = ("--compare-on", texts[1], "--max-length", 32, "--n", N, "--device", "cpu", "--no-cache", "--quiet")
 
     def run(axis: str, *more: object) -> Ablation:
         out = tmp_path_factory.mktemp("again") / "run"
@@ -561,9 +529,7 @@ def test_two_runs_of_one_command_share_the_tree(cka, options, monkeypatch, tmp_p
 
 
 def test_weights_are_kept_in_float16_on_demand(cka, options, tmp_path):
-    code, _, err = cka(
-        "ablate", "length", *options, "--quiet", "--weights", "float16", "--out", tmp_path / "run"
-    )
+    code, _, err = cka("ablate", "length", *options, "--quiet", "--weights", "float16", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     cells = json.loads((tmp_path / "run" / "result.json").read_text())["pairs"]
     leaves = {weights for cell in cells for weights in cell["weights"].values()}

@@ -41,10 +41,7 @@ def test_lengths_share_one_trunk_for_each_objective_and_seed():
     tree = grow("length")
     # Trunks of 2n, and a decay of 10 % of x·n for each x: detour, baseline and control, by two seeds.
     assert trained(tree) == 6 * (2000 + 10 + 25 + 50 + 100 + 200) * STEP
-    assert (
-        sum(tree.unshared_tokens().values())
-        == (2 + 2 * 2) * round(1.1 * (100 + 250 + 500 + 1000 + 2000)) * STEP
-    )
+    assert sum(tree.unshared_tokens().values()) == (2 + 2 * 2) * round(1.1 * (100 + 250 + 500 + 1000 + 2000)) * STEP
     assert len(tree.segments) == 6 * 10
     # A control in another order is the baseline of the next seed, which is there already.
     assert trained(grow("length", noise="order")) * 3 == trained(tree) * 2

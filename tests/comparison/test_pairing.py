@@ -9,8 +9,7 @@ from cka_tools.settings import parse_layers
 
 
 @pytest.mark.parametrize(
-    ("text", "layers"),
-    [("0-7", tuple(range(8))), ("3", (3,)), ("0,3,8-10", (0, 3, 8, 9, 10)), ("2-4,3", (2, 3, 4))],
+    ("text", "layers"), [("0-7", tuple(range(8))), ("3", (3,)), ("0,3,8-10", (0, 3, 8, 9, 10)), ("2-4,3", (2, 3, 4))]
 )
 def test_layers_are_read_from_text(text, layers):
     assert parse_layers(text) == layers

@@ -39,9 +39,7 @@ def test_streamed_equals_kept_on_one_batch_plan(pair, texts, options):
     kept = compare(*pair, texts, **options)
     streamed = compare(*pair, texts, keep_features="10KiB", **options)
     assert_same(streamed, kept)
-    np.testing.assert_allclose(
-        streamed.arrays["leave_one_out"], kept.arrays["leave_one_out"], rtol=1e-10, atol=1e-10
-    )
+    np.testing.assert_allclose(streamed.arrays["leave_one_out"], kept.arrays["leave_one_out"], rtol=1e-10, atol=1e-10)
     (note,) = [note for note in streamed.summary["notes"] if "streamed" in note]
     assert "more than --keep-features 10.0 KiB" in note
     assert "intervals come from all of them" in note
@@ -88,9 +86,7 @@ def assert_same_pairs(streamed, kept):
 @pytest.fixture(scope="module")
 def models(tiny_model, pair):
     """Two more, and a shallow one."""
-    return [*pair, *(str(tiny_model("bert", seed=seed)) for seed in (2, 3))], str(
-        tiny_model("bert", seed=4, layers=3)
-    )
+    return [*pair, *(str(tiny_model("bert", seed=seed)) for seed in (2, 3))], str(tiny_model("bert", seed=4, layers=3))
 
 
 def test_a_trajectory_is_streamed_with_its_control_and_rescaled(models, texts):

@@ -8,14 +8,7 @@ import pytest
 from rich.console import Console
 from synthetic_comparison import make_comparison
 
-from cka_tools.comparison.summary import (
-    latex_escaped,
-    markdown_escaped,
-    summary_table,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
+from cka_tools.comparison.summary import latex_escaped, markdown_escaped, summary_table, to_csv, to_latex, to_markdown
 from cka_tools.errors import UserError
 from cka_tools.terminal.many_report import print_summary
 
@@ -42,10 +35,7 @@ def test_values_are_the_runs(runs):
             for key, column in (("value", ""), ("ci_low", "_ci_low"), ("ci_high", "_ci_high")):
                 assert float(row[f"{of}_divergence{column}"]) == pytest.approx(entry["debiased"][key])
             assert float(row[f"{of}_divergence_biased"]) == pytest.approx(entry["biased"]["value"])
-    ratio, noise = (
-        runs[0].summary["ratio"]["early"],
-        runs[0].summary["control"]["mean_divergence"]["debiased"],
-    )
+    ratio, noise = (runs[0].summary["ratio"]["early"], runs[0].summary["control"]["mean_divergence"]["debiased"])
     assert float(rows[0]["ratio_early_ci_high"]) == pytest.approx(ratio["ci_high"])
     assert float(rows[0]["control_mean_divergence"]) == pytest.approx(noise["value"])
     assert rows[1]["ratio_mean"] == ""

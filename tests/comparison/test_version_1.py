@@ -12,12 +12,7 @@ from cka_tools.comparison.results import KINDS
 from cka_tools.errors import UserError
 
 RUNS = Path(__file__).with_name("version_1")
-TABLES = {
-    "comparison": "layers.csv",
-    "trajectory": "trajectory.csv",
-    "matrix": "pairs.csv",
-    "ablation": "ablation.csv",
-}
+TABLES = {"comparison": "layers.csv", "trajectory": "trajectory.csv", "matrix": "pairs.csv", "ablation": "ablation.csv"}
 
 
 def raw(kind):
@@ -88,11 +83,7 @@ def test_a_matrix_has_its_old_values():
     assert result.record["linkage"] == old["linkage"]
     frame, rows = result.to_frame(), written("matrix")
     assert list(frame.model_a) == [row["model_a"] for row in rows]
-    for column, name in (
-        ("divergence", "divergence"),
-        ("divergence_low", "ci_low"),
-        ("divergence_high", "ci_high"),
-    ):
+    for column, name in (("divergence", "divergence"), ("divergence_low", "ci_low"), ("divergence_high", "ci_high")):
         assert_column(frame, column, [row[name] for row in rows])
     for pair in old["pairs"]:
         value = pair["mean_divergence"]["debiased"]["value"]

@@ -78,9 +78,7 @@ class Hub(BaseHTTPRequestHandler):
             )
         if call == "" or call.startswith("revision/"):
             files = sorted(file for file in folder.rglob("*") if file.is_file())
-            siblings = [
-                {"rfilename": str(file.relative_to(folder)), "size": file.stat().st_size} for file in files
-            ]
+            siblings = [{"rfilename": str(file.relative_to(folder)), "size": file.stat().st_size} for file in files]
             return self.send_json(
                 {"_id": "1", "id": name, "sha": COMMIT, "private": False, "gated": False, "tags": [],
                  "downloads": 0, "likes": 0, "siblings": siblings}

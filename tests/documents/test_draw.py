@@ -33,9 +33,7 @@ def test_draw_does_not_depend_on_the_container(tmp_path):
     (tmp_path / "a.jsonl").write_text(rows)
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write(rows)
-    draws = [
-        draw_documents(corpus, 50) for corpus in (tmp_path / "a.jsonl", str(tmp_path / "b.jsonl.gz"), TEXTS)
-    ]
+    draws = [draw_documents(corpus, 50) for corpus in (tmp_path / "a.jsonl", str(tmp_path / "b.jsonl.gz"), TEXTS)]
     assert len({draw.fingerprint for draw in draws}) == 1
     assert draws[0].documents == draws[1].documents
 
@@ -134,11 +132,7 @@ def test_a_dataset_without_text_or_with_splits_is_refused():
 
 def test_stream_keeps_the_order_and_the_duplicates_and_leaves_out_the_empty():
     texts = ["b", "a", "", "b"]
-    assert list(stream_documents(texts)) == [
-        Document("item:0", "b"),
-        Document("item:1", "a"),
-        Document("item:3", "b"),
-    ]
+    assert list(stream_documents(texts)) == [Document("item:0", "b"), Document("item:1", "a"), Document("item:3", "b")]
     with pytest.raises(UserError, match="no document"):
         list(stream_documents(["", " "]))
 

@@ -82,9 +82,7 @@ def build_hub(root):
             content = " ".join(words.choices(["alpha", "beta", "gamma", "delta"], k=words.randint(40, 400)))
             pmid, title = 1000 * part + row, f"Title {part} {row}."
             both = f"{title} {content}"
-            rows.append(
-                {"id": f"p{part}_{row}", "title": title, "content": content, "contents": both, "PMID": pmid}
-            )
+            rows.append({"id": f"p{part}_{row}", "title": title, "content": content, "contents": both, "PMID": pmid})
         write_jsonl(root / f"MedRAG/pubmed/chunk/pubmed23n{part:04d}.jsonl", rows)
     (root / "MedRAG/pubmed/README.md").write_text("# About\n")
 

@@ -68,9 +68,7 @@ def test_of_csv_every_value_is_text(tmp_path):
 def test_of_two_equal_columns_of_csv_the_first_counts(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,text\n" + "".join(f"t{n},{n},other\n" for n in range(4)))
     drawn = draw_documents(tmp_path / "a.csv", 4).documents
-    assert {document.text: document.metadata["label"] for document in drawn} == {
-        f"t{n}": str(n) for n in range(4)
-    }
+    assert {document.text: document.metadata["label"] for document in drawn} == {f"t{n}": str(n) for n in range(4)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

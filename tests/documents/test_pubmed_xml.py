@@ -15,11 +15,7 @@ HEAD = """<?xml version="1.0" encoding="utf-8"?>
 
 
 def article(pmid, abstract, title="A title.", version=1, more=""):
-    abstract = (
-        f"<Abstract>{abstract}<CopyrightInformation>(c) us</CopyrightInformation></Abstract>"
-        if abstract
-        else ""
-    )
+    abstract = f"<Abstract>{abstract}<CopyrightInformation>(c) us</CopyrightInformation></Abstract>" if abstract else ""
     return f"""<PubmedArticle>
   <MedlineCitation Status="MEDLINE" Owner="NLM">
     <PMID Version="{version}">{pmid}</PMID>
@@ -56,15 +52,11 @@ def test_sections_keep_their_labels_and_markup_keeps_its_text(tmp_path):
         "<mml:mo>=</mml:mo></mml:math> b</AbstractText>"
     )
     path = write(tmp_path / "a.xml", article(1, abstract, title="On <i>BRCA1</i> and H<sub>2</sub>O."))
-    assert read(path) == {
-        "1": "On BRCA1 and H2O.\nBACKGROUND: CO2 and E. coli.\nx2 < 5 α, pqr\nCONCLUSION: a= b"
-    }
+    assert read(path) == {"1": "On BRCA1 and H2O.\nBACKGROUND: CO2 and E. coli.\nx2 < 5 α, pqr\nCONCLUSION: a= b"}
 
 
 def test_missing_abstracts_are_counted_and_other_abstracts_are_not_mixed_in(tmp_path):
-    other = (
-        '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText></OtherAbstract>'
-    )
+    other = '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText></OtherAbstract>'
     records = [article(number, text(f"Abstract {number}."), more=other) for number in range(10, 16)]
     records += [article(20, ""), article(21, "", more=other), article(22, "<AbstractText> </AbstractText>")]
     draw = draw_documents(write(tmp_path / "a.xml", *records))
@@ -109,11 +101,7 @@ def test_deleted_records_and_earlier_versions_are_dropped_and_counted(tmp_path):
 
 def test_a_folder_of_files_is_read_as_one_history(tmp_path):
     write(tmp_path / "n1.xml", *(article(number, text(f"First {number}.")) for number in (1, 2, 3)))
-    write(
-        tmp_path / "n2.xml.gz",
-        article(2, text("Second 2.")),
-        "<DeleteCitation><PMID>3</PMID></DeleteCitation>",
-    )
+    write(tmp_path / "n2.xml.gz", article(2, text("Second 2.")), "<DeleteCitation><PMID>3</PMID></DeleteCitation>")
     write(tmp_path / "n3.xml", article(3, text("Third 3.")), article(4, ""))
     assert {pmid: words.split("\n")[1] for pmid, words in read(tmp_path).items()} == {
         "1": "First 1.",
@@ -177,9 +165,7 @@ def test_a_broken_archive_is_named(tmp_path):
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
     def peak(records):
-        path = write(
-            tmp_path / f"{records}.xml", *(article(n, text("Some words. " * 100)) for n in range(records))
-        )
+        path = write(tmp_path / f"{records}.xml", *(article(n, text("Some words. " * 100)) for n in range(records)))
         tracemalloc.start()
         for _ in stream_documents(path):
             pass

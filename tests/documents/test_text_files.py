@@ -25,21 +25,13 @@ def test_txt_without_blank_lines_is_one_document_a_line(tmp_path):
 def test_txt_with_blank_lines_is_one_document_a_paragraph(tmp_path):
     path = tmp_path / "paragraphs.txt"
     path.write_text("\nfirst line\nsecond line\n  \n\nnext paragraph\n\nlast")
-    assert read(path) == [
-        ("line:2", "first line\nsecond line"),
-        ("line:6", "next paragraph"),
-        ("line:8", "last"),
-    ]
+    assert read(path) == [("line:2", "first line\nsecond line"), ("line:6", "next paragraph"), ("line:8", "last")]
     assert draw_documents(["a", "b", "c", "d"]).source.get("units") is None
 
 
 def test_jsonl_takes_the_text_column_and_the_id(tmp_path):
     path = tmp_path / "rows.jsonl"
-    rows = [
-        {"title": "t", "content": "c1", "contents": "t. c1", "PMID": 7},
-        {"contents": None},
-        {"contents": "x"},
-    ]
+    rows = [{"title": "t", "content": "c1", "contents": "t. c1", "PMID": 7}, {"contents": None}, {"contents": "x"}]
     path.write_text("\n\n".join(map(json.dumps, rows)))
     assert read(path) == [("7", "t. c1"), ("line:5", "x")]
 
@@ -72,11 +64,7 @@ def test_a_folder_is_all_its_files_with_ids_that_name_them(tmp_path):
     (tmp_path / "notes.md").write_text("not read")
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "c.txt").write_text("not read")
-    assert read(tmp_path) == [
-        ("a.jsonl:line:1", "from a"),
-        ("a.jsonl:line:2", "named"),
-        ("b.txt:line:1", "from b"),
-    ]
+    assert read(tmp_path) == [("a.jsonl:line:1", "from a"), ("a.jsonl:line:2", "named"), ("b.txt:line:1", "from b")]
 
 
 GOOD = b'{"text": "good"}\n'
@@ -106,11 +94,7 @@ GOOD = b'{"text": "good"}\n'
         ("empty.parquet", b"", "cannot be read as parquet"),
         ("no.jsonl.gz", GOOD, "broken gzip"),
         ("cut.jsonl.gz", gzip.compress(GOOD * 1000)[:-20], "broken gzip"),
-        (
-            "bits.jsonl.gz",
-            gzip.compress(bytes(range(256)) * 50)[:60] + b"\xff" * 60,
-            "broken gzip|not (UTF-8 )?text",
-        ),
+        ("bits.jsonl.gz", gzip.compress(bytes(range(256)) * 50)[:60] + b"\xff" * 60, "broken gzip|not (UTF-8 )?text"),
         ("paper.pdf", b"%PDF", "'.pdf' are not read"),
         ("rows.parquet.gz", b"x", "'.parquet.gz' are not read"),
         ("plain", b"x", "'without suffix' are not read"),

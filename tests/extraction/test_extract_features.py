@@ -132,9 +132,7 @@ def test_no_block_above_the_last_one_asked_for_runs(
         block.module.register_forward_pre_hook(lambda module, args, index=block.index: ran.append(index))
         for block in model.blocks
     ]
-    some = extract_features(
-        [model], tiny_documents[:6], settings(layers=(0, 2), batch_tokens=10_000)
-    ).features[0]
+    some = extract_features([model], tiny_documents[:6], settings(layers=(0, 2), batch_tokens=10_000)).features[0]
     assert ran == [0, 1, 2]
     for handle in handles:
         handle.remove()
@@ -142,9 +140,7 @@ def test_no_block_above_the_last_one_asked_for_runs(
     np.testing.assert_allclose(some.features[1], whole.features[2], rtol=1e-5, atol=1e-5)
 
 
-def test_both_models_run_on_the_same_batches(
-    tiny_model: Callable[..., Path], tiny_documents: list[Any]
-) -> None:
+def test_both_models_run_on_the_same_batches(tiny_model: Callable[..., Path], tiny_documents: list[Any]) -> None:
     models = [load_model(tiny_model("modernbert", seed=seed), device="cpu") for seed in (0, 1)]
     ran: list[tuple[int, list[list[int]]]] = []
     for index, model in enumerate(models):
@@ -178,9 +174,7 @@ def test_token_pooling_takes_the_same_tokens_of_both_models(
 ) -> None:
     folder = tiny_model("modernbert")
     models = [load_model(folder, device="cpu"), load_model(folder, device="cpu")]
-    one, two = extract_features(
-        models, tiny_documents, settings(pooling="token", tokens_per_document=5)
-    ).features
+    one, two = extract_features(models, tiny_documents, settings(pooling="token", tokens_per_document=5)).features
     assert one.features[0].shape == (5, 40, 32)
     for a, b in zip(one.features, two.features, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -191,9 +185,7 @@ def test_token_pooling_takes_the_same_tokens_of_both_models(
         assert np.abs(tokens - one.features[2][draw, 3]).max(axis=1).min() < 1e-5
 
 
-def test_features_on_disk_equal_those_in_memory(
-    bert: LoadedModel, tiny_documents: list[Any], tmp_path: Path
-) -> None:
+def test_features_on_disk_equal_those_in_memory(bert: LoadedModel, tiny_documents: list[Any], tmp_path: Path) -> None:
     for pooling in ("mean", "token"):
         kept = extract_features([bert], tiny_documents, settings(pooling=pooling)).features[0]
         spilled = extract_features(
@@ -222,9 +214,7 @@ def test_features_are_stored_in_float32_or_for_float64_in_float64(
 ) -> None:
     exact = load_model(tiny_model("bert"), device="cpu")
     model = load_model(tiny_model("bert"), device="cpu", dtype=dtype)
-    features, expected = (
-        extract_features([m], tiny_documents[:4], settings()).features[0] for m in (model, exact)
-    )
+    features, expected = (extract_features([m], tiny_documents[:4], settings()).features[0] for m in (model, exact))
     assert features.features[0].dtype == stored
     np.testing.assert_allclose(features.features[0], expected.features[0], atol=0.05)
 
@@ -277,9 +267,7 @@ def test_one_document_that_does_not_fit_is_named(bert: LoadedModel, tiny_documen
 
 def test_other_errors_are_not_taken_for_memory(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
-    handle = bert.model.register_forward_pre_hook(
-        FakeOutOfMemory(0, RuntimeError("own bug")), with_kwargs=True
-    )
+    handle = bert.model.register_forward_pre_hook(FakeOutOfMemory(0, RuntimeError("own bug")), with_kwargs=True)
     with pytest.raises(RuntimeError, match="own bug"):
         extract_features([bert], tiny_documents, settings())
     handle.remove()
@@ -314,9 +302,7 @@ def test_a_non_finite_activation_names_model_layer_document_and_cure(
         assert part in str(caught.value)
 
 
-def test_what_is_not_finite_in_padding_alone_does_no_harm(
-    bert: LoadedModel, tiny_documents: list[Any]
-) -> None:
+def test_what_is_not_finite_in_padding_alone_does_no_harm(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     expected = extract_features([bert], tiny_documents, settings()).features[0]
     overflow(bert, 5, bert.tokenizer.pad_token_id, float("nan"))
     features = extract_features([bert], tiny_documents, settings()).features[0]
@@ -352,9 +338,7 @@ def test_a_length_above_the_models_is_refused_and_the_default_gives_way(
         extraction = extract_features([model], [Text("long", "w1 " * 200)] * 4, settings(max_length=None))
         assert extraction.tokens[0]["max_length"] == 64
         assert "64 tokens" in extraction.notes[0]
-    assert "leaves no token" in refusal(
-        [load_model(tiny_model(), device="cpu")], tiny_documents, max_length=2
-    )
+    assert "leaves no token" in refusal([load_model(tiny_model(), device="cpu")], tiny_documents, max_length=2)
 
 
 def test_a_tokenizer_of_another_model_is_refused(
@@ -366,13 +350,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 
 def test_settings_that_mean_nothing_are_refused(bert: LoadedModel, tiny_documents: list[Any]) -> None:
-    for bad in (
-        {"pooling": "max"},
-        {"sites": "head"},
-        {"plan": "random"},
-        {"batch_tokens": 0},
-        {"layers": ()},
-    ):
+    for bad in ({"pooling": "max"}, {"sites": "head"}, {"plan": "random"}, {"batch_tokens": 0}, {"layers": ()}):
         with pytest.raises(UserError, match=str(next(iter(bad))).replace("_", "-")):
             settings(**bad)
     assert "layers 6, 9" in refusal([bert], tiny_documents, layers=(2, 6, 9))
@@ -405,9 +383,7 @@ def test_progress_counts_documents_and_tokens(bert: LoadedModel, tiny_documents:
     assert calls[-1] == (40, extraction.tokens[0]["tokens"])
 
 
-def test_one_model_in_memory_can_be_compared_with_itself(
-    bert: LoadedModel, tiny_documents: list[Any]
-) -> None:
+def test_one_model_in_memory_can_be_compared_with_itself(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     one, two = extract_features([bert, bert], tiny_documents, settings()).features
     for a, b in zip(one.features, two.features, strict=True):
         np.testing.assert_array_equal(a, b)

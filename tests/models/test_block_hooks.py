@@ -45,9 +45,7 @@ def record(model: Any, paths: list[str], batch: dict[str, torch.Tensor]) -> dict
     return seen
 
 
-def test_hooks_equal_the_hidden_states(
-    architecture: str, tiny_model: Callable[..., Path], batch: Any
-) -> None:
+def test_hooks_equal_the_hidden_states(architecture: str, tiny_model: Callable[..., Path], batch: Any) -> None:
     loaded = load_model(tiny_model(architecture), device="cpu")
     seen = record(loaded.model, [block.path for block in loaded.blocks], batch)
     with torch.no_grad():
@@ -87,12 +85,7 @@ def run_blocks_by_hand(architecture: str, model: Any, batch: dict[str, torch.Ten
         hidden = model.embed_in(ids)
     else:
         hidden = model.embed_tokens(ids)
-    blocks = {
-        "gpt2": "h",
-        "distilbert": "transformer.layer",
-        "bert": "encoder.layer",
-        "roberta": "encoder.layer",
-    }
+    blocks = {"gpt2": "h", "distilbert": "transformer.layer", "bert": "encoder.layer", "roberta": "encoder.layer"}
     outputs = []
     for index, block in enumerate(model.get_submodule(blocks.get(architecture, "layers"))):
         kinds = getattr(model.config, "layer_types", None)
@@ -107,9 +100,7 @@ def run_blocks_by_hand(architecture: str, model: Any, batch: dict[str, torch.Ten
     return outputs
 
 
-def test_hooks_equal_the_blocks_run_by_hand(
-    architecture: str, tiny_model: Callable[..., Path], batch: Any
-) -> None:
+def test_hooks_equal_the_blocks_run_by_hand(architecture: str, tiny_model: Callable[..., Path], batch: Any) -> None:
     loaded = load_model(tiny_model(architecture), device="cpu")
     seen = record(loaded.model, [block.path for block in loaded.blocks], batch)
     with torch.no_grad():
@@ -119,9 +110,7 @@ def test_hooks_equal_the_blocks_run_by_hand(
         torch.testing.assert_close(seen[block.path][real], expected[real], rtol=1e-4, atol=1e-5)
 
 
-def test_branches_add_up_to_the_blocks_output(
-    architecture: str, tiny_model: Callable[..., Path], batch: Any
-) -> None:
+def test_branches_add_up_to_the_blocks_output(architecture: str, tiny_model: Callable[..., Path], batch: Any) -> None:
     loaded = load_model(tiny_model(architecture), device="cpu")
     paths = [path for block in loaded.blocks for path in (block.path, block.attention, block.mlp) if path]
     assert len(paths) == 18
@@ -154,9 +143,7 @@ def test_a_branch_module_that_does_not_add_up_is_dropped(tiny_model: Callable[..
     assert {block.attention for block in loaded.blocks} == {None}
 
 
-def test_a_block_that_is_not_the_residual_stream_is_refused_with_its_layer(
-    tiny_model: Callable[..., Path],
-) -> None:
+def test_a_block_that_is_not_the_residual_stream_is_refused_with_its_layer(tiny_model: Callable[..., Path]) -> None:
     loaded = load_model(tiny_model("modernbert"), device="cpu")
     loaded.blocks[3].path += ".mlp_norm"
     with pytest.raises(UserError, match=r"layer 3 \(layers\.3\.mlp_norm\)"):

@@ -58,15 +58,13 @@ def test_equals_sdpa_on_every_token_of_text(monkeypatch, kind, causal, queries):
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_features_in_bfloat16_are_sdpas_to_its_rounding(tiny_model, tiny_documents, kind):
     chosen, plain, exact = (
-        load_model(tiny_model(kind), device="cpu", dtype=dtype)
-        for dtype in ("bfloat16", "bfloat16", "float32")
+        load_model(tiny_model(kind), device="cpu", dtype=dtype) for dtype in ("bfloat16", "bfloat16", "float32")
     )
     plain.model.set_attn_implementation("sdpa")
     assert chosen.model.config._attn_implementation == BY_DOCUMENT
     settings = Settings(batch_tokens=128)
     first, second, reference = (
-        np.stack(extract_features([m], tiny_documents, settings).features[0].features)
-        for m in (chosen, plain, exact)
+        np.stack(extract_features([m], tiny_documents, settings).features[0].features) for m in (chosen, plain, exact)
     )
     error, of_sdpa = np.abs(first - reference).max(), np.abs(second - reference).max()
     assert 0 < error < 2 * of_sdpa

@@ -38,10 +38,7 @@ class StandIn(BaseHTTPRequestHandler):
         self.asked.append(path)
         if path.startswith("/api/models/lab/gated"):
             return self.send(403, b"{}", body, {"X-Error-Code": "GatedRepo"})
-        if path in {
-            "/api/models/lab/tiny",
-            *(f"/api/models/lab/tiny/revision/{r}" for r in ("main", "v1", COMMIT)),
-        }:
+        if path in {"/api/models/lab/tiny", *(f"/api/models/lab/tiny/revision/{r}" for r in ("main", "v1", COMMIT))}:
             names = [file.name for file in self.folder.iterdir()] + self.extra
             info = {"id": "lab/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             return self.send(200, json.dumps(info).encode(), body)
@@ -124,14 +121,7 @@ def test_an_unreachable_hub_is_said_at_once_with_offline_choices(monkeypatch: py
 
 
 def test_only_needed_files_are_wanted_and_pickles_alone_are_refused() -> None:
-    names = [
-        "config.json",
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
-        "a/x.json",
-        "m.bin",
-        "code.py",
-    ]
+    names = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "a/x.json", "m.bin", "code.py"]
     assert files_wanted("m", names, python=False) == ["config.json", "model.safetensors"]
     assert "code.py" in files_wanted("m", names, python=True)
     with pytest.raises(UserError, match="safetensors"):

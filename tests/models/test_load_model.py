@@ -108,12 +108,8 @@ def test_tokenizers_are_told_apart_by_content(fresh_tokenizer: Callable[..., Any
     assert hash_tokenizer(one) != hash_tokenizer(fresh_tokenizer(words=["x", *(f"w{i}" for i in range(119))]))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "limit"), [("bert", 64), ("roberta", 64), ("gpt2", 64), ("llama", 64)]
-)
-def test_the_longest_sequence_is_the_models(
-    architecture: str, limit: int, tiny_model: Callable[..., Path]
-) -> None:
+@pytest.mark.parametrize(("architecture", "limit"), [("bert", 64), ("roberta", 64), ("gpt2", 64), ("llama", 64)])
+def test_the_longest_sequence_is_the_models(architecture: str, limit: int, tiny_model: Callable[..., Path]) -> None:
     assert load_model(tiny_model(architecture), device="cpu").max_length == limit
 
 
@@ -183,9 +179,7 @@ def test_remote_code_needs_the_flag(copied: Callable[..., Path]) -> None:
     assert "--trust-remote-code" in refusal(folder)
 
 
-def test_remote_code_runs_with_the_flag(
-    copied: Callable[..., Path], monkeypatch: Any, tmp_path: Path
-) -> None:
+def test_remote_code_runs_with_the_flag(copied: Callable[..., Path], monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = copied()
     (folder / "homemade.py").write_text(
@@ -220,18 +214,14 @@ def test_missing_weights_are_refused_but_a_pooler_may_be_missing(copied: Callabl
 
 
 @pytest.mark.parametrize("head", [False, True])
-def test_a_config_with_fewer_layers_than_the_weights_is_refused(
-    head: bool, copied: Callable[..., Path]
-) -> None:
+def test_a_config_with_fewer_layers_than_the_weights_is_refused(head: bool, copied: Callable[..., Path]) -> None:
     folder = copied("bert", head=head)
     edit_config(folder, num_hidden_layers=4)
     assert "beyond the 4" in refusal(folder)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path, fresh_tokenizer: Callable[..., Any]) -> None:
-    config = AutoConfig.for_model(
-        "t5", vocab_size=125, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8
-    )
+    config = AutoConfig.for_model("t5", vocab_size=125, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
     AutoModel.from_config(config).save_pretrained(tmp_path)
     fresh_tokenizer().save_pretrained(tmp_path)
     assert "encoder-decoder (t5)" in refusal(tmp_path)

@@ -42,9 +42,7 @@ def test_a_fingerprint_stands_in_the_provenance(copied: Path, causal: bool) -> N
         source = CausalSource(source)
     before = source.fingerprint()
     assert before is not None
-    assert set(before) == {"weights_sha256", "config_sha256", "tokenizer_sha256"} | (
-        {"mask"} if causal else set()
-    )
+    assert set(before) == {"weights_sha256", "config_sha256", "tokenizer_sha256"} | ({"mask"} if causal else set())
     assert before["weights_sha256"] == hashlib.sha256((copied / "model.safetensors").read_bytes()).hexdigest()
     loaded = source.load(CPU)
     assert before.items() <= loaded.provenance.items()
@@ -62,9 +60,7 @@ def test_a_fingerprint_needs_no_weights_that_load(copied: Path) -> None:
         source.load(CPU)
 
 
-def test_a_fingerprint_follows_a_file_that_is_written_again(
-    copied: Path, tiny_model: Callable[..., Path]
-) -> None:
+def test_a_fingerprint_follows_a_file_that_is_written_again(copied: Path, tiny_model: Callable[..., Path]) -> None:
     source = as_source(copied)
     before = source.fingerprint()
     other = tiny_model("modernbert", seed=1) / "model.safetensors"
@@ -209,7 +205,5 @@ def test_the_causal_view_of_a_checkpoint_has_all_its_weights(copied: Path) -> No
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert-decoder"])
-def test_only_a_modernbert_encoder_is_seen_causally(
-    architecture: str, tiny_model: Callable[..., Path]
-) -> None:
+def test_only_a_modernbert_encoder_is_seen_causally(architecture: str, tiny_model: Callable[..., Path]) -> None:
     assert "only a ModernBERT encoder" in refusal(CausalSource(as_source(tiny_model(architecture))))

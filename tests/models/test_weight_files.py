@@ -169,9 +169,7 @@ def test_weights_inside_a_layer_that_are_not_used_are_an_error_that_names_them(
         compute_features([folder], TEXTS, device="cpu")
 
 
-def test_biases_that_the_config_turns_off_are_an_error(
-    tiny_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_biases_that_the_config_turns_off_are_an_error(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
     biases = {f"layers.{i}.self_attn.{name}_proj.bias": (32,) for i in range(6) for name in "qo"}
     add_weights(folder, **biases)
@@ -180,9 +178,7 @@ def test_biases_that_the_config_turns_off_are_an_error(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "modernbert"])
-def test_heads_and_old_buffers_stay_quiet(
-    architecture: str, tiny_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_heads_and_old_buffers_stay_quiet(architecture: str, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model(architecture, head=True), tmp_path / "model"))
     add_weights(folder, **{"classifier.weight": (2, 32), "pooler.dense.bias": (32,)})
     if architecture == "gpt2":

@@ -130,8 +130,7 @@ def test_curves_are_the_records_values(drawn: tuple[Comparison, Figure]) -> None
     np.testing.assert_array_equal(curve(divergence, "biased"), 100 * (1 - comparison.diagonal("biased")))
     for side in "ab":
         record = [
-            np.nan if e[f"effective_dim_{side}"] is None else e[f"effective_dim_{side}"]
-            for e in comparison.layers
+            np.nan if e[f"effective_dim_{side}"] is None else e[f"effective_dim_{side}"] for e in comparison.layers
         ]
         np.testing.assert_array_equal(curve(dimension, f"model {side.upper()}"), record)
     assert dimension.get_yscale() == "log"
@@ -184,11 +183,7 @@ def test_axes_of_chosen_layers_carry_the_models_own_indices() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "early", "spans"),
-    [
-        (None, None, [(-0.6, 2.5)]),
-        (None, [2, 3, 7], [(1.5, 3.5), (6.5, 7.6)]),
-        ([0, 4, 6], [0, 4], [(-0.6, 5.0)]),
-    ],
+    [(None, None, [(-0.6, 2.5)]), (None, [2, 3, 7], [(1.5, 3.5), (6.5, 7.6)]), ([0, 4, 6], [0, 4], [(-0.6, 5.0)])],
 )
 def test_early_band_covers_the_early_layers_and_no_other(
     layers: list[int] | None, early: list[int] | None, spans: list[tuple[float, float]]
@@ -307,9 +302,7 @@ def test_matplotlibs_global_state_is_neither_used_nor_changed() -> None:
     comparison = make_comparison(6)
     reference = io.BytesIO()
     figure_of(comparison).savefig(reference, format="png")
-    with mpl.rc_context(
-        {"font.size": 30, "axes.grid": True, "savefig.bbox": "tight", "axes.facecolor": "red"}
-    ):
+    with mpl.rc_context({"font.size": 30, "axes.grid": True, "savefig.bbox": "tight", "axes.facecolor": "red"}):
         before = dict(mpl.rcParams)
         other = io.BytesIO()
         figure_of(comparison).savefig(other, format="png")

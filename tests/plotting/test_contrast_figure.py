@@ -27,9 +27,7 @@ def record(size, marks, names=("detour", "baseline"), undefined=None):
     rng = np.random.default_rng(0)
     pairs = pair_positions(2 * size)
     apart = np.array([(i < size) != (j < size) for i, j in pairs])
-    values = (
-        0.01 * (1 + np.multiply.outer(apart, marks)) * rng.uniform(0.8, 1.2, size=(len(pairs), len(marks)))
-    )
+    values = 0.01 * (1 + np.multiply.outer(apart, marks)) * rng.uniform(0.8, 1.2, size=(len(pairs), len(marks)))
     if undefined is not None:
         values[0, undefined] = np.nan
     noise = 0.002 * rng.normal(size=(1, 1, 100))

@@ -97,12 +97,7 @@ def test_a_matrix_shows_its_values_in_the_order_of_its_tree() -> None:
     np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(4, 4), expected, atol=1e-9)
     written = sorted(text.get_text() for text in artists(figure, "value"))
     assert written == sorted(f"{value:.1f}" for row in expected for value in row if value)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "d  4",
-        "c  3",
-        "a  1",
-        "b  2",
-    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["d  4", "c  3", "a  1", "b  2"]
     merges = artists(figure, "merge")
     assert [max(line.get_xdata()) for line in merges] == pytest.approx([10, 25, 170 / 3])
     # Rows of the heatmap: d 0, c 1, a 2, b 3; a cluster is level with the middle of its two.
@@ -140,9 +135,7 @@ def test_an_ablation_shows_every_cell_seed_and_interval() -> None:
     axes = list(dict.fromkeys(cell["axis"] for cell in record["pairs"]))
     assert len(figure.axes) == 3 * len(axes)
     for what, scale in (("mean_divergence", 100), ("early_divergence", 100), ("mean_ratio", 1)):
-        entries = [
-            cell["ratio"]["mean"] if scale == 1 else cell[what]["debiased"] for cell in record["pairs"]
-        ]
+        entries = [cell["ratio"]["mean"] if scale == 1 else cell[what]["debiased"] for cell in record["pairs"]]
         drawn = sorted(line.get_ydata()[0] for line in artists(figure, what))
         assert drawn == pytest.approx(sorted(scale * entry["value"] for entry in entries))
         bars = artists(figure, f"{what} interval")
@@ -152,9 +145,7 @@ def test_an_ablation_shows_every_cell_seed_and_interval() -> None:
 
 
 def control_bands(record: dict[str, Any]) -> list[tuple[float, float]]:
-    return sorted(
-        {(b.get_y(), b.get_y() + b.get_height()) for b in artists(ablation_figure(record), "control")}
-    )
+    return sorted({(b.get_y(), b.get_y() + b.get_height()) for b in artists(ablation_figure(record), "control")})
 
 
 def one_cell(**control: float | None) -> dict[str, Any]:
@@ -170,8 +161,7 @@ def one_cell(**control: float | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("ends", "band"),
-    [((0.0, 0.06), (0, 6)), ((-0.02, 0.0), (-2, 0)), ((None, None), (2, 2)), ((0.01, 0.03), (1, 3))],
+    ("ends", "band"), [((0.0, 0.06), (0, 6)), ((-0.02, 0.0), (-2, 0)), ((None, None), (2, 2)), ((0.01, 0.03), (1, 3))]
 )
 def test_a_band_of_seed_noise_reaches_both_bounds_also_where_one_is_0(ends, band) -> None:
     value = 0.02 if None in ends else sum(ends) / 2
@@ -265,9 +255,7 @@ def hostile_ablation() -> Figure:
 
 
 @pytest.mark.parametrize(
-    "draw",
-    [hostile_comparison, hostile_trajectory, hostile_matrix, hostile_ablation],
-    ids=lambda f: f.__name__,
+    "draw", [hostile_comparison, hostile_trajectory, hostile_matrix, hostile_ablation], ids=lambda f: f.__name__
 )
 def test_names_are_drawn_literally_and_never_read_as_mathematics(draw: Callable[[], Figure]) -> None:
     figure = draw()

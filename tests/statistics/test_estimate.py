@@ -46,8 +46,7 @@ def test_it_is_the_ratio_of_hsic_averaged_over_the_groups(as_type):
     Y = X[:, :3] + rng.normal(size=(50, 3))
     groups = np.split(np.random.default_rng(7).permutation(50)[:48], 4)
     xy, xx, yy = (
-        np.mean([hsic(s[g] - s[g].mean(0), t[g] - t[g].mean(0)) for g in groups])
-        for s, t in ((X, Y), (X, X), (Y, Y))
+        np.mean([hsic(s[g] - s[g].mean(0), t[g] - t[g].mean(0)) for g in groups]) for s, t in ((X, Y), (X, X), (Y, Y))
     )
     found = minibatch_cka(as_type(X), as_type(Y), group=12, seed=7)
     assert found == pytest.approx(xy / np.sqrt(xx * yy), rel=1e-10)

@@ -80,9 +80,7 @@ def test_layers_means_and_early_means_fit_together():
     for estimator in (DEBIASED, BIASED):
         expected = [[cka(a, b, estimator) for b in B] for a in A]
         np.testing.assert_allclose(found.matrices[estimator], expected, atol=1e-10)
-        assert getattr(found.mean, estimator).value == pytest.approx(
-            1 - np.mean(np.diag(expected)), abs=1e-10
-        )
+        assert getattr(found.mean, estimator).value == pytest.approx(1 - np.mean(np.diag(expected)), abs=1e-10)
     first = found.layers[0].debiased
     assert found.early.debiased.ci_low == pytest.approx(1 - first.ci_high)
     assert found.early.debiased.ci_high == pytest.approx(1 - first.ci_low)
@@ -102,9 +100,7 @@ def test_the_mean_is_surer_than_independent_layers_but_not_than_equal_ones():
     same = compare_features([x] * 4, [y] * 4, [(i, i) for i in range(4)], [0]).mean.debiased
     assert same.ci_high - same.ci_low == pytest.approx(one.ci_high - one.ci_low, rel=1e-6)
     parts = [layer() for _ in range(4)]
-    four = compare_features(
-        [p[0] for p in parts], [p[1] for p in parts], [(i, i) for i in range(4)], [0]
-    ).mean.debiased
+    four = compare_features([p[0] for p in parts], [p[1] for p in parts], [(i, i) for i in range(4)], [0]).mean.debiased
     assert four.ci_high - four.ci_low < 0.7 * (one.ci_high - one.ci_low)
 
 
@@ -113,11 +109,7 @@ def test_interval_covers_a_known_population():
     rng, truth, hits, widths = np.random.default_rng(3), 0.3, 0, []
     for _ in range(60):
         x, w = rng.normal(size=(2, 100, 40))
-        found = (
-            compare_features([x], [np.sqrt(truth) * x + np.sqrt(1 - truth) * w], [(0, 0)], [0])
-            .layers[0]
-            .debiased
-        )
+        found = compare_features([x], [np.sqrt(truth) * x + np.sqrt(1 - truth) * w], [(0, 0)], [0]).layers[0].debiased
         hits += found.ci_low <= truth <= found.ci_high
         widths.append(found.ci_high - found.ci_low)
     assert hits >= 51
@@ -165,10 +157,7 @@ def test_models_that_are_rescaled_or_cut_share_nothing_they_should_not():
     for scaled in (False, True, False):
         one, two = (side.rescaled() if scaled else side for side in (a, b))
         found = compare_statistics(one, two, [(0, 0)], [0]).layers[0].debiased
-        assert (
-            found
-            == compare_features([x], [y], [(0, 0)], [0], rescale=scaled, diagonal=True).layers[0].debiased
-        )
+        assert found == compare_features([x], [y], [(0, 0)], [0], rescale=scaled, diagonal=True).layers[0].debiased
         part = compare_statistics(one.on(some), two.on(some), [(0, 0)], [0]).layers[0].debiased.value
         assert part == pytest.approx(
             cka(*((m[some] / m[some].std(0) if scaled else m[some]) for m in (x, y))), abs=1e-10

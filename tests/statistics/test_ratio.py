@@ -46,10 +46,7 @@ def test_ratio_is_the_quotient_of_debiased_divergences():
         assert interval.ci_low < interval.value < interval.ci_high
     assert found.mean.value == pytest.approx(np.mean(d) / np.mean(e)), "a ratio of means, no mean of ratios"
     assert found.early.value == pytest.approx(d[0] / e[0])
-    assert (found.smallest, found.largest) == (
-        min(i.value for i in found.layers),
-        max(i.value for i in found.layers),
-    )
+    assert (found.smallest, found.largest) == (min(i.value for i in found.layers), max(i.value for i in found.layers))
 
 
 def test_a_pair_against_itself_has_ratio_one_without_width():

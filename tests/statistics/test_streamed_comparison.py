@@ -137,9 +137,7 @@ def test_shares_merge_to_the_whole(n, pairs):
     for share in shares[1:]:
         shares[0].merge(share.state())
     for rescale in (False, True):
-        assert_same(
-            shares[0].compare(PAIRS, EARLY, rescale=rescale), whole.compare(PAIRS, EARLY, rescale=rescale)
-        )
+        assert_same(shares[0].compare(PAIRS, EARLY, rescale=rescale), whole.compare(PAIRS, EARLY, rescale=rescale))
 
 
 def test_documents_that_are_missing_are_counted():

@@ -74,9 +74,7 @@ def same_bits() -> Callable[[Extraction, Extraction], bool]:
         return len(one.features) == len(two.features) and all(
             a.layers == b.layers
             and all(
-                x.dtype == y.dtype
-                and x.shape == y.shape
-                and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+                x.dtype == y.dtype and x.shape == y.shape and np.asarray(x).tobytes() == np.asarray(y).tobytes()
                 for x, y in zip(a.features, b.features, strict=True)
             )
             for a, b in zip(one.features, two.features, strict=True)

@@ -162,9 +162,7 @@ def test_code_that_comes_with_a_model_is_in_the_key(in_memory, tiny_documents, t
     assert keys[0] != keys[1]
 
 
-def test_hooks_that_only_look_are_no_hindrance_and_hooks_that_steer_are(
-    in_memory, fresh_model, tiny_documents
-):
+def test_hooks_that_only_look_are_no_hindrance_and_hooks_that_steer_are(in_memory, fresh_model, tiny_documents):
     model = fresh_model("bert")
     loaded = in_memory(model=model)
     bare = key_of(loaded, tiny_documents)

@@ -58,9 +58,7 @@ def test_features_are_found_without_loading_to_the_bit(
     assert entry.name == key_of(source, tiny_documents, outline)
 
 
-def test_an_outline_that_is_not_in_the_store_is_loaded_once(
-    copied: Path, cache: Path, tiny_documents: Any
-) -> None:
+def test_an_outline_that_is_not_in_the_store_is_loaded_once(copied: Path, cache: Path, tiny_documents: Any) -> None:
     source, loads = as_source(copied), []
 
     def load() -> Any:
@@ -69,9 +67,7 @@ def test_an_outline_that_is_not_in_the_store_is_loaded_once(
 
     outline = source.outline(CPU)
     states = [
-        extract_cached(
-            outline, tiny_documents, SETTINGS, load=load, content=content_of(source, outline)
-        ).cache
+        extract_cached(outline, tiny_documents, SETTINGS, load=load, content=content_of(source, outline)).cache
         for _ in range(2)
     ]
     assert (states, loads) == ([["made"], ["hit"]], [1])
@@ -85,9 +81,7 @@ def test_a_checkpoint_is_known_alike_loaded_or_not(architecture: str, tiny_model
     assert known_content(source.outline(CPU), fingerprint) == known_content(loaded, fingerprint)
 
 
-def test_the_same_files_elsewhere_have_the_same_key(
-    copied: Path, tiny_model: Any, tiny_documents: Any
-) -> None:
+def test_the_same_files_elsewhere_have_the_same_key(copied: Path, tiny_model: Any, tiny_documents: Any) -> None:
     first, second = as_source(tiny_model("modernbert")), as_source(copied)
     keys = {key_of(source, tiny_documents, source.outline(CPU)) for source in (first, second)}
     assert len(keys) == 1

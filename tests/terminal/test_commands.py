@@ -19,9 +19,7 @@ COMMANDS = ("demo", "compare", "show", "summary", "plot", "layers")
 def corpus(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("corpus") / "words.jsonl"
-    rows = [
-        {"id": f"doc{i}", "text": " ".join(f"w{w}" for w in rng.integers(0, 120, size=20))} for i in range(60)
-    ]
+    rows = [{"id": f"doc{i}", "text": " ".join(f"w{w}" for w in rng.integers(0, 120, size=20))} for i in range(60)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
@@ -162,9 +160,7 @@ def bad(tmp_path_factory, models) -> Path:
         ("someone/unreachable", "unreachable"),
     ],
 )
-def test_a_model_that_does_not_fit_is_one_line_and_exit_code_2(
-    cka, bad, models, corpus, tmp_path, model, words
-):
+def test_a_model_that_does_not_fit_is_one_line_and_exit_code_2(cka, bad, models, corpus, tmp_path, model, words):
     code, out, err = cka("compare", model.format(bad=bad), models[0], "--corpus", corpus)
     assert (code, out) == (2, "")
     assert words in err
@@ -242,9 +238,7 @@ def test_empty_documents_are_counted_and_reported(cka, models, corpus, tmp_path)
     assert any("empty" in note or "white space" in note for note in record["summary"]["notes"])
 
 
-@pytest.mark.parametrize(
-    "launcher", [["-m", "cka_tools"], ["cli.py"]], ids=["python -m cka_tools", "python cli.py"]
-)
+@pytest.mark.parametrize("launcher", [["-m", "cka_tools"], ["cli.py"]], ids=["python -m cka_tools", "python cli.py"])
 def test_other_ways_to_start_it_are_the_same(launcher):
     root = Path(__file__).resolve().parents[2]
     found = subprocess.run(

@@ -31,13 +31,7 @@ def group(name, members):
 @pytest.fixture
 def run(cka, models, corpus, tmp_path):
     code, out, err = cka(
-        "contrast",
-        *group("detour", models[:3]),
-        *group("baseline", models[3:]),
-        "--corpus",
-        corpus,
-        "--out",
-        "run",
+        "contrast", *group("detour", models[:3]), *group("baseline", models[3:]), "--corpus", corpus, "--out", "run"
     )
     assert (code, err) == (0, "")
     return tmp_path / "run", out
@@ -105,9 +99,7 @@ def test_bad_groups_are_refused_in_one_line(cka, models, corpus, tmp_path, given
 
 def test_a_copy_under_another_name_is_refused(cka, models, corpus, tmp_path):
     shutil.copytree(models[0], tmp_path / "copy")
-    code, _, err = cka(
-        "contrast", *group("a", models[:2]), *group("b", [models[2], "copy"]), "--corpus", corpus
-    )
+    code, _, err = cka("contrast", *group("a", models[:2]), *group("b", [models[2], "copy"]), "--corpus", corpus)
     assert code == 2
     assert "hold the same weights" in err
 

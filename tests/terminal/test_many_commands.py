@@ -46,9 +46,7 @@ def run(models, tmp_path_factory) -> Path:
 
 
 def test_a_training_runs_folder_is_followed_by_its_tokens(cka, models, run, corpus, tmp_path):
-    code, out, err = cka(
-        "trajectory", models[0], run, "--control", models[3], "--corpus", corpus, "--out", "along"
-    )
+    code, out, err = cka("trajectory", models[0], run, "--control", models[3], "--corpus", corpus, "--out", "along")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     assert "x is tokens of the run, by the manifests" in " ".join(out.split())
@@ -94,10 +92,7 @@ def test_show_and_plot_know_the_run(cka, models, corpus, tmp_path, command, kind
     assert (tmp_path / "f.svg").read_text().startswith("<?xml")
     # Quiet and JSON.
     assert cka(command, *models[:2], "--corpus", corpus, "--quiet", "--out", "q") == (0, "", "")
-    assert (
-        json.loads(cka(command, *models[:2], "--corpus", corpus, "--json", "--out", "j")[1])["kind"]
-        == command
-    )
+    assert json.loads(cka(command, *models[:2], "--corpus", corpus, "--json", "--out", "j")[1])["kind"] == command
 
 
 def test_flags_reach_the_reading(cka, models, corpus):

@@ -10,12 +10,7 @@ from synthetic_comparison import PAPER_CKA, make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
 from cka_tools.formatting import percent
-from cka_tools.terminal.comparison_report import (
-    layer_table,
-    print_comparison,
-    protocol_table,
-    summary_sentence,
-)
+from cka_tools.terminal.comparison_report import layer_table, print_comparison, protocol_table, summary_sentence
 
 
 def printed(comparison: Comparison, width: int = 120, **console: object) -> str:
@@ -47,9 +42,7 @@ def test_every_layer_has_its_row_of_numbers() -> None:
     rescaled = [percent(1 - e["rescaled"]["cka_debiased"]) for e in entries]
     assert cells(table, "rescaled %")[:8] == rescaled
     for side in "ab":
-        assert cells(table, f"eff. dim {side.upper()}")[:8] == [
-            f"{e[f'effective_dim_{side}']:.1f}" for e in entries
-        ]
+        assert cells(table, f"eff. dim {side.upper()}")[:8] == [f"{e[f'effective_dim_{side}']:.1f}" for e in entries]
         shares = [percent(e[f"top_feature_share_{side}"]) for e in entries]
         assert cells(table, f"top {side.upper()} %")[:8] == shares
     assert cells(table, "best in B")[:8] == [str(e["best_layer_b"]) for e in entries]

@@ -23,9 +23,7 @@ TWO_PROCESSES = {"two processes": None, "two processes, one sequence at once": 1
 CASES = [(objective, bf16) for objective in ("clm", "mlm") for bf16 in (False, True)]
 
 
-def losses(
-    start: Path, data: PackedTokens, root: Path, sequences_per_forward: int | None
-) -> list[list[float]]:
+def losses(start: Path, data: PackedTokens, root: Path, sequences_per_forward: int | None) -> list[list[float]]:
     """Return the losses of each case; in the first process only, where there are several."""
     curves = []
     for objective, bf16 in CASES:
@@ -33,9 +31,7 @@ def losses(
         masking = Masking(0.3) if objective == "mlm" else None
         out = train_phase(
             start,
-            Phase(
-                "one", objective, 20 * STEP, "warmup-constant", masking, warmup_tokens=5 * STEP, frozen=(1,)
-            ),  # type: ignore
+            Phase("one", objective, 20 * STEP, "warmup-constant", masking, warmup_tokens=5 * STEP, frozen=(1,)),  # type: ignore
             data,
             seed=1,
             data_seed=1,

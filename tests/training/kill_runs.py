@@ -140,9 +140,7 @@ def described(out: Path) -> dict[str, Any]:
     return {
         "weights": [manifest["weights_sha256"] for manifest in manifests],
         "moments": manifests[1]["key"]["parent_optimizer_sha256"],
-        "curve": [
-            row.split(",")[:-1] for name in "ab" for row in (out / name / "loss.csv").read_text().splitlines()
-        ],
+        "curve": [row.split(",")[:-1] for name in "ab" for row in (out / name / "loss.csv").read_text().splitlines()],
         "steps": (out / "steps").read_text().splitlines(),
         "left": sorted(path.name for path in out.iterdir()),
         "notes": [note for manifest in manifests for note in manifest["notes"]],

@@ -64,11 +64,7 @@ def test_in_clm_a_future_token_changes_no_earlier_hidden_state(
 @packings
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_token_reaches_all_of_its_document_that_it_may_and_nothing_of_another(
-    tiny_model: Callable[..., ModernBertForMaskedLM],
-    implementation: str,
-    length: int,
-    starts: list[int],
-    causal: bool,
+    tiny_model: Callable[..., ModernBertForMaskedLM], implementation: str, length: int, starts: list[int], causal: bool
 ) -> None:
     model, ids, owner = tiny_model(implementation), random_ids(length), documents(length, starts)
     before = states(model, ids, owner, causal)
@@ -114,9 +110,7 @@ def test_implementations_agree(tiny_model: Callable[..., ModernBertForMaskedLM],
 
 
 @packings
-def test_the_causal_masks_are_the_bidirectional_ones_cut_at_the_diagonal(
-    length: int, starts: list[int]
-) -> None:
+def test_the_causal_masks_are_the_bidirectional_ones_cut_at_the_diagonal(length: int, starts: list[int]) -> None:
     owner = documents(length, starts)
     causal = boolean_masks(owner, causal=True, sliding_window=WINDOW)
     both = boolean_masks(owner, causal=False, sliding_window=WINDOW)
@@ -128,9 +122,7 @@ def test_the_causal_masks_are_the_bidirectional_ones_cut_at_the_diagonal(
     assert int(causal["sliding_attention"].sum(-1).max()) <= WINDOW + 1
 
 
-def test_an_implementation_without_masks_of_ours_is_refused(
-    tiny_model: Callable[..., ModernBertForMaskedLM],
-) -> None:
+def test_an_implementation_without_masks_of_ours_is_refused(tiny_model: Callable[..., ModernBertForMaskedLM]) -> None:
     model = tiny_model()
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(UserError, match="'flex_attention'"):

@@ -54,9 +54,7 @@ def test_scores_out_of_reach_are_not_computed() -> None:
     assert sum((s.end - s.begin) * (s.last - s.first) for s in cut) < 64 * 64 * 0.6
 
 
-def test_a_sequence_of_several_blocks_is_as_under_sdpa(
-    tiny_model: Callable[..., ModernBertForMaskedLM],
-) -> None:
+def test_a_sequence_of_several_blocks_is_as_under_sdpa(tiny_model: Callable[..., ModernBertForMaskedLM]) -> None:
     from cka_tools.training.attention import attention_masks
 
     ids = torch.randint(5, 32, (2, 24), generator=torch.Generator().manual_seed(1))

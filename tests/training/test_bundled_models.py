@@ -34,9 +34,7 @@ def test_a_bundled_model_is_small_safe_and_documented(name: str) -> None:
 
 @family
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_bundled_model_is_finite_in_every_layer_up_to_its_last_position(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_a_bundled_model_is_finite_in_every_layer_up_to_its_last_position(name: str, dtype: torch.dtype) -> None:
     model = AutoModelForMaskedLM.from_pretrained(folder(name), dtype=dtype).eval()
     ids = torch.randint(5, 4096, (2, 1024), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -83,6 +81,4 @@ def test_the_manifest_tells_the_weights_and_nothing_of_where_they_were_made(name
 
 @family
 def test_the_family_shares_one_tokenizer(name: str) -> None:
-    assert (folder(name) / "tokenizer.json").read_bytes() == (
-        folder("theta0") / "tokenizer.json"
-    ).read_bytes()
+    assert (folder(name) / "tokenizer.json").read_bytes() == (folder("theta0") / "tokenizer.json").read_bytes()

@@ -42,12 +42,8 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curves]:
 @pytest.mark.parametrize(
     "cut", ["accumulation over two halves", "two processes", "two processes, one sequence at once"]
 )
-@pytest.mark.parametrize(
-    "case", range(len(CASES)), ids=lambda i: f"{CASES[i][0]}-{'bf16' if CASES[i][1] else 'fp32'}"
-)
-def test_the_losses_do_not_depend_on_how_a_step_is_cut(
-    curves: dict[str, Curves], cut: str, case: int
-) -> None:
+@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{CASES[i][0]}-{'bf16' if CASES[i][1] else 'fp32'}")
+def test_the_losses_do_not_depend_on_how_a_step_is_cut(curves: dict[str, Curves], cut: str, case: int) -> None:
     one, other = curves["one"][case], curves[cut][case]
     assert len(one) == 20
     assert max(one) - min(one) > 0.5

@@ -19,9 +19,7 @@ def test_value_and_gradients_equal_torch(rows: int, with_bias: bool) -> None:
     )
     ours = linear_cross_entropy(hidden, weight, bias, labels)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    for a, b in zip(
-        torch.autograd.grad(ours / 7, inputs), torch.autograd.grad(expected / 7, inputs), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(ours / 7, inputs), torch.autograd.grad(expected / 7, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -9,15 +9,7 @@ from transformers import ModernBertForMaskedLM
 from cka_tools.errors import UserError
 from cka_tools.processes import make_accelerator
 from cka_tools.training.attention import IMPLEMENTATIONS
-from cka_tools.training.loop import (
-    LOSS_ROWS,
-    PhaseState,
-    adamw,
-    check_fits,
-    evaluate,
-    run_steps,
-    sequences_of,
-)
+from cka_tools.training.loop import LOSS_ROWS, PhaseState, adamw, check_fits, evaluate, run_steps, sequences_of
 from cka_tools.training.objectives import Masking, Objective, ObjectiveName, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
 from cka_tools.training.recipe import Phase, Recipe
@@ -67,9 +59,7 @@ def train(
 
 
 def repeated(data: PackedTokens, times: int) -> PackedTokens:
-    return PackedTokens(
-        np.tile(data.input_ids, (times, 1)), np.tile(data.document_ids, (times, 1)), SEPARATOR, SPECIAL
-    )
+    return PackedTokens(np.tile(data.input_ids, (times, 1)), np.tile(data.document_ids, (times, 1)), SEPARATOR, SPECIAL)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -79,17 +69,11 @@ def test_ten_sequences_are_learnt_by_heart(
 ) -> None:
     model, ten = tiny_model(implementation), pack([9, 22, 40, 3, 30, 50], length=16)
     assert ten.sequences == 10
-    task = Objective(
-        objective, Masking(0.15) if objective == "mlm" else None, MASK, VOCABULARY, seed=9, phase=0
-    )
+    task = Objective(objective, Masking(0.15) if objective == "mlm" else None, MASK, VOCABULARY, seed=9, phase=0)
     before = evaluate(model, ten, task)
     steps = 200 if objective == "clm" else 300
     (state,) = train(
-        model,
-        repeated(ten, steps),
-        recipe(phase(objective, steps * 160), per_step=10),
-        seed=1,
-        mask_id=MASK,
+        model, repeated(ten, steps), recipe(phase(objective, steps * 160), per_step=10), seed=1, mask_id=MASK
     )
     after = evaluate(model, ten, task)
     assert state.step == steps
@@ -98,9 +82,7 @@ def test_ten_sequences_are_learnt_by_heart(
     assert after < (0.5 if objective == "clm" else 1.0)
 
 
-def test_clm_without_a_causal_mask_would_be_caught(
-    tiny_model: Build, pack: Callable[..., PackedTokens]
-) -> None:
+def test_clm_without_a_causal_mask_would_be_caught(tiny_model: Build, pack: Callable[..., PackedTokens]) -> None:
     """A copying model reaches zero loss; a causal one stays at the entropy of unseen random tokens."""
     model, data = tiny_model(), pack([63] * 400, length=16)
     train(model, data, recipe(phase("clm", 300 * 64)), seed=1, mask_id=MASK)
@@ -180,16 +162,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
         train(model, pack([400], length=16), recipe(phase("clm", 4 * 64)), seed=1, mask_id=MASK)
 
 
-def test_impossible_runs_are_refused_before_training(
-    tiny_model: Build, pack: Callable[..., PackedTokens]
-) -> None:
+def test_impossible_runs_are_refused_before_training(tiny_model: Build, pack: Callable[..., PackedTokens]) -> None:
     data, plan = pack([200], length=16), recipe(phase("clm", 3 * 64))
     with pytest.raises(UserError, match="needs 6,400 tokens"):
         train(tiny_model(), data, recipe(phase("clm", 6400)), seed=1, mask_id=MASK)
     with pytest.raises(UserError, match="positions"):
-        train(
-            tiny_model(), pack([700], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK
-        )
+        train(tiny_model(), pack([700], length=128), recipe(phase("clm", 512), length=128), seed=1, mask_id=MASK)
     foreign = pack_tokens([[40] * 200], length=16, separator=SEPARATOR)
     with pytest.raises(UserError, match="token id 40"):
         train(tiny_model(), foreign, plan, seed=1, mask_id=MASK)

@@ -33,9 +33,7 @@ def test_clm_inputs_are_the_packed_tokens(pack: Callable[..., PackedTokens]) -> 
 
 
 @given(st.integers(0, 2**31), st.integers(0, 3), st.integers(0, 10**9))
-def test_mlm_never_masks_a_special_token_and_keeps_what_is_no_target(
-    seed: int, phase: int, sequence: int
-) -> None:
+def test_mlm_never_masks_a_special_token_and_keeps_what_is_no_target(seed: int, phase: int, sequence: int) -> None:
     ids = np.random.default_rng(sequence).integers(0, VOCABULARY, size=64)
     inputs, labels = mlm_inputs_and_labels(
         ids,
@@ -55,9 +53,7 @@ def test_mlm_never_masks_a_special_token_and_keeps_what_is_no_target(
     assert not np.isin(inserted, SPECIAL).any()
 
 
-def test_masks_depend_on_seed_phase_and_sequence_and_not_on_the_batch(
-    pack: Callable[..., PackedTokens],
-) -> None:
+def test_masks_depend_on_seed_phase_and_sequence_and_not_on_the_batch(pack: Callable[..., PackedTokens]) -> None:
     data = pack([700], length=64)
     whole = objective("mlm").batch(data, range(10))
     for i in reversed(range(10)):

@@ -24,9 +24,7 @@ def test_documents_are_joined_by_separators_and_cut_to_length() -> None:
 
 
 @given(st.lists(st.lists(st.integers(5, 20), max_size=9), min_size=1, max_size=20), st.integers(2, 7))
-def test_packing_keeps_the_stream_and_every_separator_ends_a_document(
-    documents: list[list[int]], length: int
-) -> None:
+def test_packing_keeps_the_stream_and_every_separator_ends_a_document(documents: list[list[int]], length: int) -> None:
     stream = [token for document in documents for token in [*document, 3]]
     if len(stream) < length:
         with pytest.raises(UserError, match="larger corpus"):
@@ -72,9 +70,7 @@ def test_too_small_a_corpus_is_refused_in_one_line(tokenizer: PreTrainedTokenize
     assert "\n" not in str(error.value)
 
 
-def test_the_tokenizer_frames_a_text_and_gives_it_back(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: object
-) -> None:
+def test_the_tokenizer_frames_a_text_and_gives_it_back(tokenizer: PreTrainedTokenizerFast, tmp_path: object) -> None:
     tokenizer.save_pretrained(str(tmp_path))
     loaded = PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     ids = loaded("a naïve cell 細胞")["input_ids"]

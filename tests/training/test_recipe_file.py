@@ -59,9 +59,7 @@ def test_a_recipe_comes_back_from_toml_and_from_plain_data(
     assert parse_recipe(recipe.to_dict()) == recipe
 
 
-@pytest.mark.parametrize(
-    ("name", "scale"), [*itertools.product(DETOURS, ("paper", "demo")), ("pretraining", "demo")]
-)
+@pytest.mark.parametrize(("name", "scale"), [*itertools.product(DETOURS, ("paper", "demo")), ("pretraining", "demo")])
 def test_every_preset_comes_back_from_toml(tmp_path: Path, name: str, scale: str) -> None:
     path = tmp_path / "recipe.toml"
     recipe = preset(name, scale)  # type: ignore[arg-type]
@@ -106,9 +104,7 @@ GOOD = to_toml(preset("clm-detour"))
         ("[[phases]]", "[phases", "is no TOML"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_in_one_line(
-    tmp_path: Path, old: str, new: str, words: str
-) -> None:
+def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert old in GOOD
     path = tmp_path / "recipe.toml"
     path.write_text(GOOD.replace(old, new, 1))
@@ -145,9 +141,7 @@ def test_the_thirds_are_the_papers_and_are_rounded_up() -> None:
 
 @given(st.integers(3, 100))
 def test_the_thirds_are_all_layers_once(layers: int) -> None:
-    assert [layer for name in ("low", "middle", "high") for layer in third(name, layers)] == list(
-        range(layers)
-    )
+    assert [layer for name in ("low", "middle", "high") for layer in third(name, layers)] == list(range(layers))
 
 
 def test_interventions_freeze_one_phase() -> None:

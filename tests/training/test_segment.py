@@ -33,15 +33,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
 def detour(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("detour") / "detour"
     return train_phase(
-        start[0],
-        DETOUR,
-        start[1],
-        seed=1,
-        data_seed=1,
-        first_sequence=0,
-        out=out,
-        optimizer=SETTINGS,
-        bf16=False,
+        start[0], DETOUR, start[1], seed=1, data_seed=1, first_sequence=0, out=out, optimizer=SETTINGS, bf16=False
     )
 
 
@@ -108,18 +100,14 @@ def test_another_run_in_the_output_directory_is_refused(
         decayed(start[0], start[1], tmp_path / "decay")
 
 
-def test_an_output_directory_with_something_else_is_refused(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_an_output_directory_with_something_else_is_refused(start: Start, detour: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something else"):
         decayed(detour, start[1], tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_data_beyond_what_a_phase_reads_do_not_make_it_another(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_data_beyond_what_a_phase_reads_do_not_make_it_another(start: Start, detour: Path, tmp_path: Path) -> None:
     data = start[1]
     decayed(detour, data, tmp_path / "decay")
     decayed(detour, data.part(range(90)), tmp_path / "decay")
@@ -127,23 +115,14 @@ def test_data_beyond_what_a_phase_reads_do_not_make_it_another(
         decayed(detour, data.part(range(80)), tmp_path / "other")
 
 
-def test_the_pieces_of_a_phase_equal_the_phase_in_one_piece(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_the_pieces_of_a_phase_equal_the_phase_in_one_piece(start: Start, detour: Path, tmp_path: Path) -> None:
     theta0, data = start
     first = dataclasses.replace(DETOUR, tokens=7 * STEP)
     second = dataclasses.replace(DETOUR, tokens=5 * STEP, warmup_tokens=0)
     parent, at = theta0, 0
     for number, piece in enumerate((first, second)):
         out = tmp_path / str(number)
-        options = {
-            "seed": 1,
-            "data_seed": 1,
-            "first_sequence": at,
-            "out": out,
-            "optimizer": SETTINGS,
-            "bf16": False,
-        }
+        options = {"seed": 1, "data_seed": 1, "first_sequence": at, "out": out, "optimizer": SETTINGS, "bf16": False}
         parent = train_phase(parent, piece, data, **options)  # type: ignore
         at = sequences_of(piece, data, SETTINGS, at).stop
     for file in ("model.safetensors", "optimizer.safetensors"):
@@ -156,9 +135,7 @@ def test_frozen_layers_stay_to_the_bit_though_their_moments_are_not_zero(
     start: Start, detour: Path, tmp_path: Path
 ) -> None:
     moments = load_file(detour / "optimizer.safetensors")
-    assert all(
-        bool((value != 0).any()) for name, value in moments.items() if name.startswith("model.layers.0")
-    )
+    assert all(bool((value != 0).any()) for name, value in moments.items() if name.startswith("model.layers.0"))
     after = decayed(detour, start[1], tmp_path / "decay", dataclasses.replace(DECAY, frozen=(0, 2)))
     frozen = {name for name in after if name.startswith(("model.layers.0.", "model.layers.2."))}
     assert len(frozen) > 8
@@ -195,9 +172,7 @@ def test_embeddings_and_head_are_frozen_where_they_are_named(
     assert moved(detour, after) == after.keys() - kept
 
 
-def test_impossible_phases_are_refused_before_any_training(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_impossible_phases_are_refused_before_any_training(start: Start, detour: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for wrong, words in (
         (dataclasses.replace(DECAY, frozen=(1, 3)), "layer 3 does not exist.*0 to 2"),
@@ -206,15 +181,10 @@ def test_impossible_phases_are_refused_before_any_training(
         with pytest.raises(UserError, match=words):
             decayed(detour, start[1], out, wrong)
     long = PackedTokens(
-        start[1].input_ids[:160].reshape(-1, 128),
-        start[1].document_ids[:160].reshape(-1, 128),
-        3,
-        (0, 1, 2, 3, 4),
+        start[1].input_ids[:160].reshape(-1, 128), start[1].document_ids[:160].reshape(-1, 128), 3, (0, 1, 2, 3, 4)
     )
     with pytest.raises(UserError, match="64 positions"):
-        decayed(
-            detour, long, out, first_sequence=0, optimizer=dataclasses.replace(SETTINGS, sequences_per_step=1)
-        )
+        decayed(detour, long, out, first_sequence=0, optimizer=dataclasses.replace(SETTINGS, sequences_per_step=1))
     with pytest.raises(UserError, match="'flash'"):
         decayed(detour, start[1], out, attention="flash")
     assert not out.exists()
@@ -247,9 +217,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(start: Start, 
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoints_can_be_kept_without_their_training_state(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_checkpoints_can_be_kept_without_their_training_state(start: Start, detour: Path, tmp_path: Path) -> None:
     decayed(detour, start[1], tmp_path / "d", checkpoint_tokens=2 * STEP, keep_checkpoints=True)
     kept = sorted((tmp_path / "d-checkpoints").iterdir())
     assert [place.name for place in kept] == ["tokens-000000000160", "tokens-000000000320"]
@@ -295,11 +263,7 @@ def test_a_disk_that_is_full_keeps_the_last_good_checkpoint(
         decayed(detour, start[1], tmp_path / "d", checkpoint_tokens=2 * STEP)
     steps: list[int] = []
     after = decayed(
-        detour,
-        start[1],
-        tmp_path / "d",
-        checkpoint_tokens=2 * STEP,
-        report=lambda done: steps.append(done.step),
+        detour, start[1], tmp_path / "d", checkpoint_tokens=2 * STEP, report=lambda done: steps.append(done.step)
     )
     assert steps == [3, 4, 5, 6]
     assert all(torch.equal(whole[name], after[name]) for name in whole)
@@ -340,9 +304,7 @@ def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None
     assert losses["clm"][0] > 5.5
     assert losses["clm"][-1] < 3.5
     assert losses["mlm"][-1] < losses["mlm"][0]
-    assert json.loads((parent / "config.json").read_text())["architectures"] == [
-        "ModernBertDecoderForCausalLM"
-    ]
+    assert json.loads((parent / "config.json").read_text())["architectures"] == ["ModernBertDecoderForCausalLM"]
 
 
 def flip(file: Path) -> None:
@@ -378,9 +340,7 @@ def test_training_goes_on_from_the_last_sound_checkpoint_and_says_so(
         flip(place / name)
     notes: list[str] = []
     steps: list[int] = []
-    after = decayed(
-        detour, start[1], tmp_path / "d", note=notes.append, report=lambda done: steps.append(done.step)
-    )
+    after = decayed(detour, start[1], tmp_path / "d", note=notes.append, report=lambda done: steps.append(done.step))
     assert steps[0] == {1: 3, 2: 1}[damaged]
     assert len(notes) == damaged
     assert f"tokens-000000000320 is damaged ({name}" in notes[0]
@@ -422,9 +382,7 @@ def test_a_damaged_parent_is_refused(start: Start, detour: Path, tmp_path: Path)
         decayed(tmp_path / "parent", start[1], tmp_path / "d")
 
 
-def test_checkpoints_of_before_the_hashes_were_recorded_are_taken(
-    start: Start, detour: Path, tmp_path: Path
-) -> None:
+def test_checkpoints_of_before_the_hashes_were_recorded_are_taken(start: Start, detour: Path, tmp_path: Path) -> None:
     whole = decayed(detour, start[1], tmp_path / "whole")
     for place in stopped(detour, start[1], tmp_path / "d"):
         manifest = json.loads((place / "training.json").read_text())

@@ -22,18 +22,7 @@ from cka_tools.terminal.progress import duration
 from cka_tools.training import checkpoint
 
 Cka = Callable[..., tuple[int, str, str]]
-SMALL = (
-    "--sequence-length",
-    "16",
-    "--sequences-per-step",
-    "4",
-    "--seed",
-    "3",
-    "--tokens",
-    "1280",
-    "--device",
-    "cpu",
-)
+SMALL = ("--sequence-length", "16", "--sequences-per-step", "4", "--seed", "3", "--tokens", "1280", "--device", "cpu")
 
 
 @pytest.fixture
@@ -100,11 +89,7 @@ def test_detour_and_baseline_read_the_same_data(cka: Cka, given: tuple[str, ...]
         ("clm-detour", ("--tokens", "10000000"), "larger corpus"),
         ("clm-detour", ("--freeze", "low@nowhere"), "names no phase"),
         ("clm-detour", ("--freeze", "3@clm"), "layer 3 does not exist"),
-        (
-            "clm-detour",
-            ("--freeze", "0-2@clm", "--freeze", "head@clm", "--lr", "nan"),
-            "learning rate of nan",
-        ),
+        ("clm-detour", ("--freeze", "0-2@clm", "--freeze", "head@clm", "--lr", "nan"), "learning rate of nan"),
         ("clm-detour", ("--sequence-length", "128", "--sequences-per-step", "1"), "64 positions"),
         ("clm-detour", ("--start", "/nowhere/at-all"), "does not exist"),
         ("clm-detour", ("--checkpoint-tokens", "0"), "--checkpoint-tokens 0 does not fit"),
@@ -158,9 +143,7 @@ def test_one_order_with_two_seeds_is_the_same_data_under_other_masks(
         for seed, data_seed in ((3, 42), (4, 42), (4, 5)):
             out = tmp_path / f"{recipe}-{seed}-{data_seed}"
             seeds = ("--seed", seed, "--data-seed", data_seed)
-            code, printed, err = cka(
-                "train", recipe, *given, *SMALL, *seeds, "--out", out, "--json", "--quiet"
-            )
+            code, printed, err = cka("train", recipe, *given, *SMALL, *seeds, "--out", out, "--json", "--quiet")
             assert (code, err) == (0, "")
             first = json.loads((next(out.glob("1-*")) / "training.json").read_text())
             told = json.loads(printed)
@@ -190,13 +173,8 @@ def test_pretraining_begins_with_random_weights_and_is_annealed(
         [start / "model.safetensors"]
     )
     # The same command recognises it, random weights and all; another seed has others.
-    assert (
-        json.loads(cka("train", "pretraining", *options, "--objective", "clm", "--out", tmp_path / "a")[1])
-        == told
-    )
-    code, _, err = cka(
-        "train", "pretraining", *options, "--objective", "clm", "--seed", 9, "--out", tmp_path / "a"
-    )
+    assert json.loads(cka("train", "pretraining", *options, "--objective", "clm", "--out", tmp_path / "a")[1]) == told
+    code, _, err = cka("train", "pretraining", *options, "--objective", "clm", "--seed", 9, "--out", tmp_path / "a")
     assert code == 2
     assert "start weights" in err
 
@@ -239,14 +217,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
         code, out, err = cka(*command, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
     assert "the same command goes on" in err
-    assert (
-        json.loads(cka(*command, "--out", tmp_path / "run")[1])["weights_sha256"] == whole["weights_sha256"]
-    )
+    assert json.loads(cka(*command, "--out", tmp_path / "run")[1])["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_other_threads_after_the_phase_border_are_told(
-    cka: Cka, given: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_other_threads_after_the_phase_border_are_told(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
     command = ("train", "clm-detour", *given, *SMALL, "--out", tmp_path / "run", "--json")
     assert json.loads(cka(*command)[1])["notes"] == []
     shutil.rmtree(tmp_path / "run" / "final")
@@ -257,9 +231,7 @@ def test_other_threads_after_the_phase_border_are_told(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-def test_the_command_itself_is_killed_and_started_again(
-    cka: Cka, given: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_the_command_itself_is_killed_and_started_again(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
         options = ["--tokens", "5120", "--checkpoint-tokens", "64", "--json", "--quiet"]
         return ["train", "clm-detour", *given, *SMALL, *options, "--out", str(tmp_path / out)]

@@ -55,9 +55,7 @@ def tiny(vocabulary: int, *, decoder: bool = False, dropout: float = 0.0, seed: 
     return ModernBertForMaskedLM(ModernBertConfig(**shape))
 
 
-def write_start(
-    folder: Path, *, decoder: bool = False, dropout: float = 0.0, length: int = LENGTH
-) -> PackedTokens:
+def write_start(folder: Path, *, decoder: bool = False, dropout: float = 0.0, length: int = LENGTH) -> PackedTokens:
     """Write a start model and return data packed by its tokenizer."""
     words = tokenizer()
     tiny(len(words), decoder=decoder, dropout=dropout).save_pretrained(folder)
