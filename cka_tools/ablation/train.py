@@ -79,7 +79,7 @@ def train_tree(
             data_seed=segment.data_seed,
             first_sequence=segment.first_step * plan.budget.optimizer.sequences_per_step,
             out=folders[segment.key],
-            optimizer=plan.budget.optimizer,
+            optimizer=segment.recipe.optimizer,
             bf16=plan.settings.bf16,
             phase_index=segment.phase_index,
             goes_on=goes_on(segment),

@@ -19,6 +19,7 @@ from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import (
     ANNEALING_SHARE,
     START,
+    START_LR,
     START_PHASES,
     OptimizerSettings,
     Phase,
@@ -106,6 +107,10 @@ class Budget:
         return pretraining_phases(
             objective, (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
         )
+
+    def start_recipe(self, phases: tuple[Phase, ...]) -> Recipe:
+        """Return the recipe of a start model that is trained here, at a peak rate of its own."""
+        return dataclasses.replace(self.recipe_of(START, phases), peak_lr=START_LR)
 
     def recipe_of(self, name: str, phases: tuple[Phase, ...]) -> Recipe:
         settings = dataclasses.asdict(self.optimizer)
@@ -301,7 +306,7 @@ def grow_tree(
         if start.key not in planted:
             planted[start.key], at = None, 0
             for index, phase in enumerate(start.pretraining):
-                recipe = budget.recipe_of(START, start.pretraining)
+                recipe = budget.start_recipe(start.pretraining)
                 run = Seeds(START_SEED, START_SEED)
                 planted[start.key] = plant(planted[start.key], start, phase, index, run, at, recipe)
                 at += phase.tokens // budget.step

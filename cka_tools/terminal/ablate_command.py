@@ -94,7 +94,7 @@ def ablate_command(
     skip: Annotated[
         list[str] | None, typer.Option(help="Cells to leave out: freeze@4x64, decay:100 %@4x64; repeatable.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Another peak learning rate of the runs.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens a packed sequence.")] = None,
     sequences_per_step: Annotated[int | None, typer.Option(help="Sequences an optimizer step.")] = None,
     precision: Annotated[Precision, typer.Option(help="Of training's forward pass.")] = Precision.bf16,

@@ -12,6 +12,7 @@ from cka_tools.terminal.options import Json, Quiet, RunDirectory, numbers, with_
 from cka_tools.terminal.output import run_and_save, slug
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
+DEMO_CONTROL = "demo:mlm-baseline-2"
 
 Corpus = Annotated[
     str, typer.Option(help="sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
@@ -56,14 +57,14 @@ def demo_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare the bundled models on the bundled corpus, offline.
+    """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
 
     Example: cka demo --out runs/demo
     """
     from cka_tools.comparison import compare
 
     run_and_save(
-        lambda progress: compare(*DEMO_PAIR, documents=documents, progress=progress),
+        lambda progress: compare(*DEMO_PAIR, control=DEMO_CONTROL, documents=documents, progress=progress),
         "cka-demo",
         out,
         quiet=quiet,

@@ -246,9 +246,12 @@ DECOUPLED_WEIGHT_DECAY = 1e-5
 PAPER = Scale(
     phase1_tokens=10_000_000_000, warmup_tokens=100_000_000, peak_lr=2e-4, sequence_length=8192, sequences_per_step=384
 )
-# Our own: small enough for a laptop's processor. The peak rate rests on `data/learning_rate_sweep.csv`: 2e-3
-# gains less than 0.06 nats over 1e-3, and 4e-3 is worse than both: 1e-3 lies farther from that edge.
-DEMO = Scale(phase1_tokens=2_500_000, warmup_tokens=50_000, peak_lr=1e-3, sequence_length=512, sequences_per_step=4)
+# Our own: small enough for a laptop's processor. As in the paper Phase 1 runs below the start model's own peak, here at
+# a quarter of it: at the peak itself two baselines wander apart by the optimizer's noise (`data/learning_rate_sweep.csv`).
+START_LR = 1e-3
+DEMO = Scale(
+    phase1_tokens=2_500_000, warmup_tokens=50_000, peak_lr=START_LR / 4, sequence_length=512, sequences_per_step=4
+)
 SCALES: dict[str, Scale] = {"paper": PAPER, "demo": DEMO}
 # A start model that is trained here: our own constants, as the paper starts from models of others.
 START = "theta0"
@@ -300,6 +303,7 @@ def preset(
                 f"recipe {name!r} has no scale {scale!r}, as the paper starts from models of others: "
                 f"leave it out, and give --tokens"
             )
+        size = replace(size, peak_lr=constants.get("peak_lr", START_LR))
         whole = tokens or START_TOKENS
         annealed = round(whole * ANNEALING_SHARE)
         phases = pretraining_phases(objective or "mlm", whole - annealed, annealed, size.warmup_tokens)
