@@ -2,7 +2,7 @@
 
     python figures/divergence.py [RUN] [--out PATH]
 
-With no argument: the bundled detour against the bundled baseline with its control, over 500 documents of the bundled corpus.
+With no argument: the bundled detour, baseline and control, over 500 documents of the bundled corpus.
 """
 
 from __future__ import annotations

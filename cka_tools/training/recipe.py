@@ -247,7 +247,7 @@ PAPER = Scale(
     phase1_tokens=10_000_000_000, warmup_tokens=100_000_000, peak_lr=2e-4, sequence_length=8192, sequences_per_step=384
 )
 # Our own: small enough for a laptop's processor. As in the paper Phase 1 runs below the start model's own peak, here at
-# a quarter of it: at the peak itself two baselines wander apart by the optimizer's noise (`data/learning_rate_sweep.csv`).
+# a quarter of it: at the peak two baselines wander apart by the optimizer's noise (`data/learning_rate_sweep.csv`).
 START_LR = 1e-3
 DEMO = Scale(
     phase1_tokens=2_500_000, warmup_tokens=50_000, peak_lr=START_LR / 4, sequence_length=512, sequences_per_step=4
