@@ -56,11 +56,7 @@ def number(value: float | None) -> float | None:
 
 def interval_entry(interval: Interval) -> JsonObject:
     """An interval as JSON holds it: value, ends, and the reason where one is missing."""
-    entry: JsonObject = {
-        "value": number(interval.value),
-        "ci_low": number(interval.ci_low),
-        "ci_high": number(interval.ci_high),
-    }
+    entry: JsonObject = {name: number(getattr(interval, name)) for name in ("value", "ci_low", "ci_high")}
     return entry if interval.reason is None else entry | {"reason": interval.reason}
 
 
@@ -250,13 +246,12 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         }
         if "rescaled" in layer:
             row |= _cka_columns("rescaled_cka", layer["rescaled"])
-        for part in ("control", "ratio"):
-            if part in layer:
-                row |= columns("control_divergence" if part == "control" else part, layer[part])
-                row[f"{part}_reason"] = layer[part].get("reason")
+        if "ratio" in layer:
+            row |= columns("control_divergence", layer["control"], "control") | columns(
+                "ratio", layer["ratio"], "ratio"
+            )
         for name, value in layer.get("measures", {}).items():
-            if name != "cka":
-                row |= columns(name, value) | {f"{name}_reason": value.get("reason")}
+            row |= {} if name == "cka" else columns(name, value, name)
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]
@@ -264,8 +259,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         row |= {"divergence_biased": both["biased"]["value"], "reason": both["debiased"].get("reason")}
         if "ratio" in entry:
             noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
-            row |= columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
-            row |= columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
+            row |= columns("control_divergence", noise, "control") | columns("ratio", ratio, "ratio")
         rows.append(row)
     return rows
 
@@ -283,18 +277,14 @@ _WHOLE = (
 )
 
 
-def columns(name: str, entry: JsonObject) -> JsonObject:
-    """An interval of the record as three columns of a table."""
-    return {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
+def columns(name: str, entry: JsonObject, reason: str | None = None) -> JsonObject:
+    """An interval of the record as three columns of a table, and its reason as one if that has a name."""
+    found = {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
+    return found if reason is None else found | {f"{reason}_reason": entry.get("reason")}
 
 
 def _cka_columns(name: str, entry: JsonObject) -> JsonObject:
-    return {
-        name: entry["cka_debiased"],
-        f"{name}_low": entry["ci_low"],
-        f"{name}_high": entry["ci_high"],
-        f"{name}_biased": entry["cka_biased"],
-    }
+    return columns(name, entry | {"value": entry["cka_debiased"]}) | {f"{name}_biased": entry["cka_biased"]}
 
 
 def tidy(rows: Sequence[JsonObject]) -> pd.DataFrame:
