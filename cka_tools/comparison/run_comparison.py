@@ -93,7 +93,7 @@ def _record(
     first = draws[0]
     pair, control = first.pairs[0], _control(first)
     plain = pair.plain
-    warnings = find_warnings(plain, pair.layers_a, pair.layers_b)
+    warnings = find_warnings(pair)
     if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
         warnings.append(overlap)
     entry = pair_entry(pair, control, best=True, role="pair")
