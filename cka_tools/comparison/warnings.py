@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from cka_tools.comparison.record import early_of
 from cka_tools.formatting import layer_list
 from cka_tools.statistics.features import MASSIVE_SHARE
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
@@ -91,12 +92,14 @@ def overlap_warning(draws: Sequence[Sequence[str]]) -> Warned | None:
     return {"code": "overlapping-draws", "text": text, "layers": []}
 
 
-def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> dict[str, Any]:
+def many_summary(run: FeatureRun, draw: DrawResult, second: str = "") -> dict[str, Any]:
     """The part of a summary that all runs of many pairs share.
 
     Args:
-        called: the pairs' names, as warnings call them.
+        second: what warnings call the second model of every pair, if not by its name.
     """
+    names = run.names
+    called = [f"{names[one.pair.a]} (A) and {second or names[one.pair.b]} (B)" for one in draw.pairs]
     notes = list(draw.notes)
     if len(set(run.depths)) > 1:
         notes.append("The models have different depths; layers are paired by relative depth.")
@@ -104,10 +107,11 @@ def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> di
     for at, one in enumerate(weights):
         same = weights.index(one)
         if same < at and run.order[same] != run.order[at]:
-            notes.append(f"{run.names[same]} and {run.names[at]} hold the same weights.")
+            notes.append(f"{names[same]} and {names[at]} hold the same weights.")
     return {
         "n_documents": len(draw.ids),
         "interval": {"level": LEVEL, "over": "documents"},
+        "early_layers": early_of(draw.pairs[0]),
         "warnings": grouped_warnings(zip(called, draw.pairs, strict=True)),
         "notes": list(dict.fromkeys(notes)),
     }
