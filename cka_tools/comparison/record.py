@@ -97,7 +97,7 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     entry: JsonObject = {
         "layer_a": result.layers_a[pair.layer_a],
         "layer_b": result.layers_b[pair.layer_b],
-        "early": at in result.early,
+        "early": at in result.early_layers,
         "divergence": interval_entry(pair.debiased.complement()),
         "divergence_biased": number(pair.biased.complement().value),
         **_cka(pair),
@@ -154,7 +154,7 @@ def best_matches(result: PairResult) -> list[JsonObject]:
 
 def early_of(result: PairResult) -> list[int]:
     """The early layers, by A's own indices."""
-    return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
+    return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early_layers]
 
 
 def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:

@@ -58,7 +58,7 @@ def contrast(
         distances,
         None if np.isnan(without).all() else 1 - without,
         found.sizes,
-        first.early,
+        first.early_layers,
         first.plain.n,
         paired=paired,
         seed=run.settings.seed,
@@ -101,7 +101,7 @@ def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTes
         "early": _entry(test.early),
     }
     layers = [
-        {"layer": first.layers_a[pair.layer_a], "early": at in first.early, **_entry(one)}
+        {"layer": first.layers_a[pair.layer_a], "early": at in first.early_layers, **_entry(one)}
         for at, (pair, one) in enumerate(zip(first.plain.layers, test.layers, strict=True))
     ]
     roles = [groups.names[group] for group in groups.of]

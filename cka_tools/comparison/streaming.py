@@ -50,7 +50,7 @@ class Wanted:
     first: int
     second: int
     pairs: list[tuple[int, int]]
-    early: list[int]
+    early_layers: list[int]
     whole: bool = False
 
 
@@ -73,7 +73,7 @@ class StreamedDraw:
     ) -> FeatureComparison:
         """What two of the models' features say, as `statistics.pair.compare_statistics` gives it."""
         layers = self.sides.layers(wanted)
-        return self.sums.compare(wanted.pairs, wanted.early, rescale=rescale, sides=called, layers=layers)
+        return self.sums.compare(wanted.pairs, wanted.early_layers, rescale=rescale, sides=called, layers=layers)
 
     def ratio(
         self, pair: Wanted, control: Wanted, plain: FeatureComparison, apart: FeatureComparison

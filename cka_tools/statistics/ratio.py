@@ -74,7 +74,7 @@ def divergence_ratio(
     return DivergenceRatio(
         layers,
         _ratio(pair, control, list(positions), second),
-        _ratio(pair, control, pair.early_positions, second),
+        _ratio(pair, control, pair.early_layers, second),
         min(known, default=None),
         max(known, default=None),
     )
@@ -182,7 +182,7 @@ def ratio_second_order(
 def _groups(pair: FeatureComparison, control: FeatureComparison) -> list[tuple[int, ...]]:
     """Positions of each layer alone, of all, and of the early ones, where both divergences are above 0."""
     asked = [[at] for at in range(len(pair.layers))]
-    asked += [list(range(len(pair.layers))), pair.early_positions]
+    asked += [list(range(len(pair.layers))), pair.early_layers]
     found: dict[tuple[int, ...], None] = {}
     for positions in asked:
         group = tuple(usable_members(pair, control, positions))

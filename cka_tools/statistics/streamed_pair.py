@@ -166,7 +166,7 @@ class StreamedComparison:
     def compare(
         self,
         pairs: LayerPairs,
-        early: Sequence[int],
+        early_layers: Sequence[int],
         *,
         rescale: bool = False,
         sides: tuple[str, str] = ("A", "B"),
@@ -201,7 +201,7 @@ class StreamedComparison:
         def left_out() -> tuple[ModelStatistics, ModelStatistics]:
             return self.left_out(rescale=rescale, layers=layers)
 
-        return assemble(whole, self.documents, left_out, pairs, early, sides=sides)
+        return assemble(whole, self.documents, left_out, pairs, early_layers, sides=sides)
 
     def _scales(self, side: int, of: slice, rescale: bool) -> list[Tensor] | None:
         return self.pilot.scales[side][of] if rescale and self.pilot.scales else None
