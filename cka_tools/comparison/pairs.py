@@ -215,24 +215,19 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
         second = ratio_second_order(a, twin, b, plain[at], plain[control])
         return divergence_ratio(plain[at], plain[control], second)
 
-    plain = [compared(at) for at in range(len(plan.pairs))]
-    results = []
-    for at, pair in enumerate(plan.pairs):
+    def measured(at: int) -> dict[str, list[Interval]]:
         one = plan.wanted[at]
-        results.append(
-            plan.result(
-                at,
-                plain[at],
-                rescaled=compared(at, rescale=True) if settings.rescale else None,
-                measures={
-                    name: measure_pairs(find_measure(name), statistics(one.first), statistics(one.second), one.pairs)
-                    for name in settings.measures
-                    if name != "cka"
-                },
-                ratio=None if pair.control is None else ratio(at, pair.control),
-            )
-        )
-    return results
+        a, b, called = statistics(one.first), statistics(one.second), plan.pairs[at].called
+        names = [name for name in settings.measures if name != "cka"]
+        return {name: measure_pairs(find_measure(name), a, b, one.pairs, sides=called) for name in names}
+
+    positions = range(len(plan.pairs))
+    plain = [compared(at) for at in positions]
+    rescaled = [compared(at, rescale=True) if settings.rescale else None for at in positions]
+    ratios = [None if pair.control is None else ratio(at, pair.control) for at, pair in enumerate(plan.pairs)]
+    return [
+        plan.result(at, plain[at], rescaled=rescaled[at], measures=measured(at), ratio=ratios[at]) for at in positions
+    ]
 
 
 def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:
