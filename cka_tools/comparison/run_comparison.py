@@ -199,12 +199,9 @@ def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
 def _ratio_spread(draws: Sequence[DrawResult], controls: Sequence[FeatureComparison], of: str) -> dict[str, Any]:
     """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
     pairs = [draw.pairs[0] for draw in draws]
-    return {
-        "biased": _over_draws(
-            [_biased_ratio(pair.plain, control, of) for pair, control in zip(pairs, controls, strict=True)]
-        ),
-        "debiased": _over_draws([getattr(pair.ratio, of).value for pair in pairs]),
-    }
+    biased = [_biased_ratio(pair.plain, control, of) for pair, control in zip(pairs, controls, strict=True)]
+    debiased = [getattr(pair.ratio, of).value for pair in pairs]
+    return {"biased": _over_draws(biased), "debiased": _over_draws(debiased)}
 
 
 def _biased_ratio(pair: FeatureComparison, control: FeatureComparison, of: str) -> float | None:

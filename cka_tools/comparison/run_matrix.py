@@ -43,9 +43,9 @@ def matrix(
     Raises:
         UserError: input that does not fit, in one line.
     """
-    if isinstance(models, str | PathLike) or len(models) < 2:
-        count = 1 if isinstance(models, str | PathLike) else len(models)
-        raise UserError(f"{count} model makes no matrix: give two or more")
+    models = [models] if isinstance(models, str | PathLike) else models
+    if len(models) < 2:
+        raise UserError(f"{len(models)} model makes no matrix: give two or more")
     run = open_run(models, corpus, Settings.of(options, settings))
     pairs = [Pair(a, b) for a, b in combinations(range(len(models)), 2)]
     draw = compare_pairs(run, pairs, progress)[0]
