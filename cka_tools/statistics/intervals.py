@@ -136,9 +136,7 @@ def _quantile(variance: Variance) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2, variance.degrees))
 
 
-def correlation_interval(
-    value: float, biased: float, variance: Variance, n: int, *, rank_one: bool, level: float = LEVEL
-) -> Interval:
+def correlation_interval(value: float, biased: float, variance: Variance, n: int, *, rank_one: bool) -> Interval:
     """Interval on atanh √CKA, the scale on which a squared correlation is nearly normal.
 
     The centre is the biased estimate, which a single feature makes an exact squared correlation and which is
