@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -212,12 +211,6 @@ class Whole:
     hsic: dict[Estimator, Hsic]
     summaries: tuple[LayerSummary, LayerSummary]
 
-    @cached_property
-    def matrices(self) -> dict[Estimator, np.ndarray]:
-        """CKA of all pairs, (L_A, L_B) float64, NaN where undefined."""
-        a, b = self.summaries
-        return {e: _matrix(self.hsic[e], a.constant, b.constant) for e in ESTIMATORS}
-
 
 def assemble(
     whole: Whole,
@@ -235,6 +228,7 @@ def assemble(
         pairs, early_layers, sides: as in `compare_features`.
     """
     n, (of_a, of_b) = whole.n, whole.summaries
+    matrices = {e: _matrix(whole.hsic[e], of_a.constant, of_b.constant) for e in ESTIMATORS}
     usable = [d for d, (i, j) in enumerate(pairs) if not (of_a.constant[i] or of_b.constant[j])]
     groups = [usable, [d for d in early_layers if d in usable]]
     found: Influence | None = None
@@ -254,7 +248,7 @@ def assemble(
         if not members:
             nothing = Interval(None, reason="no layer with variance to average over")
             return nothing, nothing
-        values = {e: mean_cka([whole.matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
+        values = {e: mean_cka([matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
         positions = [usable.index(d) for d in members]
         few = [dimensions[d] for d in members]
         biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
@@ -274,7 +268,7 @@ def assemble(
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
     ]
-    return FeatureComparison(n, whole.matrices, layers, mean, early_mean, without, documents, list(early_layers))
+    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early_layers))
 
 
 def _interval(
