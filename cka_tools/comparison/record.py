@@ -82,12 +82,8 @@ def pair_entry(
     if control is not None and result.ratio is not None:
         ratio = result.ratio
         entry["control"] = mean_entries(control.plain)
-        entry["ratio"] = {
-            "mean": interval_entry(ratio.mean),
-            "early": interval_entry(ratio.early),
-            "smallest": number(ratio.smallest),
-            "largest": number(ratio.largest),
-        }
+        entry["ratio"] = {name: interval_entry(getattr(ratio, name)) for name in MEANS}
+        entry["ratio"] |= {"smallest": number(ratio.smallest), "largest": number(ratio.largest)}
     entry["layers"] = [_layer(result, at, control, best=best) for at in range(len(result.plain.layers))]
     return entry
 
@@ -125,12 +121,8 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
 
 
 def _cka(pair: LayerPair) -> JsonObject:
-    return {
-        "cka_biased": number(pair.biased.value),
-        "cka_debiased": number(pair.debiased.value),
-        "ci_low": number(pair.debiased.ci_low),
-        "ci_high": number(pair.debiased.ci_high),
-    }
+    values = {f"cka_{e}": number(getattr(pair, e).value) for e in ESTIMATORS}
+    return values | {"ci_low": number(pair.debiased.ci_low), "ci_high": number(pair.debiased.ci_high)}
 
 
 def _best(row: np.ndarray) -> tuple[int | None, float | None]:
@@ -265,16 +257,8 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
 
 
 _CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
-_WHOLE = (
-    "layer_a",
-    "layer_b",
-    "tokens",
-    "n_documents",
-    "best_layer_b",
-    "top_feature_a",
-    "top_feature_b",
-    *("seed", "data_seed", "control_seed", "control_data_seed"),
-)
+_SEEDS = ("seed", "data_seed", "control_seed", "control_data_seed")
+_WHOLE = (*_SEEDS, "layer_a", "layer_b", "best_layer_b", "top_feature_a", "top_feature_b", "tokens", "n_documents")
 
 
 def columns(name: str, entry: JsonObject, reason: str | None = None) -> JsonObject:
