@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.starts import Start
-from cka_tools.ablation.tree import START_SEED, Segment, StartKey
+from cka_tools.ablation.tree import START_SEED, Segment, StartKey, sum_tokens
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
@@ -155,16 +155,11 @@ def is_finished(folder: Path, key: str, *, optimizer: bool = False) -> bool:
 
 def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
     """Return the tokens that need not be trained any more, by size and objective."""
-    done: dict[tuple[str, str], int] = {}
-    for segment in plan.tree.segments.values():
-        if is_finished(segment_folder(out, segment.key), segment.key):
-            place = segment.start[1], segment.phase.objective
-            done[place] = done.get(place, 0) + segment.tokens
-    return done
+    return sum_tokens(s for s in plan.tree.segments.values() if is_finished(segment_folder(out, s.key), s.key))
 
 
 WARM, TIMED = 1, 3
-Speeds = dict[tuple[str, ObjectiveName], float]
+Speeds = dict[tuple[str, str], float]
 
 
 def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
@@ -220,7 +215,7 @@ def given_speeds(plan: Plan, tokens_per_second: Sequence[float]) -> Speeds:
     return {(size, objective): speed for size, speed in speeds for objective in get_args(ObjectiveName)}
 
 
-def seconds(tokens: Mapping[tuple[str, ObjectiveName], int], speeds: Speeds) -> float | None:
+def seconds(tokens: Mapping[tuple[str, str], int], speeds: Speeds) -> float | None:
     """Return the time that so many tokens take; None where a speed is not known."""
     if any(place not in speeds for place in tokens):
         return None

@@ -103,9 +103,8 @@ class Budget:
     def pretraining(self, objective: ObjectiveName, steps: int) -> tuple[Phase, ...]:
         """Return the phases of a start model of random weights, of so many steps, at least 2."""
         annealed = max(1, round(steps * ANNEALING_SHARE))
-        return pretraining_phases(
-            objective, (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
-        )
+        lengths = (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
+        return pretraining_phases(objective, *lengths)
 
     def recipe_of(self, name: str, phases: tuple[Phase, ...]) -> Recipe:
         settings = dataclasses.asdict(self.optimizer)
@@ -219,19 +218,20 @@ class Tree:
     def leaf(self, use: Use) -> Segment:
         return self.segments[self.leaves[use.branch, use.run]]
 
-    def shared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+    def shared_tokens(self) -> dict[tuple[str, str], int]:
         """Tokens to train, by size and objective, each segment once."""
-        return _sum(self.segments.values())
+        return sum_tokens(self.segments.values())
 
-    def unshared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+    def unshared_tokens(self) -> dict[tuple[str, str], int]:
         """The same with a run of its own for every detour, baseline and control; start models count once."""
         every = [s for use in self.uses for s in self.path(self.leaves[use.branch, use.run])]
         starts = [s for s in self.segments.values() if s.is_start]
-        return _sum([*starts, *(s for s in every if not s.is_start)])
+        return sum_tokens([*starts, *(s for s in every if not s.is_start)])
 
 
-def _sum(segments: Iterable[Segment]) -> dict[tuple[str, ObjectiveName], int]:
-    total: dict[tuple[str, ObjectiveName], int] = defaultdict(int)
+def sum_tokens(segments: Iterable[Segment]) -> dict[tuple[str, str], int]:
+    """Return the tokens of segments by size and objective."""
+    total: dict[tuple[str, str], int] = defaultdict(int)
     for segment in segments:
         total[segment.start[1], segment.phase.objective] += segment.tokens
     return dict(total)
