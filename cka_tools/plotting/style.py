@@ -91,17 +91,14 @@ SECOND: Final[Look] = LOOKS[1] | HOLLOW
 DASHED: Final[Look] = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
 """A line at a mean, or at 1."""
 
+_TICKS: Final = {"labelsize": SMALL, "color": INK, "major.width": 0.6, "major.size": 2.5}
 _SETTINGS: Final[dict[str, Any]] = {
     "figure.dpi": 220,
-    "savefig.dpi": "figure",
-    "savefig.bbox": "standard",
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.hashsalt": "cka-tools",
-    "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
-    "text.usetex": False,
     # Names of models and corpora hold $, _ and \\: no text is mathematics.
     "text.parse_math": False,
     "text.color": INK,
@@ -114,14 +111,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.axisbelow": True,
     "grid.color": BAND,
     "grid.linewidth": 0.6,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
+    **{f"{x}tick.{key}": value for x in "xy" for key, value in _TICKS.items()},
     "lines.linewidth": 1.1,
     "lines.markersize": 3.4,
     "lines.markeredgewidth": 0.8,
