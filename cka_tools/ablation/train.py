@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from cka_tools.ablation.plan import Plan
-from cka_tools.ablation.starts import Start
-from cka_tools.ablation.tree import START_SEED, Segment, StartKey, sum_tokens
+from cka_tools.ablation.starts import START_SEED, Start, StartKey
+from cka_tools.ablation.tree import Segment, sum_tokens
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.recipe import PHASE1_MASKING, Phase
+from cka_tools.training.recipe import constant_phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start, write_random
@@ -176,14 +176,13 @@ def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
         for name in get_args(ObjectiveName):
             if (start.size, name) in speeds:
                 continue
-            masking = PHASE1_MASKING if name == "mlm" else None
-            tokens = min(WARM + TIMED, data.tokens // step) * step
+            phase = constant_phase("probe", name, min(WARM + TIMED, data.tokens // step) * step, 0)
             ends: list[float] = []
             run_steps(
                 model,
                 data,
-                Phase("probe", name, tokens, "warmup-constant", masking),
-                Objective(name, masking, tokenizer.mask_token_id, model.config.vocab_size, 0, 0),
+                phase,
+                Objective(name, phase.masking, tokenizer.mask_token_id, model.config.vocab_size, 0, 0),
                 adamw(model, settings),
                 settings,
                 PhaseState(),

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, StartName, control_seed
+from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, control_seed
+from cka_tools.ablation.starts import START_SEED, Start, StartKey
 from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
 from cka_tools.training.objectives import ObjectiveName
@@ -112,28 +113,6 @@ class Budget:
 
 
 Role = Literal["detour", "baseline", "control"]
-StartKey = tuple[StartName, str]
-START_SEED = 1
-"""Of the weights, order and masks of start models that are trained here: one start for all seeds."""
-
-
-@dataclass(frozen=True)
-class StartNode:
-    """A start model as the tree sees it.
-
-    Attributes:
-        identity: JSON data that fixes its weights, or the random ones that `pretraining` begins with.
-        pretraining: the phases that make it of random weights, on the start corpus; none where it is given.
-    """
-
-    name: StartName
-    size: str
-    identity: dict[str, Any]
-    pretraining: tuple[Phase, ...] = ()
-
-    @property
-    def key(self) -> StartKey:
-        return self.name, self.size
 
 
 @dataclass(frozen=True)
@@ -197,7 +176,6 @@ class Use:
 class Tree:
     """All segments, parents before children, depth first; and the leaf in which each run ends."""
 
-    starts: dict[StartKey, StartNode]
     segments: dict[str, Segment] = field(default_factory=dict)
     leaves: dict[tuple[Branch, Seeds], str] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
@@ -260,7 +238,7 @@ def list_uses(cells: Sequence[Cell], seeds: Sequence[int], noise: NoiseKind = "m
 def grow_tree(
     cells: Sequence[Cell],
     seeds: Sequence[int],
-    starts: Mapping[StartKey, StartNode],
+    starts: Mapping[StartKey, Start],
     budget: Budget,
     identity: dict[str, Any],
     noise: NoiseKind = "masks",
@@ -276,7 +254,7 @@ def grow_tree(
     """
     budget.check(cells)
     uses = list_uses(cells, seeds, noise)
-    tree = Tree(dict(starts), uses=uses)
+    tree = Tree(uses=uses)
     runs = list(dict.fromkeys((use.branch, use.run) for use in uses))
     trunks: dict[tuple[Any, ...], list[tuple[Branch, Seeds]]] = defaultdict(list)
     for branch, seeds_of in runs:
@@ -284,7 +262,7 @@ def grow_tree(
         trunks[trunk].append((branch, seeds_of))
 
     def plant(
-        parent: str | None, start: StartNode, phase: Phase, index: int, run: Seeds, first: int, recipe: Recipe
+        parent: str | None, start: Start, phase: Phase, index: int, run: Seeds, first: int, recipe: Recipe
     ) -> str:
         root = parent or json.dumps(start.identity, sort_keys=True)
         content = [root, identity, phase.to_dict(), index, run.masks, first]
