@@ -14,22 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from cka_tools.formatting import counted, noise_sentence, printable
+from cka_tools.plotting import style
 from cka_tools.plotting.layer_curves import bounds
-from cka_tools.plotting.style import (
-    DASHED,
-    HOLLOW,
-    INK,
-    LOOKS,
-    MARGIN,
-    PAGE_WIDTH,
-    TEXT,
-    Look,
-    Page,
-    figure_style,
-    lines_height,
-    plain_log_axis,
-    warning_notes,
-)
 
 # Inches.
 LEFT, GAP = 0.55, 0.58
@@ -49,7 +35,7 @@ LABELS = {
 Cells = Sequence[dict[str, Any]]
 
 
-@figure_style()
+@style.figure_style()
 def ablation_figure(record: dict[str, Any]) -> Figure:
     """Draw an ablation's record.
 
@@ -66,11 +52,11 @@ def ablation_figure(record: dict[str, Any]) -> Figure:
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     )
     row = ABOVE + PANEL_HEIGHT + BELOW
-    keys = lines_height(["x"], TEXT)
+    keys = style.lines_height(["x"], style.TEXT)
     title = f"Ablation of the detour: {record['axis']}"
-    page = Page([title], settings, keys + row * len(axes), _notes(record))
-    page.legend(_legend(sizes), MARGIN, page.ceiling, len(sizes) + 2)
-    width = (PAGE_WIDTH - LEFT - MARGIN - (PANELS - 1) * GAP) / PANELS
+    page = style.Page([title], settings, keys + row * len(axes), _notes(record))
+    page.legend(_legend(sizes), style.MARGIN, page.ceiling, len(sizes) + 2)
+    width = (style.PAGE_WIDTH - LEFT - style.MARGIN - (PANELS - 1) * GAP) / PANELS
     for at, axis in enumerate(axes):
         bottom = page.ceiling - keys - at * row - ABOVE - PANEL_HEIGHT
         panels = [page.panel(LEFT + k * (width + GAP), bottom, width, PANEL_HEIGHT) for k in range(PANELS)]
@@ -84,16 +70,16 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     for ax, (what, title) in zip(places, panels, strict=False):
         _points(ax, cells, names, sizes, what, 100.0)
         _noise(ax, cells, names, sizes, f"control_{what}")
-        ax.set_title(title, loc="left", fontsize=TEXT)
+        ax.set_title(title, loc="left", fontsize=style.TEXT)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.grid(axis="y")
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
-    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    style.plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.8), max(high, 2.0))
-    ax.axhline(1.0, **DASHED)
-    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=TEXT)
+    ax.axhline(1.0, **style.DASHED)
+    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=style.TEXT)
     crowded = sum(map(len, names)) > 26
     for ax in places:
         ax.set_xticks(range(len(names)), [printable(n) for n in names])
@@ -108,12 +94,12 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
 
 def _by_size(
     cells: Cells, names: Sequence[str], sizes: Sequence[str]
-) -> Iterator[tuple[Look, Cells, dict[str, float]]]:
+) -> Iterator[tuple[style.Look, Cells, dict[str, float]]]:
     """Each size's look, its cells, and where each cell of the axis stands: on the tick where cells are sizes."""
     for number, size in enumerate(sizes):
         aside = 0.0 if size in names else (number - (len(sizes) - 1) / 2) * SPREAD / len(sizes)
         own = [cell for cell in cells if cell["size"] == size]
-        yield LOOKS[number % len(LOOKS)], own, {name: at + aside for at, name in enumerate(names)}
+        yield style.LOOKS[number % len(style.LOOKS)], own, {name: at + aside for at, name in enumerate(names)}
 
 
 def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float) -> None:
@@ -131,7 +117,7 @@ def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], 
             if entry["ci_low"] is not None:
                 ends = scale * entry["ci_low"], scale * entry["ci_high"]
                 ax.vlines(x, *ends, color=look["color"], linewidth=0.9, gid=f"{what} interval")
-            ax.plot(x, scale * entry["value"], gid=what, zorder=4, **(look | HOLLOW | {"linestyle": "none"}))
+            ax.plot(x, scale * entry["value"], gid=what, zorder=4, **(look | style.HOLLOW | {"linestyle": "none"}))
         if len(values) > 1 and all(cell["position"] is not None for cell in own):
             known = [name for name in names if name in values]
             means = [scale * float(np.mean(values[name])) for name in known]
@@ -167,18 +153,18 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
 
 def _legend(sizes: Sequence[str]) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], label=printable(size), **LOOKS[number % len(LOOKS)], **HOLLOW)
+        Line2D([], [], label=printable(size), **style.LOOKS[number % len(style.LOOKS)], **style.HOLLOW)
         for number, size in enumerate(sizes)
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
-    handles.append(Patch(facecolor=INK, alpha=0.25, label="seed noise: two baselines"))
+    handles.append(Line2D([], [], color=style.INK, linewidth=0.9, label="95 % interval over documents"))
+    handles.append(Patch(facecolor=style.INK, alpha=0.25, label="seed noise: two baselines"))
     return handles
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
     kinds = [cell["noise"] for cell in record["pairs"] if cell["noise"]]
     notes = [noise_sentence("the baseline", kinds)] if kinds else []
-    notes += warning_notes(record["summary"], "pairs", "comparison")
+    notes += style.warning_notes(record["summary"], "pairs", "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")

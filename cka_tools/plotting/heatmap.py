@@ -14,12 +14,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.plotting.layer_curves import thin
-from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
+from cka_tools.plotting.style import HATCHED, HEAT, INK, SMALL, VOID, Look, undefined_key
 
 
 def draw_mesh(ax: Axes, values: np.ndarray, low: float, high: float, gid: str) -> QuadMesh:
     """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k."""
-    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
+    ax.patch.set(facecolor=VOID, **HATCHED)
     return ax.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5,
         np.arange(values.shape[0] + 1) - 0.5,

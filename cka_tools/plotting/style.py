@@ -71,12 +71,14 @@ TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 DARK, MIDDLE, LIGHT = "#12355b", "#c8553d", "#3fa796"
 NOISE = "#7b5ea7"
 INK, FAINT, BAND, VOID = "#222222", "#8a8a8a", "#ececec", "#e4e4e4"
-VOID_HATCH = "//////"
 HEAT = "cividis"
 """Perceptually uniform, monotonous in grey, the same to colour-blind readers."""
 
 Look = dict[str, Any]
 """Artist properties."""
+
+HATCHED: Final[Look] = {"edgecolor": FAINT, "hatch": "//////", "linewidth": 0}
+"""An area without a value."""
 
 LOOKS: Final[tuple[Look, ...]] = (
     {"color": DARK, "marker": "o", "linestyle": "-"},
@@ -155,7 +157,7 @@ def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
 
 def undefined_key(label: str = "undefined") -> Patch:
     """The legend's key for what is not defined, or not there."""
-    return Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label=label)
+    return Patch(facecolor=VOID, label=label, **HATCHED)
 
 
 class StyledFigure(Figure):
