@@ -9,7 +9,7 @@ from typing import Final, Literal
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import third
 from cka_tools.training.objectives import ObjectiveName
-from cka_tools.training.recipe import DECAY_SHARE
+from cka_tools.training.recipe import DECAY_SHARE, DETOURS
 
 StartName = Literal["encoder", "decoder"]
 Objectives = tuple[ObjectiveName, ObjectiveName]
@@ -21,16 +21,8 @@ FRACTIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
 DECAYS: Final = (0.025, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Lengths of the decay, as shares of Phase 1 (the paper's, and one as long as Phase 1)."""
 
-DETOUR: Final[Objectives] = ("clm", "mlm")
-BASELINE: Final[Objectives] = ("mlm", "mlm")
-REVERSE_DETOUR: Final[Objectives] = ("mlm", "clm")
-CLM_BASELINE: Final[Objectives] = ("clm", "clm")
-RECIPE_NAMES: Final[dict[Objectives, str]] = {
-    DETOUR: "clm-detour",
-    BASELINE: "mlm-baseline",
-    REVERSE_DETOUR: "reverse-detour",
-    CLM_BASELINE: "clm-baseline",
-}
+DETOUR, BASELINE, REVERSE_DETOUR, CLM_BASELINE = DETOURS.values()
+RECIPE_NAMES: Final[dict[Objectives, str]] = {objectives: name for name, objectives in DETOURS.items()}
 
 
 @dataclass(frozen=True)
