@@ -50,8 +50,7 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
         if path is None:
             raise UserError(
                 f"sites {site!r}: in layer {layer} of model {model.name!r} ({block.kind}) no module was "
-                "found whose "
-                "output is what the branch adds to the residual: use sites 'residual'"
+                "found whose output is what the branch adds to the residual: use sites 'residual'"
             )
         paths.append(path)
     return paths

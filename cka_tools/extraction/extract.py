@@ -195,12 +195,12 @@ def run_batches(
     prepared: Prepared,
     documents: Sequence[TextDocument],
     progress: Progress | None,
-    batches: Iterable[Sequence[int]] | None = None,
+    batches: Iterable[Sequence[int]],
 ) -> list[dict[str, Any]]:
     """Run batches through every model, write their rows, and return the splits.
 
     Args:
-        batches: of the plan; all of it by default.
+        batches: of the plan.
 
     Raises:
         UserError: a non-finite activation, a document that does not fit in memory, no space left on the disk.
@@ -212,7 +212,7 @@ def run_batches(
         ]
         lengths = prepared.tables[0].lengths
         done = tokens = 0
-        for rows in prepared.plan.batches if batches is None else batches:
+        for rows in batches:
             for run in runs:
                 run.forward_batch(rows)
             done, tokens = done + len(rows), tokens + int(lengths[list(rows)].sum())
@@ -310,8 +310,7 @@ class _ModelRun:
             length = int(self.table.lengths[error.row])
             raise UserError(
                 f"model {self.model.name!r} runs out of memory on document {document!r} alone ({length} "
-                "tokens): "
-                "use a shorter max-length, a smaller dtype or another device"
+                "tokens): use a shorter max-length, a smaller dtype or another device"
             ) from None
 
     def drain(self, leave: int) -> None:

@@ -81,6 +81,10 @@ class Layout:
         """Bytes of the file."""
         return len(self.header) + self.ends[-1]
 
+    def fits(self, file: np.ndarray) -> bool:
+        """Whether the file's bytes have this size and header."""
+        return len(file) == self.size and bytes(file[: len(self.header)]) == self.header
+
     def views(self, file: np.ndarray) -> list[np.ndarray]:
         """The tensors of the file's bytes; nothing is copied."""
         data = file[len(self.header) :]

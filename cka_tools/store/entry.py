@@ -176,10 +176,9 @@ def _open_entry(folder: Path) -> tuple[Manifest, np.memmap] | None:
             raise DamagedEntry(f"{Path(error.filename).name} is missing") from None
         return None
     manifest = Manifest.from_bytes(data)
-    layout = manifest.layout
     if manifest.key.digest != folder.name:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
-    if len(mapped) != layout.size or bytes(mapped[: len(layout.header)]) != layout.header:
+    if not manifest.layout.fits(mapped):
         raise DamagedEntry(f"{FEATURES} has another size or header")
     return manifest, mapped
 
@@ -203,7 +202,7 @@ def map_file(file: Any) -> np.memmap:
     return np.memmap(file, np.uint8, mode="c")
 
 
-def publish(cache: Path, folder: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> ModelFeatures:
+def publish(cache: Path, folder: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> None:
     """Turn a folder whose feature file is complete (and mapped) into an entry, with one rename.
 
     Raises:
@@ -219,7 +218,6 @@ def publish(cache: Path, folder: Path, key: EntryKey, layout: Layout, model: str
     target = entry_folder(cache, key.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(target)
-    return layout.features(mapped)
 
 
 def remove_folder(folder: Path) -> None:

@@ -90,15 +90,15 @@ class PartialEntry:
         if not self.problem:
             try:
                 os.fsync(self._file.fileno())
-                features = publish(self.cache, self.folder, self.key, self.layout, model, mapped)
+                publish(self.cache, self.folder, self.key, self.layout, model, mapped)
             except OSError as error:
                 self.problem = reason_of(error)
-            else:
-                self.close()
-                with suppress(OSError):
-                    (entry_folder(self.cache, self.key.digest) / JOURNAL).unlink()
-                return features
-        self.discard()
+        if self.problem:
+            self.discard()
+        else:
+            self.close()
+            with suppress(OSError):
+                (entry_folder(self.cache, self.key.digest) / JOURNAL).unlink()
         return self.layout.features(mapped)
 
     def discard(self) -> None:
@@ -128,8 +128,7 @@ class PartialEntry:
             mapped = map_features(self.folder / FEATURES)
         except (FileNotFoundError, DamagedEntry):
             return None
-        header = self.layout.header
-        if len(mapped) != self.layout.size or bytes(mapped[: len(header)]) != header:
+        if not self.layout.fits(mapped):
             return None
         try:
             lines = (self.folder / JOURNAL).read_bytes().splitlines()
