@@ -118,9 +118,8 @@ def _draw(table: TokenTable, row: int, seed: int, draws: int) -> np.ndarray:
 class HostCopy:
     """A copy under way; `wait` gives the arrays."""
 
-    def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor | None) -> None:
-        self._layers = len(pooled)
-        self._tensors = [*pooled] if checks is None else [*pooled, checks]
+    def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor) -> None:
+        self._tensors = [*pooled, checks]
         self._event: torch.cuda.Event | None = None
         if pooled[0].device.type == "cuda":
             self._tensors = [
@@ -130,12 +129,12 @@ class HostCopy:
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(pooled[0].device))
 
-    def wait(self) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """The pooled arrays, one a layer, and the sums that tell non-finite documents (or None)."""
+    def wait(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The pooled arrays, one a layer, and the sums that tell non-finite documents, if any."""
         if self._event is not None:
             self._event.synchronize()
-        arrays = [tensor.cpu().numpy() for tensor in self._tensors]
-        return arrays[: self._layers], arrays[self._layers] if self._layers < len(arrays) else None
+        *pooled, checks = (tensor.cpu().numpy() for tensor in self._tensors)
+        return pooled, checks
 
 
 class StopForward(BaseException):
@@ -188,7 +187,7 @@ class PooledForward:
 
     def __call__(
         self, batch: TokenBatch, positions: torch.Tensor | None = None, *, blank_padding: bool = False
-    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run one batch.
 
         `blank_padding` zeroes padded positions before pooling (only a non-finite value there needs it: zero
@@ -196,7 +195,7 @@ class PooledForward:
 
         Returns:
             The pooled tensors, one a layer, (k, b, d); and (layers, b) sums that are finite where every
-            activation of the document is, or None where the pooled values say it themselves.
+            activation of the document is, empty where the pooled values say it themselves.
         """
         mask = batch.attention_mask
         total = MaskedSum(mask, self.model.dtype)
@@ -219,7 +218,7 @@ class PooledForward:
             pass
         finally:
             self._take = None
-        return pooled, torch.stack(checks) if checks else None
+        return pooled, torch.stack(checks) if checks else mask.new_empty(0)
 
 
 def forward_options(model: LoadedModel) -> dict[str, Any]:

@@ -341,7 +341,7 @@ class _ModelRun:
             return values
         for at, layer in enumerate(self.forward.layers):
             bad = ~np.isfinite(values[at]).all(axis=(0, 2))
-            if checks is not None:
+            if len(checks):
                 bad |= ~np.isfinite(checks[at])
             if bad.any():
                 document = self._document(rows[int(np.flatnonzero(bad)[0])])
@@ -369,7 +369,5 @@ def non_finite(model: LoadedModel, layer: int, document: str) -> UserError:
     )
 
 
-def _finite(values: Sequence[np.ndarray], checks: np.ndarray | None) -> bool:
-    return all(bool(np.isfinite(value).all()) for value in values) and (
-        checks is None or bool(np.isfinite(checks).all())
-    )
+def _finite(values: Sequence[np.ndarray], checks: np.ndarray) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in (*values, checks))

@@ -1,9 +1,11 @@
 """Where pooled rows go: arrays in memory, or beyond a limit a spill file, mapped when it is full."""
 
 import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,6 @@ class ModelFeatures:
     features: list[np.ndarray]
     on_disk: bool = False
 
-    @property
-    def documents(self) -> int:
-        """Number of rows n."""
-        return int(self.features[0].shape[-2])
-
 
 _NAMES = {"float32": "F32", "float64": "F64"}
 
@@ -50,16 +47,17 @@ class Layout:
         """Little-endian, as the format demands."""
         return np.dtype(self.dtype).newbyteorder("<")
 
-    def shape(self, at: int) -> tuple[int, ...]:
-        """Shape of the tensor of the layer at a position."""
-        inner = (self.documents, self.widths[at])
-        return inner if self.draws is None else (self.draws, *inner)
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the tensors."""
+        draws = () if self.draws is None else (self.draws,)
+        return [(*draws, self.documents, width) for width in self.widths]
 
     @cached_property
-    def ends(self) -> list[int]:
+    def offsets(self) -> list[int]:
         """Bytes from the end of the header to the start of each layer, and to the end of the last."""
-        sizes = [self.documents * (self.draws or 1) * width * self.item.itemsize for width in self.widths]
-        return np.cumsum([0, *sizes]).tolist()
+        sizes = [math.prod(shape) * self.item.itemsize for shape in self.shapes]
+        return list(accumulate(sizes, initial=0))
 
     @cached_property
     def header(self) -> bytes:
@@ -67,8 +65,8 @@ class Layout:
         tensors = {
             f"layer.{layer}": {
                 "dtype": _NAMES[self.dtype],
-                "shape": list(self.shape(at)),
-                "data_offsets": self.ends[at : at + 2],
+                "shape": list(self.shapes[at]),
+                "data_offsets": self.offsets[at : at + 2],
             }
             for at, layer in enumerate(self.layers)
         }
@@ -79,7 +77,7 @@ class Layout:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return len(self.header) + self.ends[-1]
+        return len(self.header) + self.offsets[-1]
 
     def fits(self, file: np.ndarray) -> bool:
         """Whether the file's bytes have this size and header."""
@@ -89,8 +87,8 @@ class Layout:
         """The tensors of the file's bytes; nothing is copied."""
         data = file[len(self.header) :]
         return [
-            data[self.ends[at] : self.ends[at + 1]].view(self.item).reshape(self.shape(at))
-            for at in range(len(self.layers))
+            data[start:stop].view(self.item).reshape(shape)
+            for shape, start, stop in zip(self.shapes, self.offsets, self.offsets[1:], strict=False)
         ]
 
     def features(self, mapped: np.memmap) -> ModelFeatures:
@@ -105,10 +103,10 @@ class Layout:
         """
         for at, value in enumerate(values):
             contiguous = np.ascontiguousarray(value, self.item)
-            record = self.widths[at] * self.item.itemsize
+            size = self.widths[at] * self.item.itemsize
             for draw, records in enumerate(contiguous):
-                start = len(self.header) + self.ends[at] + draw * self.documents * record
-                yield from ((start + row * record, values) for row, values in zip(rows, records, strict=True))
+                start = len(self.header) + self.offsets[at] + draw * self.documents * size
+                yield from ((start + row * size, record) for row, record in zip(rows, records, strict=True))
 
 
 class FeatureStore:
@@ -129,8 +127,7 @@ class FeatureStore:
     def __init__(self, layout: Layout, memory_limit: int, folder: str | None = None) -> None:
         self.layout = layout
         self._file = SpillFile("features", layout.size, folder) if layout.size > memory_limit else None
-        places = [] if self._file else range(len(layout.layers))
-        self._arrays = [np.empty(layout.shape(at), layout.item) for at in places]
+        self._arrays = [] if self._file else [np.empty(shape, layout.item) for shape in layout.shapes]
 
     def write(self, rows: Sequence[int], values: Sequence[np.ndarray]) -> None:
         """Put pooled values, one (k, b, p) array a layer, at the documents' rows.

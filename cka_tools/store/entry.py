@@ -183,23 +183,18 @@ def _open_entry(folder: Path) -> tuple[Manifest, np.memmap] | None:
     return manifest, mapped
 
 
-def map_features(path: Path) -> np.memmap:
-    """The bytes of a file, mapped so that nothing done to them reaches it.
+def map_features(file: Any) -> np.memmap:
+    """The bytes of a file, mapped so that nothing done to them reaches it; an open one may be removed meanwhile.
 
     Raises:
         DamagedEntry: the file is empty.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        return map_file(file)
-
-
-def map_file(file: Any) -> np.memmap:
-    """As `map_features`, of an open file: that works even if it was removed meanwhile."""
-    if os.fstat(file.fileno()).st_size == 0:
-        raise DamagedEntry(f"{FEATURES} is empty")
-    # Not mode "r": torch warns of arrays that cannot be written.
-    return np.memmap(file, np.uint8, mode="c")
+    try:
+        # Not mode "r": torch warns of arrays that cannot be written.
+        return np.memmap(file, np.uint8, mode="c")
+    except ValueError:
+        raise DamagedEntry(f"{FEATURES} is empty") from None
 
 
 def publish(cache: Path, folder: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> None:

@@ -19,7 +19,7 @@ from cka_tools.extraction.features import FeatureStore, Layout, ModelFeatures
 from cka_tools.settings import Settings
 from cka_tools.spill_file import reserve, write_all
 from cka_tools.store.directory import entry_folder, partial_folder
-from cka_tools.store.entry import FEATURES, DamagedEntry, map_features, map_file, publish, remove_folder
+from cka_tools.store.entry import FEATURES, DamagedEntry, map_features, publish, remove_folder
 from cka_tools.store.key import EntryKey
 
 JOURNAL = "journal"
@@ -86,7 +86,7 @@ class PartialEntry:
             self.discard()
             return self._fallback.finish()
         # The content lives as long as the features do, even where the file is removed.
-        mapped = map_file(self._file)
+        mapped = map_features(self._file)
         if not self.problem:
             try:
                 os.fsync(self._file.fileno())
@@ -168,7 +168,7 @@ class PartialEntry:
         """Move what was written to where features go that are not kept."""
         self.problem = reason_of(error)
         self._fallback = FeatureStore(self.layout, self.settings.memory_limit, self.settings.spill_folder)
-        views = self._views(map_file(self._file))
+        views = self._views(map_features(self._file))
         for rows in self._written:
             self._fallback.write(rows, [view[:, list(rows)] for view in views])
 
