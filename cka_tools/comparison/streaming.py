@@ -143,7 +143,7 @@ def stream_draw(
             each. wanted: pairs of them, by position in `chosen`.
 
     Raises:
-        UserError: as `extract_features` does.
+        UserError: as `extract_cached` does.
     """
     process, settings = this_process(), run.settings
     tables = [run.prepared[draw].tables[at] for at in chosen]
