@@ -27,9 +27,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cka_tools.statistics.gram import tile_rows, upper_tiles
 from cka_tools.statistics.hsic import PairSums
 from cka_tools.statistics.linear_cka import LinearCKA
+from cka_tools.statistics.moments import tile_rows, upper_tiles
 
 SHAPES = ("8x128", "6x384", "12x768", "22x768")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

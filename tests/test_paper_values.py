@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cka_tools.comparison.pairing import early_layers
+from cka_tools.comparison.pairs import early_layers
 from cka_tools.paper import published
 from cka_tools.statistics.features import Spectrum
 from cka_tools.statistics.intervals import Interval

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cka_tools.statistics.features import LayerPairs, ModelStatistics
-from cka_tools.statistics.gram import upper_tiles
+from cka_tools.statistics.moments import upper_tiles
 
 INFLUENCE_TILE = 1024
 """Rows and columns of the Gram tiles."""

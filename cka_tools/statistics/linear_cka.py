@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cka_tools.errors import UserError
-from cka_tools.statistics.gram import gram_sums
 from cka_tools.statistics.hsic import (
     CentredSums,
     Estimator,
@@ -20,7 +19,7 @@ from cka_tools.statistics.hsic import (
     product_dtype_on,
     spread_is_rounding,
 )
-from cka_tools.statistics.moments import CrossMoments, RowBuffer, norms_by_layer, offsets
+from cka_tools.statistics.moments import CrossMoments, RowBuffer, gram_sums, norms_by_layer, offsets
 
 ArrayLike = Tensor | np.ndarray[Any, Any]
 Pairs = Literal["all", "diagonal"] | Sequence[tuple[int, int]]

@@ -11,9 +11,9 @@ import torch
 
 from cka_tools.errors import UserError
 from cka_tools.statistics.features import ModelStatistics
-from cka_tools.statistics.gram import upper_tiles
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, add_row_sums, second_order
 from cka_tools.statistics.intervals import Interval, debiased_variance, jackknife_variance, t_interval, too_few
+from cka_tools.statistics.moments import upper_tiles
 from cka_tools.statistics.pair import FeatureComparison, hsic_of_pairs, mean_divergence, ratio_of_means
 
 ROUNDING = 1e-10

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import LinearCKA, cka
-from cka_tools.statistics.gram import CPU_TILE
 from cka_tools.statistics.hsic import ESTIMATORS, Estimator
 from cka_tools.statistics.linear_cka import FOLD_ROWS
+from cka_tools.statistics.moments import CPU_TILE
 
 seeds = st.integers(0, 2**32 - 1)
 
