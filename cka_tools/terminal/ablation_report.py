@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, percent_interval, printable
-from cka_tools.terminal.output import plain_table, say, say_remarks
+from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, printable, times, times_interval
+from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.progress import duration
+from cka_tools.terminal.tables import Column, divergence_columns, print_table
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -145,35 +147,24 @@ def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
 def print_ablation(result: Ablation, console: Console) -> None:
     """Print an ablation's cells, remarks, and one sentence; nothing given is read as markup."""
     found, record = result.cells, result.record
-    table = plain_table()
-    for column in ("Cell", "Size", "Seed"):
-        table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
-    for column in ("Mean %", "interval", "Early", "Noise", "of", "Ratio", "interval"):
-        table.add_column(column, justify="left" if column == "of" else "right", no_wrap=True)
-    last = None
-    for cell in found:
-        if last != cell["axis"]:
-            if last is not None:
-                table.add_section()
-            table.add_row(Text(printable(cell["axis"]), style="bold"))
-        ratio = cell["ratio"]["mean"]
-        mean, early = (cell[f"{name}_divergence"]["debiased"] for name in ("mean", "early"))
-        low, high = ratio["ci_low"], ratio["ci_high"]
-        cells = (
-            cell["cell"],
-            cell["size"],
-            str(cell["seed"]),
-            percent(mean["value"]),
-            percent_interval(mean) or NOTHING,
-            percent(early["value"]),
-            percent(cell["control"]["mean_divergence"]["debiased"]["value"]),
-            cell["noise"] or NOTHING,
-            NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
-            NOTHING if low is None else f"{low:.2f} to {high:.2f}",
-        )
-        table.add_row(*(Text(printable(text)) for text in cells))
-        last = cell["axis"]
-    console.print(table, highlight=False)
+    axes = [printable(cell["axis"]) for cell in found]
+    first = [at for at, axis in enumerate(axes) if at == 0 or axes[at - 1] != axis]
+    ratios = [cell["ratio"]["mean"] for cell in found]
+    noise = [cell["control"]["mean_divergence"]["debiased"] for cell in found]
+    columns = [
+        Column("Cell", [printable(cell["cell"]) for cell in found], justify="left"),
+        Column("Size", [printable(cell["size"]) for cell in found], justify="left"),
+        Column("Seed", [str(cell["seed"]) for cell in found]),
+        *divergence_columns(found),
+        Column("noise %", [percent(entry["value"]) for entry in noise], 6),
+        Column("of", [cell["noise"] or NOTHING for cell in found], 1, "left"),
+        Column("ratio", [times(ratio["value"]) for ratio in ratios]),
+        Column("ratio\ninterval", [times_interval(ratio) or NOTHING for ratio in ratios], 7),
+    ]
+    # The name of an axis is a row above its cells.
+    table = [replace(column, cells=_under_axes(column, axes, first)) for column in columns]
+    ends = [at + number - 1 for number, at in enumerate(first)][1:]
+    print_table(console, table, result.table, ends=ends)
     summary = record["summary"]
     reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
@@ -185,3 +176,13 @@ def print_ablation(result: Ablation, console: Console) -> None:
     kinds = [cell["noise"] for cell in found if cell["noise"]]
     noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
     say(console, f"{sentence}.{noise}", style="bold")
+
+
+def _under_axes(column: Column, axes: list[str], first: list[int]) -> list[str | Text]:
+    """The cells of a column with a row more at the first of each axis, which names it in the column of cells."""
+    cells: list[str | Text] = []
+    for at, cell in enumerate(column.cells):
+        if at in first:
+            cells.append(Text(axes[at] if column.head == "Cell" else "", style="bold"))
+        cells.append(cell)
+    return cells

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cka_tools.errors import UserError
-from cka_tools.settings import Settings
-from cka_tools.terminal.options import Json, Quiet, RunDirectory, numbers, with_settings
+from cka_tools.settings import Settings, parse_numbers
+from cka_tools.terminal.options import RunOutput, with_options
 from cka_tools.terminal.output import run_and_save, slug
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
@@ -18,11 +18,11 @@ Corpus = Annotated[
 ]
 
 
-@with_settings("compare")
+@with_options("compare")
 def compare_command(
     model_a: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
     model_b: Annotated[str, typer.Argument(help="The model to compare it with.")],
-    settings: Settings,
+    *,
     control: Annotated[
         str | None,
         typer.Option(
@@ -31,9 +31,8 @@ def compare_command(
         ),
     ] = None,
     corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    settings: Settings,
+    output: RunOutput,
 ) -> None:
     """Compare two models layer by layer: a table, a figure and a saved run.
 
@@ -44,17 +43,15 @@ def compare_command(
     run_and_save(
         lambda progress: compare(model_a, model_b, corpus, control=control, settings=settings, progress=progress),
         f"cka-{slug(model_a)}-vs-{slug(model_b)}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )
 
 
+@with_options("demo")
 def demo_command(
+    *,
     documents: Annotated[int, typer.Option(help="Documents to draw from the bundled corpus.")] = 500,
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    output: RunOutput,
 ) -> None:
     """Compare the bundled models on the bundled corpus, offline.
 
@@ -62,21 +59,15 @@ def demo_command(
     """
     from cka_tools.comparison import compare
 
-    run_and_save(
-        lambda progress: compare(*DEMO_PAIR, documents=documents, progress=progress),
-        "cka-demo",
-        out,
-        quiet=quiet,
-        as_json=as_json,
-    )
+    run_and_save(lambda told: compare(*DEMO_PAIR, documents=documents, progress=told), "cka-demo", output)
 
 
-@with_settings("trajectory")
+@with_options("trajectory")
 def trajectory_command(
     reference: Annotated[
         str, typer.Argument(help="What all are compared with: demo:NAME, a directory, org/name[@revision].")
     ],
-    settings: Settings,
+    *,
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(help="Checkpoints, or the folder of a training run, which stands for all of its own."),
@@ -94,9 +85,8 @@ def trajectory_command(
         ),
     ] = None,
     corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    settings: Settings,
+    output: RunOutput,
 ) -> None:
     """Follow the divergence of checkpoints from a reference along a training, one pass a model.
 
@@ -104,29 +94,26 @@ def trajectory_command(
     """
     from cka_tools.comparison import trajectory
 
-    places = None if x is None else numbers(x, "--x")
+    places = None if x is None else parse_numbers(x, "--x")
     run_and_save(
         lambda progress: trajectory(
             reference, checkpoints or [], corpus, control=control, x=places, settings=settings,
             progress=progress,
         ),
         f"cka-trajectory-{slug(reference)}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )  # fmt: skip
 
 
-@with_settings("matrix")
+@with_options("matrix")
 def matrix_command(
-    settings: Settings,
+    *,
     models: Annotated[
         list[str] | None, typer.Argument(help="Two or more: demo:NAME, a directory, org/name or org/name@revision.")
     ] = None,
     corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    settings: Settings,
+    output: RunOutput,
 ) -> None:
     """Compare every pair of models, one pass a model: a matrix, a dendrogram and a saved run.
 
@@ -135,17 +122,13 @@ def matrix_command(
     from cka_tools.comparison import matrix
 
     run_and_save(
-        lambda progress: matrix(models or [], corpus, settings=settings, progress=progress),
-        "cka-matrix",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        lambda progress: matrix(models or [], corpus, settings=settings, progress=progress), "cka-matrix", output
     )
 
 
-@with_settings("contrast")
+@with_options("contrast")
 def contrast_command(
-    settings: Settings,
+    *,
     group: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,9 +143,8 @@ def contrast_command(
         ),
     ] = False,
     corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    settings: Settings,
+    output: RunOutput,
 ) -> None:
     """Test whether two groups of checkpoints are further apart than their own members are.
 
@@ -174,9 +156,7 @@ def contrast_command(
     run_and_save(
         lambda progress: contrast(groups, corpus, paired=paired, settings=settings, progress=progress),
         f"cka-contrast-{'-vs-'.join(map(slug, groups))}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )
 
 
