@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import re
 import types
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -253,7 +253,8 @@ class Fact:
     optional: bool
 
 
-def _fact(of: dataclasses.Field[Any], hint: Any) -> Fact:
+def fact_of(of: dataclasses.Field[Any], hint: Any) -> Fact:
+    """What the type `hint` says of a field."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     plain = [kind for kind in kinds if kind is not type(None)]
     choices = get_args(plain[0]) if get_origin(plain[0]) is Literal else ()
@@ -261,10 +262,10 @@ def _fact(of: dataclasses.Field[Any], hint: Any) -> Fact:
 
 
 @cache
-def facts_of(options: Hashable) -> dict[str, Fact]:
+def facts_of(options: Any) -> dict[str, Fact]:
     """The fields of a dataclass of options by name, in the order in which `--help` lists them."""
     hints = get_type_hints(options)
-    return {one.name: _fact(one, hints[one.name]) for one in dataclasses.fields(options)}
+    return {one.name: fact_of(one, hints[one.name]) for one in dataclasses.fields(options)}
 
 
 def check_options(options: Any, prefix: str = "") -> None:
@@ -276,7 +277,7 @@ def check_options(options: Any, prefix: str = "") -> None:
     Raises:
         UserError: a value that does not fit, by name.
     """
-    for name, fact in facts_of(type(options)).items():
+    for name, fact in facts_of(options.__class__).items():
         value, spelt, least = getattr(options, name), prefix + name.replace("_", "-"), fact.field.metadata["least"]
         if fact.choices and value is not None and value not in fact.choices:
             raise UserError(f"{spelt} {value!r} is not one of {', '.join(fact.choices)}")

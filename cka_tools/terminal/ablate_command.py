@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,7 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import printable
 from cka_tools.settings import Settings, option, parse_numbers
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import INTERRUPTED, print_saved, run_and_save
+from cka_tools.terminal.output import answer, print_saved, run_and_save
 from cka_tools.terminal.progress import TrainingLine, document_progress, tell
 
 if TYPE_CHECKING:
@@ -44,16 +43,15 @@ def ablate_command(
     more: Annotated[
         list[Path] | None, typer.Argument(help="Further directories, with --checkpoints.", metavar="DIR")
     ] = None,
-    checkpoints: Annotated[
-        list[Path] | None, typer.Option(help="Train nothing: compare these directories, told by their manifests.")
-    ] = None,
-    compare_on: Annotated[str, typer.Option(help="Corpus of the comparisons, never trained on.")] = "sample",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the tree of what is trained, and its cost.")
-    ] = False,
-    tokens_per_second: Annotated[
-        str | None, typer.Option(help="For the time expected: one number, or one a size.  [default: a short probe]")
-    ] = None,
+    checkpoints: tuple[Path, ...] = option((), "Train nothing: compare these directories, told by their manifests."),
+    compare_on: str = option("sample", "Corpus of the comparisons, never trained on."),
+    dry_run: bool = option(False, "Print the tree of what is trained, and its cost."),
+    tokens_per_second: list[float] | None = option(
+        None,
+        "For the time expected: one number, or one a size.",
+        shown="a short probe",
+        parse=lambda text, name: parse_numbers(text, f"--{name}"),
+    ),
     settings: Settings,
     output: AblationOutput,
 ) -> None:
@@ -84,14 +82,14 @@ def ablate_command(
             lambda told: compare_trios(axis, trios, compare_on, settings, notes=notes, progress=told), str(out), output
         )
         return
-    speeds_given = None if tokens_per_second is None else parse_numbers(tokens_per_second, "--tokens-per-second")
-    if speeds_given is not None and min(speeds_given) <= 0:
-        raise UserError(f"--tokens-per-second {tokens_per_second!r} does not fit: give numbers above 0")
+    if tokens_per_second and min(tokens_per_second) <= 0:
+        given = ",".join(f"{speed:g}" for speed in tokens_per_second)
+        raise UserError(f"--tokens-per-second {given!r} does not fit: give numbers above 0")
     plan = make_plan(asked)
     check_claim(out, plan.identity, **CLAIM)
     check_comparison(plan, out, compare_on, settings)
     if dry_run:
-        show_plan(plan, out, speeds_given, output)
+        show_plan(plan, out, tokens_per_second, output)
     else:
         train_and_compare(plan, compare_on, settings, out, output)
 
@@ -103,10 +101,7 @@ def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) 
 
     speeds: Speeds = given_speeds(plan, given) if given else probe_speeds(plan, cpu=plan.settings.device == "cpu")
     data = plan_data(plan, speeds, finished_tokens(plan, out))
-    if output.as_json:
-        typer.echo(json.dumps(data))
-    elif not output.quiet:
-        print_plan(plan, data, Console())
+    answer(lambda console: print_plan(plan, data, console), json.dumps(data), output)
 
 
 def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path, output: Output) -> None:
@@ -131,13 +126,8 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
     for text in plan.notes:
         if note is not None:
             note(text)
-    try:
+    with line.going_on(out):
         train_tree(plan, out, device=plan.settings.device, report=None if output.quiet else report, note=note)
-    except KeyboardInterrupt:
-        line.end()
-        tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
-        sys.exit(INTERRUPTED)
-    line.end()
     # Several processes train together; one compares.
     if leave():
         with locked(out / COMPARING), document_progress(Console(stderr=True), hidden=output.quiet) as progress:

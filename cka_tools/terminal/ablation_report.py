@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -38,29 +37,22 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
     from cka_tools.ablation.train import seconds
 
     tree = plan.tree
-    shared, unshared = tree.shared_tokens(), tree.unshared_tokens()
-    left = {place: tokens - done.get(place, 0) for place, tokens in shared.items()}
+    shared = tree.shared_tokens()
+    costs = {
+        "shared": shared,
+        "unshared": tree.unshared_tokens(),
+        "left": {place: tokens - done.get(place, 0) for place, tokens in shared.items()},
+    }
+    by_size = {own: sum(count for (size, _), count in shared.items() if size == own) for own, _ in shared}
     return {
         "axis": plan.settings.axis,
         "n": plan.budget.n * plan.budget.step,
         "cells": [str(cell) for cell in plan.cells],
         "seeds": list(plan.settings.seeds),
         "noise": plan.settings.noise,
-        "tokens": {
-            "shared": sum(shared.values()),
-            "unshared": sum(unshared.values()),
-            "left": sum(left.values()),
-            "by_size": {
-                size: sum(count for (own, _), count in shared.items() if own == size)
-                for size in dict.fromkeys(size for size, _ in shared)
-            },
-        },
+        "tokens": {name: sum(tokens.values()) for name, tokens in costs.items()} | {"by_size": by_size},
         "tokens_per_second": {f"{size} {objective}": round(v, 1) for (size, objective), v in speeds.items()},
-        "seconds": {
-            "shared": seconds(shared, speeds),
-            "unshared": seconds(unshared, speeds),
-            "left": seconds(left, speeds),
-        },
+        "seconds": {name: seconds(tokens, speeds) for name, tokens in costs.items()},
         "segments": [
             {
                 "key": segment.key,
@@ -152,6 +144,7 @@ def print_ablation(result: Ablation, console: Console) -> None:
     ratios = [cell["ratio"]["mean"] for cell in found]
     noise = [cell["control"]["mean_divergence"]["debiased"] for cell in found]
     columns = [
+        Column("Axis", [axis if at in first else "" for at, axis in enumerate(axes)], justify="left"),
         Column("Cell", [printable(cell["cell"]) for cell in found], justify="left"),
         Column("Size", [printable(cell["size"]) for cell in found], justify="left"),
         Column("Seed", [str(cell["seed"]) for cell in found]),
@@ -161,28 +154,15 @@ def print_ablation(result: Ablation, console: Console) -> None:
         Column("ratio", [times(ratio["value"]) for ratio in ratios]),
         Column("ratio\ninterval", [times_interval(ratio) or NOTHING for ratio in ratios], 7),
     ]
-    # The name of an axis is a row above its cells.
-    table = [replace(column, cells=_under_axes(column, axes, first)) for column in columns]
-    ends = [at + number - 1 for number, at in enumerate(first)][1:]
-    print_table(console, table, result.table, ends=ends)
+    print_table(console, columns, result.table, ends=[at - 1 for at in first[1:]])
     summary = record["summary"]
     reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
-        times = counted(reasons.count(reason), "cell")
-        say(console, ("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}")
+        text = f"in {counted(reasons.count(reason), 'cell')}: {printable(reason)}"
+        say(console, ("no ratio or interval ", "bold"), text)
     say_remarks(console, summary, "comparison")
     sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
     kinds = [cell["noise"] for cell in found if cell["noise"]]
     noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
     say(console, f"{sentence}.{noise}", style="bold")
-
-
-def _under_axes(column: Column, axes: list[str], first: list[int]) -> list[str | Text]:
-    """The cells of a column with a row more at the first of each axis, which names it in the column of cells."""
-    cells: list[str | Text] = []
-    for at, cell in enumerate(column.cells):
-        if at in first:
-            cells.append(Text(axes[at] if column.head == "Cell" else "", style="bold"))
-        cells.append(cell)
-    return cells

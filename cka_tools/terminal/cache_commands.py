@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
+from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import DAMAGED, emit
 from cka_tools.terminal.tables import Column, print_table
@@ -94,11 +94,9 @@ def verify_command(output: Output) -> None:
 @with_options()
 def remove_command(
     *,
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys, or their first letters, as `cka cache list` shows them.")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove every entry.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keys: tuple[str, ...] = option((), "Keys, or their first letters, as `cka cache list` shows them.", argument=True),
+    everything: bool = option(False, "Remove every entry.", flag="--all"),
+    yes: bool = option(False, "Do not ask.", flag="--yes -y"),
     output: Output,
 ) -> None:
     """Remove entries from the cache.
@@ -112,18 +110,15 @@ def remove_command(
         raise UserError("cache rm takes keys or --all: `cka cache list` shows what there is")
     cache = cache_directory()
     entries = list_entries(cache)
-    chosen = entries if everything else choose_entries(entries, keys or [])
+    chosen = entries if everything else choose_entries(entries, keys)
     size = size_in_words(sum(entry.size for entry in chosen))
     number = _entries(len(chosen))
     if chosen and not yes and not _confirmed(f"Remove {number} ({size}) from {cache}?"):
         raise UserError("nothing was removed from the cache: answer y, or add --yes")
     remove_entries(cache, chosen)
 
-    def show(console: Console) -> None:
-        _print_line(console, f"Removed {number} ({size})")
-
     data = json.dumps({"removed": [entry.key for entry in chosen]})
-    emit(show, data, output)
+    emit(lambda console: _print_line(console, f"Removed {number} ({size})"), data, output)
 
 
 @cache_app.command("path")
@@ -137,10 +132,7 @@ def path_command(output: Output) -> None:
 
     cache = str(cache_directory())
 
-    def show(console: Console) -> None:
-        _print_line(console, cache)
-
-    emit(show, json.dumps({"path": cache}), output)
+    emit(lambda console: _print_line(console, cache), json.dumps({"path": cache}), output)
 
 
 def _print_line(console: Console, line: str) -> None:

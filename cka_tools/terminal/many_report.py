@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -130,20 +131,14 @@ def print_contrast(result: Contrast, console: Console) -> None:
 
 
 def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console) -> None:
-    for reason, count in _reasons(entries).items():
-        text = f"in {counted(count, 'pair')}: {printable(reason)}"
-        say(console, ("no value or interval ", "bold"), text)
-    say_remarks(console, result.summary, "pair", ", such as ")
-
-
-def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for entry in entries:
         parts = [layer["divergence"] for layer in entry["layers"]]
         parts += [entry[f"{name}_divergence"]["debiased"] for name in ("mean", "early")]
-        for reason in dict.fromkeys(part["reason"] for part in parts if part.get("reason")):
-            found[reason] = found.get(reason, 0) + 1
-    return found
+        reasons.update(dict.fromkeys((part["reason"] for part in parts if part.get("reason")), 1))
+    for reason, count in reasons.items():
+        say(console, ("no value or interval ", "bold"), f"in {counted(count, 'pair')}: {printable(reason)}")
+    say_remarks(console, result.summary, "pair", ", such as ")
 
 
 def _finite(value: float) -> float | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import MISSING, Field, dataclass, is_dataclass
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from cka_tools.settings import Fact, facts_of, option
+from cka_tools.settings import Fact, fact_of, facts_of, option
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def with_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the fields of dataclasses as options, and the function behind it one object made of them.
 
-    Every parameter whose type is a dataclass is replaced by options, one a field.
+    Every parameter whose type is a dataclass is replaced by options, one a field; one whose default is a
+    `settings.option` becomes that option.
 
     Args:
         command: its name; a field that lacks it on purpose is left out (`settings.option`).
@@ -46,9 +47,13 @@ def with_options(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, include_extras=True)
         taken: dict[str, dict[str, Fact]] = {}
+        own: dict[str, Fact] = {}
         parameters: list[inspect.Parameter] = []
         for place, parameter in inspect.signature(function).parameters.items():
-            if is_dataclass(hints[place]):
+            if isinstance(parameter.default, Field):
+                own[place] = fact_of(parameter.default, hints[place])
+                parameters.append(_parameter(place, own[place], None))
+            elif is_dataclass(hints[place]):
                 taken[place] = {
                     name: fact
                     for name, fact in facts_of(hints[place]).items()
@@ -61,6 +66,7 @@ def with_options(
 
         @wraps(function)
         def run(**given: Any) -> Any:
+            given |= {name: _value(name, fact, given[name]) for name, fact in own.items()}
             for place, facts in taken.items():
                 values = {name: _value(name, fact, given.pop(name)) for name, fact in facts.items()}
                 given[place] = hints[place](**values)
@@ -78,11 +84,11 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     facts, default, kind = fact.field.metadata, fact.field.default, fact.type
     told = facts["help"] + ("" if facts["shown"] is None else f"  [default: {facts['shown']}]")
     if fact.choices:
-        kind = choices(name, fact.choices)
+        kind = StrEnum(name, {choice: choice for choice in fact.choices})
     elif facts["parse"] is not None or name == "keep_features":
         kind = str
     elif get_origin(kind) is tuple:
-        kind, default = list[str], None
+        kind, default = list[get_args(kind)[0]], default or None
     if facts["shown"] is not None:  # the default is said in words
         default = None
     elif kind is bool:
@@ -100,11 +106,6 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind | None if default is None else kind, described],
     )
-
-
-def choices(name: str, members: tuple[str, ...]) -> Any:
-    """The type of an option that takes one of several words."""
-    return StrEnum(name, {member: member for member in members})
 
 
 def _value(name: str, fact: Fact, given: Any) -> Any:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LOST_PROCESS = DAMAGED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 REPORTS = {
     COMPARISON: ("comparison_report", "print_comparison"),
@@ -42,17 +41,21 @@ REPORTS = {
 def emit(show: Callable[[Console], None], data: str, output: Output) -> None:
     """Print a report or its JSON, or write it to a file as plain text."""
     if output.out is None:
-        if output.as_json:
-            typer.echo(data)
-        elif not output.quiet:
-            show(Console())
-        return
+        return answer(show, data, output)
     text = io.StringIO()
     if output.as_json:
         text.write(data + "\n")
     else:
         show(Console(file=text, width=WIDE))
     write_whole(output.out, text.getvalue().encode())
+
+
+def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
+    """Print a report or its JSON."""
+    if output.as_json:
+        typer.echo(data)
+    elif not output.quiet:
+        show(Console())
 
 
 def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:
@@ -82,13 +85,13 @@ def print_result(result: RunResult, console: Console) -> None:
 
 def print_saved(result: RunResult, run_dir: Path, output: Output) -> None:
     """Print a result that was saved, or its JSON."""
-    if output.as_json:
-        typer.echo(json.dumps(result.record, ensure_ascii=False, allow_nan=False))
-    elif not output.quiet:
-        console = Console()
+
+    def show(console: Console) -> None:
         print_result(result, console)
         written = f"Saved in {run_dir} (result.json, {result.table}, figure.pdf, figure.png)"
         console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+    answer(show, json.dumps(result.record, ensure_ascii=False, allow_nan=False), output)
 
 
 def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:

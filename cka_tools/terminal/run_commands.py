@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.run_directory import write_whole
+from cka_tools.comparison.results import KINDS, RunResult
+from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
+from cka_tools.formatting import NOTHING
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import emit, print_result
+from cka_tools.terminal.tables import plain_table
 
 if TYPE_CHECKING:
-    from cka_tools.comparison.results import RunResult
     from cka_tools.comparison.summary import SummaryTable
 
 
-Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory, matrix or contrast.")]
+RUN = option(MISSING, "A run directory of compare, ablate, trajectory, matrix or contrast.", argument=True)
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
@@ -35,14 +35,11 @@ def open_run(run_dir: Path) -> RunResult:
     Raises:
         UserError: no run there, or one that is damaged or of a later format.
     """
-    from cka_tools.comparison.results import KINDS
-    from cka_tools.comparison.run_directory import run_kind
-
     return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
 
 
 @with_options()
-def show_command(run: Run, output: Output) -> None:
+def show_command(run: Path = RUN, *, output: Output) -> None:
     """Print a saved run again.
 
     Example: cka show runs/detour --json
@@ -60,13 +57,11 @@ class FigureOutput(Output):
 
 
 @with_options()
-def plot_command(run: Run, output: FigureOutput) -> None:
+def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
     """Draw the figure of a saved run again.
 
     Example: cka plot runs/detour --out detour.pdf
     """
-    from cka_tools.comparison.run_directory import FIGURE, write_figure
-
     out = output.out
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is no figure: end its name in {', '.join(FIGURE_SUFFIXES)}")
@@ -82,12 +77,10 @@ def plot_command(run: Run, output: FigureOutput) -> None:
 
 @with_options()
 def layers_command(
-    model: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
+    model: str = option(MISSING, "demo:NAME, a directory, org/name or org/name@revision.", argument=True),
     *,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Read it first.")
-    ] = False,
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps."),
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first."),
     output: Output,
 ) -> None:
     """List what can be hooked in a model.
@@ -101,44 +94,33 @@ def layers_command(
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
         console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
-        table = Table(box=box.SIMPLE_HEAD)
+        table = plain_table()
         for heading in ("layer", "residual", "attention", "mlp", "reach"):
             table.add_column(heading, overflow="fold")
         for layer in described:
             reach = layer.scope if layer.window is None else f"{layer.scope}, ±{layer.window} tokens"
             cells = (layer.index, layer.path, layer.attention, layer.mlp, reach)
-            table.add_row(*(Text("–" if cell is None else str(cell)) for cell in cells))
+            table.add_row(*(Text(NOTHING if cell is None else str(cell)) for cell in cells))
         console.print(table)
 
     data = json.dumps([layer.to_dict() for layer in described])
     emit(show, data, output)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How the table is written."""
-
-    layout: Literal["table", "csv", "markdown", "latex"] = option(
-        "table", "For the terminal, or to paste into a paper.", flag="--format"
-    )
-
-
 @with_options()
 def summary_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories that `cka compare` wrote.")],
+    runs: tuple[Path, ...] = option(MISSING, "Run directories that `cka compare` wrote.", argument=True),
     *,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a row, once for each run.  [default: the models]", show_default=False),
-    ] = None,
-    written: Layout,
+    label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
+    layout: Literal["table", "csv", "markdown", "latex"] = option(
+        "table", "For the terminal, or to paste into a paper.", flag="--format"
+    ),
     output: Output,
 ) -> None:
     """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
     Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.comparison.run_directory import run_kind
     from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
     from cka_tools.terminal.many_report import print_summary
 
@@ -148,11 +130,11 @@ def summary_command(
                 f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
                 "runs of `cka compare`"
             )
-    found = summary_table(read_runs(runs), label or ())
-    if output.as_json or written.layout == "table":
+    found = summary_table(read_runs(runs), label)
+    if output.as_json or layout == "table":
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    text = FORMATS[written.layout](found)
+    text = FORMATS[layout](found)
     if output.out is not None:
         write_whole(output.out, text.encode())
     elif not output.quiet:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +16,7 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import INTERRUPTED, emit, say
+from cka_tools.terminal.output import emit, say
 from cka_tools.terminal.progress import TrainingLine, tell
 from cka_tools.terminal.tables import Column, print_table
 from cka_tools.training.options import CHECKPOINTS_BY_DEFAULT, RecipeOptions, TrainingOptions
@@ -33,9 +32,9 @@ CONVENTION = (
 )
 
 
-RecipeGiven = Annotated[
-    str, typer.Argument(help="clm-detour, mlm-baseline, reverse-detour, clm-baseline, pretraining, or a .toml file.")
-]
+RECIPE = option(
+    MISSING, "clm-detour, mlm-baseline, reverse-detour, clm-baseline, pretraining, or a .toml file.", argument=True
+)
 
 recipe_app = typer.Typer(no_args_is_help=True, help="Training recipes.")
 
@@ -49,15 +48,14 @@ class TrainOutput(Output):
 
 @with_options("train")
 def train_command(
-    recipe: RecipeGiven,
-    start: Annotated[
-        str,
-        typer.Option(
-            help="Model to start from: demo:NAME, a directory, org/name or org/name@revision; or a shape, "
-            "such as 8x128, of random weights. Pretraining takes a model's shape alone."
-        ),
-    ],
-    corpus: Annotated[str, typer.Option(help="Texts to train on, as `cka compare --corpus` takes them.")],
+    recipe: str = RECIPE,
+    *,
+    start: str = option(
+        MISSING,
+        "Model to start from: demo:NAME, a directory, org/name or org/name@revision; or a shape, "
+        "such as 8x128, of random weights. Pretraining takes a model's shape alone.",
+    ),
+    corpus: str = option(MISSING, "Texts to train on, as `cka compare --corpus` takes them."),
     options: TrainingOptions,
     output: TrainOutput,
 ) -> None:
@@ -103,7 +101,7 @@ def train_command(
         def report(done: StepReport) -> None:
             line.show(done.phase, done, f"{done.phase} ({done.objective})")
 
-        try:
+        with line.going_on(out):
             final = train_run(
                 chosen,
                 folder,
@@ -112,9 +110,7 @@ def train_command(
                 seed=seed,
                 data_seed=data_seed,
                 bf16=options.precision == "bf16",
-                report=None
-                if output.quiet
-                else lambda done: line.show(done.phase, done, f"{done.phase} ({done.objective})"),
+                report=None if output.quiet else report,
                 note=lambda text: tell(f"note: {printable(text)}"),
                 checkpoint_tokens=options.checkpoint_tokens or -(-chosen.tokens // CHECKPOINTS_BY_DEFAULT),
                 keep_checkpoints=options.keep_checkpoints,
@@ -123,11 +119,6 @@ def train_command(
                 device=options.device,
                 extra={"start": start, "corpus": corpus},
             )
-        except KeyboardInterrupt:
-            line.end()
-            tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
-            sys.exit(INTERRUPTED)
-    line.end()
     if not leave():
         return
     manifest = read_manifest(final) or {}
@@ -149,10 +140,10 @@ def train_command(
 @recipe_app.command("show")
 @with_options()
 def show_recipe_command(
-    name: RecipeGiven,
-    options: RecipeOptions,
+    name: str = RECIPE,
     *,
-    toml: Annotated[bool, typer.Option("--toml", help="Print it as TOML, to be changed and trained.")] = False,
+    options: RecipeOptions,
+    toml: bool = option(False, "Print it as TOML, to be changed and trained."),
     output: Output,
 ) -> None:
     """Show a recipe's phases, tokens and learning rates.
