@@ -164,5 +164,5 @@ def print_ablation(result: Ablation, console: Console) -> None:
     sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
     kinds = [cell["noise"] for cell in found if cell["noise"]]
-    noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
-    say(console, f"{sentence}.{noise}", style="bold")
+    told = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
+    say(console, f"{sentence}.{told}", style="bold")

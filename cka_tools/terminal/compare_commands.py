@@ -81,7 +81,7 @@ def trajectory_command(
 
     run_and_save(
         lambda progress: trajectory(
-            reference, checkpoints, corpus, control=control, x=x, settings=settings, progress=progress
+            reference, list(checkpoints), corpus, control=control, x=x, settings=settings, progress=progress
         ),
         f"cka-trajectory-{slug(reference)}",
         output,
@@ -104,7 +104,7 @@ def matrix_command(
     """
     from cka_tools.comparison import matrix
 
-    run_and_save(lambda progress: matrix(models, corpus, settings=settings, progress=progress), "cka-matrix", output)
+    run_and_save(lambda progress: matrix(list(models), corpus, settings=settings, progress=progress), "cka-matrix", output)
 
 
 @with_options("contrast")

@@ -81,14 +81,15 @@ def with_options(
 
 def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     """The option of a field. Text that is parsed here is given as text, of several choices one is given."""
-    facts, default, kind = fact.field.metadata, fact.field.default, fact.type
+    facts, default = fact.field.metadata, fact.field.default
+    kind: Any = fact.type
     told = facts["help"] + ("" if facts["shown"] is None else f"  [default: {facts['shown']}]")
     if fact.choices:
-        kind = StrEnum(name, {choice: choice for choice in fact.choices})
+        kind = _one_of(name, fact.choices)
     elif facts["parse"] is not None or name == "keep_features":
         kind = str
     elif get_origin(kind) is tuple:
-        kind, default = list[get_args(kind)[0]], default or None
+        kind, default = list.__class_getitem__(get_args(kind)[0]), default or None
     if facts["shown"] is not None:  # the default is said in words
         default = None
     elif kind is bool:
@@ -106,6 +107,11 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind | None if default is None else kind, described],
     )
+
+
+def _one_of(name: str, choices: tuple[str, ...]) -> Any:
+    members: Any = {choice: choice for choice in choices}
+    return StrEnum(name, members)
 
 
 def _value(name: str, fact: Fact, given: Any) -> Any:
