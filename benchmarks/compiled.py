@@ -1,6 +1,6 @@
 """Whether `torch.compile` pays: forward passes as they are and compiled, over the same batches.
 
-    python benchmarks/compiled.py [--documents 64] [--repeats 3] [--threads 1] [--dtype float32] [--out FILE]
+    python benchmarks/compiled.py [--corpus FILE] [--documents 64] [--repeats 3] [--threads 1] [--dtype float32]
 
 The passes are those of extraction: sorted batches of a token budget, so that nearly every batch has a shape
 of its own; the model is compiled for any shape at once (`dynamic=True`). The compiled model runs over all
@@ -29,6 +29,7 @@ from cka_tools.settings import Settings
 def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--corpus", default=str(CORPUS))
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    draw, rows = draw_documents(str(CORPUS), options.documents), []
+    draw, rows = draw_documents(options.corpus, options.documents), []
     for name, spec in (("MiniLM", str(pretrained_encoder())), ("demo ModernBERT", "demo:mlm-baseline")):
         plain = load_model(spec, dtype=options.dtype)
         compiled = load_model(spec, dtype=options.dtype)

@@ -19,11 +19,9 @@ import pandas as pd
 import torch
 from end_to_end import CORPUS, perturbed_copy, pretrained_encoder
 
-from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
-from cka_tools.extraction import extract_features
 from cka_tools.models import load_model
-from cka_tools.settings import Settings
 from cka_tools.statistics.linear_cka import LinearCKA
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -41,10 +39,10 @@ def pairs() -> Iterator[dict[str, tuple[str, str]]]:
         }
 
 
-def diagonal(pair: tuple[str, str], draw: DocumentDraw, dtype: str) -> np.ndarray:
+def diagonal(pair: tuple[str, str], corpus: str, documents: int, dtype: str) -> np.ndarray:
     """Debiased CKA of each layer of A with that of B, (L,)."""
-    models = [load_model(spec, dtype=dtype) for spec in pair]
-    sides = [f.features for f in extract_features(models, draw.documents, Settings()).features]
+    found = compute_features(pair, corpus, documents=documents, dtype=dtype, cache=False)
+    sides = [list(features.layers.values()) for features in found]
     stat = LinearCKA(*([x.shape[1] for x in side] for side in sides), pairs="diagonal")
     stat.update(*sides)
     return stat.compute("debiased").diagonal().numpy()
@@ -59,15 +57,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    draw = draw_documents(options.corpus, options.documents)
     rows = []
     with pairs() as known:
         for name, pair in known.items():
-            exact = diagonal(pair, draw, DTYPES[0])
+            exact = diagonal(pair, options.corpus, options.documents, DTYPES[0])
             for dtype in DTYPES[1:]:
                 row = {"pair": name, "documents": options.documents, "dtype": dtype}
                 try:
-                    error = np.abs(diagonal(pair, draw, dtype) - exact)
+                    error = np.abs(diagonal(pair, options.corpus, options.documents, dtype) - exact)
                 except UserError as refused:  # an activation beyond the format's range
                     rows.append(row | {"note": str(refused)})
                     continue

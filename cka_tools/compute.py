@@ -178,12 +178,8 @@ class FeatureRun:
             own = self._of_copy(at, layers, found)
             if own is None:
                 own = self._of_model(at, layers[at], told, held)
-                held += sum(
-                    layer.nbytes
-                    for one in own
-                    if not one.extraction.features[0].on_disk
-                    for layer in one.layers.values()
-                )
+                in_memory = [one for one in own if not one.extraction.features[0].on_disk]
+                held += sum(layer.nbytes for one in in_memory for layer in one.layers.values())
             else:
                 for draw, prepared in enumerate(self.prepared):
                     told.next(len(prepared.kept), self._tokens(draw, at))
@@ -228,16 +224,8 @@ class FeatureRun:
             told.next(len(prepared.kept), self._tokens(draw, at))
             features = extraction.features[0]
             by_layer = dict(zip(features.layers, features.features, strict=False))
-            found.append(
-                Features(
-                    source.name,
-                    len(outline.blocks),
-                    by_layer,
-                    self.ids(draw),
-                    (loaded or outline).provenance,
-                    extraction,
-                )
-            )
+            origin = (loaded or outline).provenance
+            found.append(Features(source.name, len(outline.blocks), by_layer, self.ids(draw), origin, extraction))
         return found
 
     def _tokens(self, draw: int, at: int) -> int:

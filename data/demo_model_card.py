@@ -42,7 +42,6 @@ Pretraining* (arXiv 2605.12438, 2026), at a size and learning rate of our own. `
 manifest, `loss.csv` its loss curve; `data/make_demo_models.py` says how the family is made again.
 """
 
-MATCHED = "{} Its decay is as long as Phase 1, where the others' is a tenth of it."
 DETOUR = "From `theta0`: next-token prediction under a causal mask, then an MLM decay."
 BASELINE = "From `theta0`: MLM on the very tokens that `clm-detour` saw, in the same order, then the same decay."
 SECOND = (
@@ -54,9 +53,6 @@ ORIGIN = {
     "clm-detour": DETOUR,
     "mlm-baseline": BASELINE,
     "mlm-baseline-2": SECOND,
-    "clm-detour-matched": MATCHED.format(DETOUR),
-    "mlm-baseline-matched": MATCHED.format(BASELINE),
-    "mlm-baseline-2-matched": MATCHED.format(SECOND),
 }
 CORPORA = {
     "general": "13,479 documents of general English text (film reviews, the Brown corpus, news, speeches, web pages), 3.8M words",

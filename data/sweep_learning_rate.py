@@ -18,11 +18,11 @@ from training_texts import BIOMEDICAL, CORPORA, HELD_OUT, ROOT, read_texts
 from cka_tools import compare
 from cka_tools.training.loop import held_out_loss, pack_held_out
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.recipe import DEMO, preset
+from cka_tools.training.recipe import DEMO, START_LR, preset
 from cka_tools.training.run import train_run
 from cka_tools.training.start_model import load_start
 
-RATES = tuple(DEMO.peak_lr / part for part in (1, 2, 4, 8))
+RATES = tuple(START_LR / part for part in (1, 2, 4, 8))
 TOKENS = 2_500_000
 DATA_SEED = 1
 RUNS = {"detour": ("clm-detour", 1), "baseline": ("mlm-baseline", 1), "control": ("mlm-baseline", 2)}

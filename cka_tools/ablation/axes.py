@@ -10,22 +10,14 @@ from cka_tools.ablation.settings import DECAYS, FRACTIONS
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import third
 from cka_tools.training.objectives import ObjectiveName
-from cka_tools.training.recipe import DECAY_SHARE
+from cka_tools.training.recipe import DECAY_SHARE, DETOURS
 
 StartName = Literal["encoder", "decoder"]
 Objectives = tuple[ObjectiveName, ObjectiveName]
 FrozenLayers = tuple[tuple[int, ...], tuple[int, ...]]
 
-DETOUR: Final[Objectives] = ("clm", "mlm")
-BASELINE: Final[Objectives] = ("mlm", "mlm")
-REVERSE_DETOUR: Final[Objectives] = ("mlm", "clm")
-CLM_BASELINE: Final[Objectives] = ("clm", "clm")
-RECIPE_NAMES: Final[dict[Objectives, str]] = {
-    DETOUR: "clm-detour",
-    BASELINE: "mlm-baseline",
-    REVERSE_DETOUR: "reverse-detour",
-    CLM_BASELINE: "clm-baseline",
-}
+DETOUR, BASELINE, REVERSE_DETOUR, CLM_BASELINE = DETOURS.values()
+RECIPE_NAMES: Final[dict[Objectives, str]] = {objectives: name for name, objectives in DETOURS.items()}
 
 
 @dataclass(frozen=True)

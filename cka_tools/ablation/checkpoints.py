@@ -56,14 +56,13 @@ def find_trios(
         UserError: a directory without a manifest, no detour, or one without its baseline.
     """
     axes = check_axis(axis)
-    notes: list[str] = []
-    known = []
-    for folder in folders:
-        one = _read(folder)
-        if one is None:
-            notes.append(f"{folder} is no run of Phase 1 and decay, such as a start model: left out")
-        else:
-            known.append(one)
+    read = [(folder, _read(folder)) for folder in folders]
+    known = [one for _, one in read if one is not None]
+    notes = [
+        f"{folder} is no run of Phase 1 and decay, such as a start model: left out"
+        for folder, one in read
+        if one is None
+    ]
     detours = [one for one in known if one.objectives in BASELINE_OF]
     if not detours:
         raise UserError(
@@ -71,28 +70,15 @@ def find_trios(
             f"then CLM): give detours and baselines"
         )
     full = n or max(one.tokens[0] for one in detours)
-    trios = []
+    trios: list[Trio] = []
     for detour in detours:
         baseline = _baseline(detour, known)
         controls = [(noise_kind(baseline.manifest, one.manifest), one) for one in known if _is_control(one, baseline)]
         kind, control = min(controls, key=lambda found: found[0] != noise, default=(None, None))
-        for at, (cell, position) in _cells(axes, detour, full).items():
-            trios.append(
-                Trio(
-                    at,
-                    cell,
-                    position,
-                    detour.size,
-                    detour.trained.seed,
-                    detour.objectives == REVERSE_DETOUR,
-                    detour.trained,
-                    baseline.trained,
-                    None if control is None else control.trained,
-                    kind,
-                )
-            )
-    order = {name: i for i, name in enumerate(axes)}
-    trios.sort(key=lambda t: (order[t.axis], t.size, t.position or 0.0, t.cell, t.seed))
+        runs = detour.trained, baseline.trained, None if control is None else control.trained
+        shared = detour.size, detour.trained.seed, detour.objectives == REVERSE_DETOUR, *runs, kind
+        trios += [Trio(at, cell, position, *shared) for at, (cell, position) in _cells(axes, detour, full).items()]
+    trios.sort(key=lambda t: (axes.index(t.axis), t.size, t.position or 0.0, t.cell, t.seed))
     if not trios:
         raise UserError(f"--checkpoints: none of them lies on axis {axis!r}: name another axis")
     return trios, notes
@@ -115,7 +101,7 @@ def _read(folder: Path) -> Known | None:
         tokens = [round(phase["tokens"] / step) * step for phase in (first, last)]
         return Known(
             Trained(folder, int(manifest["seed"]), int(manifest["data_seed"]), sum(tokens), hash_json(recipe)),
-            _size(folder),
+            "{num_hidden_layers}x{hidden_size}".format_map(read_config(folder)),
             (first["objective"], last["objective"]),
             (tokens[0], tokens[1]),
             (tuple(first.get("frozen", ())), tuple(last.get("frozen", ()))),
@@ -126,18 +112,11 @@ def _read(folder: Path) -> Known | None:
         raise UserError(f"manifest of checkpoint {str(folder)!r} cannot be read ({error!r})") from error
 
 
-def _size(folder: Path) -> str:
-    config = read_config(folder)
-    return f"{config['num_hidden_layers']}x{config['hidden_size']}"
-
-
 def _is_unfinished(manifest: dict[str, Any]) -> bool:
     """Tell whether a manifest is of a phase before the run's last, or of a step before a phase's last."""
-    phase = manifest.get("phase")
-    last = manifest["recipe"]["phases"][-1]
-    if not isinstance(phase, dict):
-        return False
-    return phase.get("name") != last["name"] or manifest.get("step") != manifest.get("steps")
+    phase, last = manifest.get("phase"), manifest["recipe"]["phases"][-1]
+    finished = manifest.get("step") == manifest.get("steps")
+    return isinstance(phase, dict) and (phase.get("name") != last["name"] or not finished)
 
 
 def _baseline(detour: Known, known: Sequence[Known]) -> Known:

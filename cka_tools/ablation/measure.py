@@ -71,16 +71,6 @@ class Trio:
     control: Trained | None
     noise: NoiseKind | None
 
-    @property
-    def seeds(self) -> dict[str, Any]:
-        """What the record says of the trio's seeds."""
-        return {
-            "data_seed": self.baseline.data_seed,
-            "control_seed": None if self.control is None else self.control.seed,
-            "control_data_seed": None if self.control is None else self.control.data_seed,
-            "noise": self.noise,
-        }
-
     def __str__(self) -> str:
         return f"{self.axis}:{self.cell}@{self.size} seed {self.seed}"
 
@@ -107,8 +97,7 @@ def compare_trios(
     asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
     draw = compare_pairs(run, asked.pairs, progress)[0]
-    places = asked.places
-    roles = ["checkpoint"] * len(run.order)
+    cells = list(zip(trios, asked.places, strict=True))
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
     record = {
@@ -118,14 +107,12 @@ def compare_trios(
             "axis": axis,
             "n_documents": len(draw.ids),
             "interval": {"level": LEVEL, "over": "documents"},
-            "early_layers": early_of(draw.pairs[places[0][0]]) if places else [],
-            "warnings": grouped_warnings(
-                (str(trio), draw.pairs[at]) for trio, (at, _) in zip(trios, places, strict=True)
-            ),
+            "early_layers": early_of(draw.pairs[cells[0][1][0]]) if cells else [],
+            "warnings": grouped_warnings((str(trio), draw.pairs[at]) for trio, (at, _) in cells),
             "notes": list(dict.fromkeys([*notes, *draw.notes])),
         },
-        "pairs": [_cell(trio, at, draw) for trio, at in zip(trios, places, strict=True)],
-        "provenance": provenance(run, [draw], roles, run.settings.record())
+        "pairs": [_cell(trio, places, draw) for trio, places in cells],
+        "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
         | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
     }
     return Ablation(record, {})
@@ -164,8 +151,8 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
     """A cell's entry: means, layers, ratios; fractions, null with a reason."""
     at, control_at = places
     pair, control = draw.pairs[at], None if control_at is None else draw.pairs[control_at]
-    roles = {"detour": trio.detour, "baseline": trio.baseline, "control": trio.control}
-    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": control and control.pair.a}
+    twin = None if control is None else control.pair.a
+    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": twin}
     facts: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
@@ -177,10 +164,12 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
         "tokens": trio.detour.tokens,
         "recipe_sha256": trio.detour.recipe_sha256,
         "baseline_recipe_sha256": trio.baseline.recipe_sha256,
-        **trio.seeds,
+        "data_seed": trio.baseline.data_seed,
+        "control_seed": trio.control and trio.control.seed,
+        "control_data_seed": trio.control and trio.control.data_seed,
+        "noise": trio.noise,
         "weights": {
-            role: None if models[role] is None else draw.provenance[models[role]]["weights_sha256"]  # type: ignore[index]
-            for role in roles
+            role: None if model is None else draw.provenance[model]["weights_sha256"] for role, model in models.items()
         },
     }
     entry = pair_entry(pair, control, role="cell", **facts)
@@ -259,23 +248,12 @@ def plan_trios(plan: Plan, out: Path) -> list[Trio]:
         folder, tokens = segment_folder(out, leaf.key), plan.budget.tokens(use.branch)
         return Trained(folder, use.run.masks, use.run.data, tokens, recipe)
 
-    uses = plan.tree.uses
-    return [
-        Trio(
-            cell.axis,
-            cell.name,
-            cell.position,
-            cell.size,
-            detour.seed,
-            cell.causal,
-            trained(detour),
-            trained(baseline),
-            trained(control),
-            control.noise,
-        )
-        for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True)
-        for cell in (detour.cell,)
-    ]
+    uses, trios = plan.tree.uses, []
+    for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True):
+        cell = detour.cell
+        place = cell.axis, cell.name, cell.position, cell.size, detour.seed, cell.causal
+        trios.append(Trio(*place, trained(detour), trained(baseline), trained(control), control.noise))
+    return trios
 
 
 def _other_data(plan: Plan, out: Path) -> list[str]:

@@ -12,8 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import Cell, check_axis, make_cells
 from cka_tools.ablation.settings import AblationSettings
-from cka_tools.ablation.starts import SECOND_SHAPE, Start, find_starts, load_tokenizer, tokenizer_hash
-from cka_tools.ablation.tree import START_SEED, Budget, StartKey, StartNode, Tree, grow_tree
+from cka_tools.ablation.starts import (
+    SECOND_SHAPE,
+    START_SEED,
+    Start,
+    StartKey,
+    find_starts,
+    load_tokenizer,
+    tokenizer_hash,
+)
+from cka_tools.ablation.tree import Budget, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
 from cka_tools.training.packing import PackedTokens, pack_texts
@@ -105,7 +113,7 @@ def make_plan(settings: AblationSettings) -> Plan:
     depths = {start.size: start.layers for start in starts if start.name == "encoder"}
     cells = make_cells(settings.axis, depths, fractions=settings.fractions, decays=settings.decays, skip=settings.skip)
     used = {(branch.start, branch.size) for cell in cells for branch in (cell.detour, cell.baseline)}
-    chosen = {(s.name, s.size): s for s in starts if (s.name, s.size) in used}
+    chosen = {start.key: start for start in starts if start.key in used}
     _check_length(settings.length, chosen)
 
     notes: list[str] = []
@@ -123,24 +131,16 @@ def make_plan(settings: AblationSettings) -> Plan:
         if spec != corpus.spec or settings.start_epochs > 1:
             start_corpus = PackedCorpus(spec, template, settings.length, settings.start_epochs)
         pretraining_steps = _start_steps(settings, starts, start_corpus, budget, notes)
-    nodes = {
-        key: StartNode(
-            start.name,
-            start.size,
-            start.identity,
-            budget.pretraining("clm" if start.name == "decoder" else "mlm", pretraining_steps)
-            if start.folder is None
-            else (),
-        )
-        for key, start in chosen.items()
-    }
+        for start in lacking:
+            phases = budget.pretraining("clm" if start.name == "decoder" else "mlm", pretraining_steps)
+            chosen[start.key] = dataclasses.replace(start, pretraining=phases)
     identity = {
         "data": corpus.identity,
         "start_data": start_corpus and start_corpus.identity,
         "optimizer": dataclasses.asdict(budget.optimizer),
         "bf16": settings.bf16,
     }
-    tree = grow_tree(cells, settings.seeds, nodes, budget, identity, settings.noise)
+    tree = grow_tree(cells, settings.seeds, chosen, budget, identity, settings.noise)
     if settings.noise == "masks" and any("mlm" not in cell.baseline.objectives for cell in cells):
         notes.append("a CLM baseline draws no masks: its control reads the data in another order")
     whole = identity | {
@@ -149,7 +149,7 @@ def make_plan(settings: AblationSettings) -> Plan:
         "noise": settings.noise,
         "cells": [str(cell) for cell in cells],
         "n": budget.n * budget.step,
-        "starts": {f"{name} {size}": node.identity for (name, size), node in nodes.items()},
+        "starts": {f"{name} {size}": start.identity for (name, size), start in chosen.items()},
         "start_tokens": pretraining_steps * budget.step,
         "weights": settings.weights,
     }

@@ -70,7 +70,7 @@ class AblationSettings:
     fractions: Sequence[float] = _numbers(FRACTIONS, "Of the axis length.")
     decays: Sequence[float] = _numbers(DECAYS, "Of the axis decay.")
     skip: tuple[str, ...] = option((), "Cells to leave out: freeze@4x64, decay:100 %@4x64; repeatable.")
-    peak_lr: float | None = option(None, "Another peak learning rate.", flag="--lr")
+    peak_lr: float | None = option(None, "Another peak learning rate of the runs.", flag="--lr")
     sequence_length: int | None = option(None, "Tokens a packed sequence.")
     sequences_per_step: int | None = option(None, "Sequences an optimizer step.")
     precision: Literal["bf16", "float32"] = option("bf16", "Of training's forward pass.")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import StartName
-from cka_tools.ablation.tree import START_SEED
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
+from cka_tools.training.recipe import Phase
 from cka_tools.training.start_model import DEFAULT_START, find_start, parse_shape, read_config, shaped_config
 
 SECOND_SHAPE: Final = "4x64"
 """The other size of the axes `size` and `all`, where none is given."""
+
+START_SEED = 1
+"""Of the weights, order and masks of start models that are trained here: one start for all seeds."""
+
+StartKey = tuple[StartName, str]
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,18 @@ class Start:
         given: the spec or shape as the user wrote it.
         folder: the model's directory; None for a shape.
         config: the model's config, as JSON data.
+        pretraining: the phases that make it of random weights, on the start corpus; none where it is given.
     """
 
     name: StartName
     given: str
     folder: Path | None
     config: dict[str, Any]
+    pretraining: tuple[Phase, ...] = ()
+
+    @property
+    def key(self) -> StartKey:
+        return self.name, self.size
 
     @property
     def layers(self) -> int:
@@ -43,9 +55,9 @@ class Start:
     def size(self) -> str:
         return f"{self.layers}x{self.config['hidden_size']}"
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What fixes its weights."""
+        """JSON data that fixes its weights, or the random ones that `pretraining` begins with."""
         if self.folder is not None:
             return {"weights_sha256": hash_weight_files(weight_files(self.folder))}
         described = {k: v for k, v in self.config.items() if k not in ("transformers_version", "dtype")}

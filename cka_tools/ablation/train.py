@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from cka_tools.ablation.plan import Plan
-from cka_tools.ablation.starts import Start
-from cka_tools.ablation.tree import START_SEED, Segment, StartKey
+from cka_tools.ablation.starts import START_SEED, Start, StartKey
+from cka_tools.ablation.tree import Segment, sum_tokens
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
 from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.recipe import PHASE1_MASKING, Phase
+from cka_tools.training.recipe import constant_phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start, write_random
@@ -79,7 +79,7 @@ def train_tree(
             data_seed=segment.data_seed,
             first_sequence=segment.first_step * plan.budget.optimizer.sequences_per_step,
             out=folders[segment.key],
-            optimizer=plan.budget.optimizer,
+            optimizer=segment.recipe.optimizer,
             bf16=plan.settings.bf16,
             phase_index=segment.phase_index,
             goes_on=goes_on(segment),
@@ -155,16 +155,11 @@ def is_finished(folder: Path, key: str, *, optimizer: bool = False) -> bool:
 
 def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:
     """Return the tokens that need not be trained any more, by size and objective."""
-    done: dict[tuple[str, str], int] = {}
-    for segment in plan.tree.segments.values():
-        if is_finished(segment_folder(out, segment.key), segment.key):
-            place = segment.start[1], segment.phase.objective
-            done[place] = done.get(place, 0) + segment.tokens
-    return done
+    return sum_tokens(s for s in plan.tree.segments.values() if is_finished(segment_folder(out, s.key), s.key))
 
 
 WARM, TIMED = 1, 3
-Speeds = dict[tuple[str, ObjectiveName], float]
+Speeds = dict[tuple[str, str], float]
 
 
 def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
@@ -181,14 +176,13 @@ def probe_speeds(plan: Plan, *, cpu: bool = False) -> Speeds:
         for name in get_args(ObjectiveName):
             if (start.size, name) in speeds:
                 continue
-            masking = PHASE1_MASKING if name == "mlm" else None
-            tokens = min(WARM + TIMED, data.tokens // step) * step
+            phase = constant_phase("probe", name, min(WARM + TIMED, data.tokens // step) * step, 0)
             ends: list[float] = []
             run_steps(
                 model,
                 data,
-                Phase("probe", name, tokens, "warmup-constant", masking),
-                Objective(name, masking, tokenizer.mask_token_id, model.config.vocab_size, 0, 0),
+                phase,
+                Objective(name, phase.masking, tokenizer.mask_token_id, model.config.vocab_size, 0, 0),
                 adamw(model, settings),
                 settings,
                 PhaseState(),
@@ -220,7 +214,7 @@ def given_speeds(plan: Plan, tokens_per_second: Sequence[float]) -> Speeds:
     return {(size, objective): speed for size, speed in speeds for objective in get_args(ObjectiveName)}
 
 
-def seconds(tokens: Mapping[tuple[str, ObjectiveName], int], speeds: Speeds) -> float | None:
+def seconds(tokens: Mapping[tuple[str, str], int], speeds: Speeds) -> float | None:
     """Return the time that so many tokens take; None where a speed is not known."""
     if any(place not in speeds for place in tokens):
         return None

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, StartName, control_seed
+from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, control_seed
+from cka_tools.ablation.starts import START_SEED, Start, StartKey
 from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
 from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import (
     ANNEALING_SHARE,
     START,
+    START_LR,
     START_PHASES,
     OptimizerSettings,
     Phase,
@@ -103,9 +105,12 @@ class Budget:
     def pretraining(self, objective: ObjectiveName, steps: int) -> tuple[Phase, ...]:
         """Return the phases of a start model of random weights, of so many steps, at least 2."""
         annealed = max(1, round(steps * ANNEALING_SHARE))
-        return pretraining_phases(
-            objective, (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
-        )
+        lengths = (steps - annealed) * self.step, annealed * self.step, self.warmup * self.step
+        return pretraining_phases(objective, *lengths)
+
+    def start_recipe(self, phases: tuple[Phase, ...]) -> Recipe:
+        """Return the recipe of a start model that is trained here, at a peak rate of its own."""
+        return dataclasses.replace(self.recipe_of(START, phases), peak_lr=START_LR)
 
     def recipe_of(self, name: str, phases: tuple[Phase, ...]) -> Recipe:
         settings = dataclasses.asdict(self.optimizer)
@@ -113,28 +118,6 @@ class Budget:
 
 
 Role = Literal["detour", "baseline", "control"]
-StartKey = tuple[StartName, str]
-START_SEED = 1
-"""Of the weights, order and masks of start models that are trained here: one start for all seeds."""
-
-
-@dataclass(frozen=True)
-class StartNode:
-    """A start model as the tree sees it.
-
-    Attributes:
-        identity: JSON data that fixes its weights, or the random ones that `pretraining` begins with.
-        pretraining: the phases that make it of random weights, on the start corpus; none where it is given.
-    """
-
-    name: StartName
-    size: str
-    identity: dict[str, Any]
-    pretraining: tuple[Phase, ...] = ()
-
-    @property
-    def key(self) -> StartKey:
-        return self.name, self.size
 
 
 @dataclass(frozen=True)
@@ -198,7 +181,6 @@ class Use:
 class Tree:
     """All segments, parents before children, depth first; and the leaf in which each run ends."""
 
-    starts: dict[StartKey, StartNode]
     segments: dict[str, Segment] = field(default_factory=dict)
     leaves: dict[tuple[Branch, Seeds], str] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
@@ -219,19 +201,20 @@ class Tree:
     def leaf(self, use: Use) -> Segment:
         return self.segments[self.leaves[use.branch, use.run]]
 
-    def shared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+    def shared_tokens(self) -> dict[tuple[str, str], int]:
         """Tokens to train, by size and objective, each segment once."""
-        return _sum(self.segments.values())
+        return sum_tokens(self.segments.values())
 
-    def unshared_tokens(self) -> dict[tuple[str, ObjectiveName], int]:
+    def unshared_tokens(self) -> dict[tuple[str, str], int]:
         """The same with a run of its own for every detour, baseline and control; start models count once."""
         every = [s for use in self.uses for s in self.path(self.leaves[use.branch, use.run])]
         starts = [s for s in self.segments.values() if s.is_start]
-        return _sum([*starts, *(s for s in every if not s.is_start)])
+        return sum_tokens([*starts, *(s for s in every if not s.is_start)])
 
 
-def _sum(segments: Iterable[Segment]) -> dict[tuple[str, ObjectiveName], int]:
-    total: dict[tuple[str, ObjectiveName], int] = defaultdict(int)
+def sum_tokens(segments: Iterable[Segment]) -> dict[tuple[str, str], int]:
+    """Return the tokens of segments by size and objective."""
+    total: dict[tuple[str, str], int] = defaultdict(int)
     for segment in segments:
         total[segment.start[1], segment.phase.objective] += segment.tokens
     return dict(total)
@@ -260,7 +243,7 @@ def list_uses(cells: Sequence[Cell], seeds: Sequence[int], noise: NoiseKind = "m
 def grow_tree(
     cells: Sequence[Cell],
     seeds: Sequence[int],
-    starts: Mapping[StartKey, StartNode],
+    starts: Mapping[StartKey, Start],
     budget: Budget,
     identity: dict[str, Any],
     noise: NoiseKind = "masks",
@@ -276,7 +259,7 @@ def grow_tree(
     """
     budget.check(cells)
     uses = list_uses(cells, seeds, noise)
-    tree = Tree(dict(starts), uses=uses)
+    tree = Tree(uses=uses)
     runs = list(dict.fromkeys((use.branch, use.run) for use in uses))
     trunks: dict[tuple[Any, ...], list[tuple[Branch, Seeds]]] = defaultdict(list)
     for branch, seeds_of in runs:
@@ -284,7 +267,7 @@ def grow_tree(
         trunks[trunk].append((branch, seeds_of))
 
     def plant(
-        parent: str | None, start: StartNode, phase: Phase, index: int, run: Seeds, first: int, recipe: Recipe
+        parent: str | None, start: Start, phase: Phase, index: int, run: Seeds, first: int, recipe: Recipe
     ) -> str:
         root = parent or json.dumps(start.identity, sort_keys=True)
         content = [root, identity, phase.to_dict(), index, run.masks, first]
@@ -301,7 +284,7 @@ def grow_tree(
         if start.key not in planted:
             planted[start.key], at = None, 0
             for index, phase in enumerate(start.pretraining):
-                recipe = budget.recipe_of(START, start.pretraining)
+                recipe = budget.start_recipe(start.pretraining)
                 run = Seeds(START_SEED, START_SEED)
                 planted[start.key] = plant(planted[start.key], start, phase, index, run, at, recipe)
                 at += phase.tokens // budget.step

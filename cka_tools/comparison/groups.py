@@ -63,10 +63,10 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
     sizes = []
     owner: dict[ModelSource, str] = {}
     for name, members in given.items():
-        if isinstance(members, str | PathLike) or len(members) < 2:
-            count = 1 if isinstance(members, str | PathLike) else len(members)
+        members = [members] if isinstance(members, str | PathLike) else members
+        if len(members) < 2:
             raise UserError(
-                f"group {name!r} has {counted(count, 'checkpoint')}: give at least two, as nothing else says "
+                f"group {name!r} has {counted(len(members), 'checkpoint')}: give at least two, as nothing else says "
                 "how far its own runs are apart"
             )
         for member in members:

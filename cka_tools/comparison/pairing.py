@@ -39,15 +39,15 @@ def choose_layers(depth_a: int, depth_b: int, layers: Sequence[int] | None) -> l
     return [pair for pair in pairs if pair[side] in set(layers)]
 
 
-def early_layers(depth: int, early: Sequence[int] | None) -> tuple[int, ...]:
+def early_layers(depth: int, given: Sequence[int] | None) -> tuple[int, ...]:
     """Layers that count as early: those given, or the first third of `depth`, rounded up.
 
     Raises:
         UserError: an index that the model does not have.
     """
-    if early is None:
+    if given is None:
         return tuple(range(-(-depth * EARLY_SHARE[0] // EARLY_SHARE[1])))
-    wrong = [i for i in early if not 0 <= i < depth]
-    if wrong or not early:
-        raise UserError(f"early layers {wrong or list(early)} do not exist: there are {depth}, 0 to {depth - 1}")
-    return tuple(sorted(set(early)))
+    wrong = [i for i in given if not 0 <= i < depth]
+    if wrong or not given:
+        raise UserError(f"early layers {wrong or list(given)} do not exist: there are {depth}, 0 to {depth - 1}")
+    return tuple(sorted(set(given)))

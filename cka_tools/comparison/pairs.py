@@ -50,7 +50,7 @@ class PairResult:
 
     Attributes:
         layers_a, layers_b: the models' own indices of the layers that were extracted.
-        early: positions among the layer pairs that count as early.
+        early_layers: positions among the layer pairs that count as early.
         plain, rescaled: the comparison, and that of features scaled to unit variance where it was asked for.
         measures: of each measure beside CKA one interval a layer pair.
         ratio: the divergence over the control pair's, where there is one.
@@ -59,7 +59,7 @@ class PairResult:
     pair: Pair
     layers_a: list[int]
     layers_b: list[int]
-    early: list[int]
+    early_layers: list[int]
     plain: FeatureComparison
     rescaled: FeatureComparison | None = None
     measures: dict[str, list[Interval]] = field(default_factory=dict)
@@ -139,17 +139,17 @@ class _Plan:
     def of(cls, run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
         settings, depths = run.settings, run.depths
         own: list[list[tuple[int, int]]] = []
-        early: list[list[int]] = []
+        positions: list[list[int]] = []
         for pair in pairs:
             both = depths[pair.a], depths[pair.b]
             own.append(choose_layers(*both, settings.layers))
             side, first = (0 if both[0] <= both[1] else 1), early_layers(min(both), settings.early)
-            early.append([at for at, one in enumerate(own[-1]) if one[side] in first])
+            positions.append([at for at, one in enumerate(own[-1]) if one[side] in first])
         for at, pair in enumerate(pairs):
             # A control is as deep as B: it is compared in B's layers of the pair, position by position.
             if pair.control is not None:
                 own[pair.control] = [(layer, layer) for _, layer in own[at]]
-                early[pair.control] = early[at]
+                positions[pair.control] = positions[at]
         needed: list[set[int] | None] = [None if settings.layers is None else set() for _ in run.sources]
         for pair, chosen in zip(pairs, own, strict=True):
             for model, side in ((pair.a, 0), (pair.b, 1)):
@@ -162,16 +162,16 @@ class _Plan:
             for outline, some in zip(run.outlines, layers, strict=True)
         ]
         wanted = []
-        for pair, chosen, positions in zip(pairs, own, early, strict=True):
+        for pair, chosen, early in zip(pairs, own, positions, strict=True):
             first_model, second = run.order[pair.a], run.order[pair.b]
             within = [(indices[first_model].index(i), indices[second].index(j)) for i, j in chosen]
-            wanted.append(Wanted(first_model, second, within, positions, pair.whole))
+            wanted.append(Wanted(first_model, second, within, early, pair.whole))
         return cls(list(pairs), wanted, layers, indices, run.size(layers) <= settings.keep_bytes)
 
     def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:
         wanted = self.wanted[at]
         return PairResult(
-            self.pairs[at], self.indices[wanted.first], self.indices[wanted.second], wanted.early, plain, **more
+            self.pairs[at], self.indices[wanted.first], self.indices[wanted.second], wanted.early_layers, plain, **more
         )
 
 
@@ -203,7 +203,7 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
             statistics(one.first, rescale=rescale),
             statistics(one.second, rescale=rescale),
             one.pairs,
-            one.early,
+            one.early_layers,
             seed=settings.seed,
             matrices=one.whole,
             sides=plan.pairs[at].called,
@@ -215,24 +215,19 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
         second = ratio_second_order(a, twin, b, plain[at], plain[control])
         return divergence_ratio(plain[at], plain[control], second)
 
-    plain = [compared(at) for at in range(len(plan.pairs))]
-    results = []
-    for at, pair in enumerate(plan.pairs):
+    def measured(at: int) -> dict[str, list[Interval]]:
         one = plan.wanted[at]
-        results.append(
-            plan.result(
-                at,
-                plain[at],
-                rescaled=compared(at, rescale=True) if settings.rescale else None,
-                measures={
-                    name: measure_pairs(find_measure(name), statistics(one.first), statistics(one.second), one.pairs)
-                    for name in settings.measures
-                    if name != "cka"
-                },
-                ratio=None if pair.control is None else ratio(at, pair.control),
-            )
-        )
-    return results
+        a, b, called = statistics(one.first), statistics(one.second), plan.pairs[at].called
+        names = [name for name in settings.measures if name != "cka"]
+        return {name: measure_pairs(find_measure(name), a, b, one.pairs, sides=called) for name in names}
+
+    positions = range(len(plan.pairs))
+    plain = [compared(at) for at in positions]
+    rescaled = [compared(at, rescale=True) if settings.rescale else None for at in positions]
+    ratios = [None if pair.control is None else ratio(at, pair.control) for at, pair in enumerate(plan.pairs)]
+    return [
+        plan.result(at, plain[at], rescaled=rescaled[at], measures=measured(at), ratio=ratios[at]) for at in positions
+    ]
 
 
 def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:

@@ -56,11 +56,7 @@ def number(value: float | None) -> float | None:
 
 def interval_entry(interval: Interval) -> JsonObject:
     """An interval as JSON holds it: value, ends, and the reason where one is missing."""
-    entry: JsonObject = {
-        "value": number(interval.value),
-        "ci_low": number(interval.ci_low),
-        "ci_high": number(interval.ci_high),
-    }
+    entry: JsonObject = {name: number(getattr(interval, name)) for name in ("value", "ci_low", "ci_high")}
     return entry if interval.reason is None else entry | {"reason": interval.reason}
 
 
@@ -86,12 +82,8 @@ def pair_entry(
     if control is not None and result.ratio is not None:
         ratio = result.ratio
         entry["control"] = mean_entries(control.plain)
-        entry["ratio"] = {
-            "mean": interval_entry(ratio.mean),
-            "early": interval_entry(ratio.early),
-            "smallest": number(ratio.smallest),
-            "largest": number(ratio.largest),
-        }
+        entry["ratio"] = {name: interval_entry(getattr(ratio, name)) for name in MEANS}
+        entry["ratio"] |= {"smallest": number(ratio.smallest), "largest": number(ratio.largest)}
     entry["layers"] = [_layer(result, at, control, best=best) for at in range(len(result.plain.layers))]
     return entry
 
@@ -101,7 +93,7 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     entry: JsonObject = {
         "layer_a": result.layers_a[pair.layer_a],
         "layer_b": result.layers_b[pair.layer_b],
-        "early": at in result.early,
+        "early": at in result.early_layers,
         "divergence": interval_entry(pair.debiased.complement()),
         "divergence_biased": number(pair.biased.complement().value),
         **_cka(pair),
@@ -129,12 +121,8 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
 
 
 def _cka(pair: LayerPair) -> JsonObject:
-    return {
-        "cka_biased": number(pair.biased.value),
-        "cka_debiased": number(pair.debiased.value),
-        "ci_low": number(pair.debiased.ci_low),
-        "ci_high": number(pair.debiased.ci_high),
-    }
+    values = {f"cka_{e}": number(getattr(pair, e).value) for e in ESTIMATORS}
+    return values | {"ci_low": number(pair.debiased.ci_low), "ci_high": number(pair.debiased.ci_high)}
 
 
 def _best(row: np.ndarray) -> tuple[int | None, float | None]:
@@ -158,7 +146,7 @@ def best_matches(result: PairResult) -> list[JsonObject]:
 
 def early_of(result: PairResult) -> list[int]:
     """The early layers, by A's own indices."""
-    return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early]
+    return [result.layers_a[result.plain.layers[at].layer_a] for at in result.early_layers]
 
 
 def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
@@ -250,13 +238,12 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         }
         if "rescaled" in layer:
             row |= _cka_columns("rescaled_cka", layer["rescaled"])
-        for part in ("control", "ratio"):
-            if part in layer:
-                row |= columns("control_divergence" if part == "control" else part, layer[part])
-                row[f"{part}_reason"] = layer[part].get("reason")
+        if "ratio" in layer:
+            row |= columns("control_divergence", layer["control"], "control") | columns(
+                "ratio", layer["ratio"], "ratio"
+            )
         for name, value in layer.get("measures", {}).items():
-            if name != "cka":
-                row |= columns(name, value) | {f"{name}_reason": value.get("reason")}
+            row |= {} if name == "cka" else columns(name, value, name)
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]
@@ -264,37 +251,24 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         row |= {"divergence_biased": both["biased"]["value"], "reason": both["debiased"].get("reason")}
         if "ratio" in entry:
             noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
-            row |= columns("control_divergence", noise) | {"control_reason": noise.get("reason")}
-            row |= columns("ratio", ratio) | {"ratio_reason": ratio.get("reason")}
+            row |= columns("control_divergence", noise, "control") | columns("ratio", ratio, "ratio")
         rows.append(row)
     return rows
 
 
 _CKA_KEYS = ("cka_biased", "cka_debiased", "ci_low", "ci_high", "reason")
-_WHOLE = (
-    "layer_a",
-    "layer_b",
-    "tokens",
-    "n_documents",
-    "best_layer_b",
-    "top_feature_a",
-    "top_feature_b",
-    *("seed", "data_seed", "control_seed", "control_data_seed"),
-)
+_SEEDS = ("seed", "data_seed", "control_seed", "control_data_seed")
+_WHOLE = (*_SEEDS, "layer_a", "layer_b", "best_layer_b", "top_feature_a", "top_feature_b", "tokens", "n_documents")
 
 
-def columns(name: str, entry: JsonObject) -> JsonObject:
-    """An interval of the record as three columns of a table."""
-    return {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
+def columns(name: str, entry: JsonObject, reason: str | None = None) -> JsonObject:
+    """An interval of the record as three columns of a table, and its reason as one if that has a name."""
+    found = {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
+    return found if reason is None else found | {f"{reason}_reason": entry.get("reason")}
 
 
 def _cka_columns(name: str, entry: JsonObject) -> JsonObject:
-    return {
-        name: entry["cka_debiased"],
-        f"{name}_low": entry["ci_low"],
-        f"{name}_high": entry["ci_high"],
-        f"{name}_biased": entry["cka_biased"],
-    }
+    return columns(name, entry | {"value": entry["cka_debiased"]}) | {f"{name}_biased": entry["cka_biased"]}
 
 
 def tidy(rows: Sequence[JsonObject]) -> pd.DataFrame:

@@ -131,8 +131,7 @@ class Comparison(RunResult):
             UserError: an unknown estimator.
         """
         _check_estimator(estimator)
-        values = [layer[f"cka_{estimator}"] for layer in self.layers]
-        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+        return np.array([layer[f"cka_{estimator}"] for layer in self.layers], dtype=np.float64)
 
     def to_frame(self) -> pd.DataFrame:
         """The layer table: one row a layer pair, as in `layers.csv`."""
@@ -184,19 +183,17 @@ class Trajectory(RunResult):
             which: "mean" or "early".
         """
         entries = [one[f"{which}_divergence"]["debiased"] for one in self.checkpoints]
-        return np.array([[np.nan if e[k] is None else e[k] for k in ("value", "ci_low", "ci_high")] for e in entries])
+        return np.array([[one[name] for name in ("value", "ci_low", "ci_high")] for one in entries], dtype=np.float64)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each checkpoint (and the control) and layer, and for both means."""
         rows: list[JsonObject] = []
         for one in self.record["pairs"]:
-            shared = {
-                "role": one["role"],
-                "checkpoint": one["name"],
-                "x": one.get("x"),
-                "x_kind": self.summary["x"]["kind"],
-            }
-            rows += [row | _known_of(self, one) for row in pair_rows(one, shared)]
+            shared = {"role": one["role"], "checkpoint": one["name"], "x": one.get("x")}
+            shared |= {"x_kind": self.summary["x"]["kind"]}
+            last = {"tokens": one["tokens"], "n_documents": self.summary["n_documents"]}
+            last |= {"weights_sha256": one["weights_sha256"]}
+            rows += [row | last for row in pair_rows(one, shared)]
         return tidy(rows)
 
     def figure(self) -> Figure:
@@ -204,14 +201,6 @@ class Trajectory(RunResult):
         from cka_tools.plotting import trajectory_figure
 
         return trajectory_figure(self.record, self.arrays)
-
-
-def _known_of(result: RunResult, one: JsonObject) -> JsonObject:
-    return {
-        "tokens": one["tokens"],
-        "n_documents": result.summary["n_documents"],
-        "weights_sha256": one["weights_sha256"],
-    }
 
 
 class ModelMatrix(RunResult):
@@ -252,13 +241,10 @@ class ModelMatrix(RunResult):
         rows: list[JsonObject] = []
         models = self.record["provenance"]["models"]
         for pair in self.pairs:
-            a, b = models[pair["a"]], models[pair["b"]]
-            last = {
-                "n_documents": self.summary["n_documents"],
-                "weights_sha256_a": a["weights_sha256"],
-                "weights_sha256_b": b["weights_sha256"],
-            }
-            shared = {"model_a": a["name"], "model_b": b["name"]}
+            both = {side: models[pair[side]] for side in "ab"}
+            shared = {f"model_{side}": model["name"] for side, model in both.items()}
+            last = {"n_documents": self.summary["n_documents"]}
+            last |= {f"weights_sha256_{side}": model["weights_sha256"] for side, model in both.items()}
             rows += [row | last for row in pair_rows(pair, shared)]
         return tidy(rows)
 
@@ -295,7 +281,7 @@ class Contrast(RunResult):
         for entry in (*self.layers, *({"layer": name, **self.summary[name]} for name in ("early", "mean"))):
             row = {"layer": entry["layer"]}
             for name in ("between", "within", "difference", "ratio"):
-                row |= columns(name, entry[name]) | {f"{name}_reason": entry[name].get("reason")}
+                row |= columns(name, entry[name], name)
             row |= {name: entry[name] for name in ("p", "p_single", "seed_share")}
             rows.append(row | {"n_documents": self.summary["n_documents"]})
         return tidy(rows)

@@ -93,7 +93,7 @@ def _record(
     first = draws[0]
     pair, control = first.pairs[0], _control(first)
     plain = pair.plain
-    warnings = find_warnings(plain, pair.layers_a, pair.layers_b)
+    warnings = find_warnings(pair)
     if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
         warnings.append(overlap)
     entry = pair_entry(pair, control, best=True, role="pair")
@@ -199,12 +199,9 @@ def _spread_of(found: Sequence[FeatureComparison]) -> dict[str, Any]:
 def _ratio_spread(draws: Sequence[DrawResult], controls: Sequence[FeatureComparison], of: str) -> dict[str, Any]:
     """Ratio of the means in each draw: of the biased ones, as published, and of the debiased ones."""
     pairs = [draw.pairs[0] for draw in draws]
-    return {
-        "biased": _over_draws(
-            [_biased_ratio(pair.plain, control, of) for pair, control in zip(pairs, controls, strict=True)]
-        ),
-        "debiased": _over_draws([getattr(pair.ratio, of).value for pair in pairs]),
-    }
+    biased = [_biased_ratio(pair.plain, control, of) for pair, control in zip(pairs, controls, strict=True)]
+    debiased = [getattr(pair.ratio, of).value for pair in pairs]
+    return {"biased": _over_draws(biased), "debiased": _over_draws(debiased)}
 
 
 def _biased_ratio(pair: FeatureComparison, control: FeatureComparison, of: str) -> float | None:

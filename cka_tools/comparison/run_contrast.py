@@ -9,7 +9,7 @@ import numpy as np
 
 from cka_tools.comparison.groups import Groups, check_run, find_groups, group_warnings, refuse_same
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, known
-from cka_tools.comparison.record import CONTRAST, JsonObject, early_of, interval_entry, number, pair_entry, provenance
+from cka_tools.comparison.record import CONTRAST, JsonObject, interval_entry, number, pair_entry, provenance
 from cka_tools.comparison.results import Contrast
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
@@ -58,7 +58,7 @@ def contrast(
         distances,
         None if np.isnan(without).all() else 1 - without,
         found.sizes,
-        first.early,
+        first.early_layers,
         first.plain.n,
         paired=paired,
         seed=run.settings.seed,
@@ -85,14 +85,12 @@ def _arrays(distances: np.ndarray, without: np.ndarray, models: int) -> dict[str
 
 
 def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTest) -> JsonObject:
-    names = run.names
     first = draw.pairs[0]
-    summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs])
-    summary["warnings"] = [*group_warnings(groups, names), *summary["warnings"]]
+    summary = many_summary(run, draw)
+    summary["warnings"] = [*group_warnings(groups, run.names), *summary["warnings"]]
     over = "documents and training seeds" if test.no_seeds is None else "documents"
     summary |= {
         "interval": {"level": LEVEL, "over": over} | ({} if test.no_seeds is None else {"reason": test.no_seeds}),
-        "early_layers": early_of(first),
         "groups": [
             {"name": name, "members": groups.sizes[at], "noise": groups.noise(at)}
             for at, name in enumerate(groups.names)
@@ -103,7 +101,7 @@ def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTes
         "early": _entry(test.early),
     }
     layers = [
-        {"layer": first.layers_a[pair.layer_a], "early": at in first.early, **_entry(one)}
+        {"layer": first.layers_a[pair.layer_a], "early": at in first.early_layers, **_entry(one)}
         for at, (pair, one) in enumerate(zip(first.plain.layers, test.layers, strict=True))
     ]
     roles = [groups.names[group] for group in groups.of]

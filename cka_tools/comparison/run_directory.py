@@ -17,7 +17,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cka_tools.comparison.record import ABLATION, COMMANDS, COMPARISON, FORMAT, MATRIX, TRAJECTORY, JsonObject
+from cka_tools.comparison.record import ABLATION, COMMANDS, COMPARISON, CONTRAST, FORMAT, MATRIX, TRAJECTORY, JsonObject
 from cka_tools.comparison.version_1 import upgrade
 from cka_tools.errors import UserError
 
@@ -29,6 +29,7 @@ PARTS = {
     COMPARISON: (*SHARED, "layers", "matrix", "best_match"),
     TRAJECTORY: SHARED,
     MATRIX: (*SHARED, "linkage"),
+    CONTRAST: (*SHARED, "layers"),
     ABLATION: (*SHARED, "axis"),
 }
 """What the record of each kind must hold."""

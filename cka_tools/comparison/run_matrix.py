@@ -12,7 +12,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs, known
-from cka_tools.comparison.record import ESTIMATORS, MATRIX, MEANS, early_of, pair_entry, provenance
+from cka_tools.comparison.record import ESTIMATORS, MATRIX, MEANS, pair_entry, provenance
 from cka_tools.comparison.results import ModelMatrix
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, Progress, open_run
@@ -43,19 +43,18 @@ def matrix(
     Raises:
         UserError: input that does not fit, in one line.
     """
-    if isinstance(models, str | PathLike) or len(models) < 2:
-        count = 1 if isinstance(models, str | PathLike) else len(models)
-        raise UserError(f"{count} model makes no matrix: give two or more")
+    models = [models] if isinstance(models, str | PathLike) else models
+    if len(models) < 2:
+        raise UserError(f"{len(models)} model makes no matrix: give two or more")
     run = open_run(models, corpus, Settings.of(options, settings))
     pairs = [Pair(a, b) for a, b in combinations(range(len(models)), 2)]
     draw = compare_pairs(run, pairs, progress)[0]
     names = run.names
     arrays = _arrays(draw.pairs, len(models))
-    called = [f"{names[p.pair.a]} (A) and {names[p.pair.b]} (B)" for p in draw.pairs]
-    summary = many_summary(run, draw, called)
+    summary = many_summary(run, draw)
     repeated = [name for at, name in enumerate(names) if run.order.index(run.order[at]) < at]
     summary["notes"] += [f"{name} is given more than once: it ran once." for name in dict.fromkeys(repeated)]
-    summary |= {"early_layers": early_of(draw.pairs[0]), "diagonal": DIAGONAL}
+    summary["diagonal"] = DIAGONAL
     record = {
         "kind": MATRIX,
         "summary": summary,

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
-from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, early_of, pair_entry, provenance
+from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, pair_entry, provenance
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
-from cka_tools.models import ModelGiven, as_source
+from cka_tools.models import ModelGiven, ModelSource, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings, takes_settings
 
@@ -77,37 +77,24 @@ def trajectory(
 
 def _record(run: FeatureRun, draw: DrawResult, series: CheckpointSeries) -> dict[str, Any]:
     count, names = len(series.x), run.names
-    summary = many_summary(run, draw, [f"{names[p.pair.a]} (A) and the reference (B)" for p in draw.pairs])
+    summary = many_summary(run, draw, "the reference")
     summary["notes"] = [*series.notes, *summary["notes"]]
     weights = [origin["weights_sha256"] for origin in draw.provenance]
     if count < len(draw.pairs):
         summary["noise"] = control_noise(run, 0, count + 1)
         if weights[-1] == weights[0]:
             summary["notes"].append("The control holds the reference's weights: its divergence is no floor.")
-    summary |= {"early_layers": early_of(draw.pairs[0]), "x": {"kind": series.kind, "label": LABELS[series.kind]}}
+    summary["x"] = {"kind": series.kind, "label": LABELS[series.kind]}
     control = draw.pairs[count] if count < len(draw.pairs) else None
+    roles = ["checkpoint"] * count + ["control"] * (len(draw.pairs) - count)
     pairs = []
-    for at, pair in enumerate(draw.pairs):
+    for at, (pair, role) in enumerate(zip(draw.pairs, roles, strict=True)):
         own = at < count
-        facts: dict[str, Any] = {"x": series.x[at]} if own else {}
-        pairs.append(
-            pair_entry(
-                pair,
-                control if own else None,
-                role="checkpoint" if own else "control",
-                name=names[at + 1],
-                tokens=series.tokens[at] if own else None,
-                weights_sha256=weights[at + 1],
-                **facts,
-            )
-        )
-    roles = ["reference", *["checkpoint"] * count, *["control"] * (len(draw.pairs) - count)]
-    return {
-        "kind": TRAJECTORY,
-        "summary": summary,
-        "pairs": pairs,
-        "provenance": provenance(run, [draw], roles, run.settings.record()),
-    }
+        facts: dict[str, Any] = {"role": role, "name": names[at + 1], "tokens": series.tokens[at] if own else None}
+        facts |= {"weights_sha256": weights[at + 1]} | ({"x": series.x[at]} if own else {})
+        pairs.append(pair_entry(pair, control if own else None, **facts))
+    origin = provenance(run, [draw], ["reference", *roles], run.settings.record())
+    return {"kind": TRAJECTORY, "summary": summary, "pairs": pairs, "provenance": origin}
 
 
 def _arrays(draw: DrawResult, series: CheckpointSeries) -> dict[str, np.ndarray]:
@@ -132,7 +119,7 @@ class CheckpointSeries:
         kind: where x comes from: the manifests' tokens, the user, or the order given.
     """
 
-    checkpoints: list[ModelGiven]
+    checkpoints: list[ModelSource]
     x: list[float]
     tokens: list[int | None]
     kind: XKind
@@ -150,10 +137,10 @@ def find_series(given: Sequence[ModelGiven], x: Sequence[float] | None = None) -
     Raises:
         UserError: no checkpoint, a folder without any, numbers that do not fit, two checkpoints at one x.
     """
-    checkpoints = [one for spec in given for one in expand(spec)]
+    checkpoints = [as_source(one) for spec in given for one in expand(spec)]
     if not checkpoints:
         raise UserError("no checkpoint is given: name one or more, or a training run's folder")
-    manifests = [_manifest(one) for one in checkpoints]
+    manifests = [None if one.folder is None else read_manifest(one.folder) for one in checkpoints]
     tokens = [trained_tokens(manifest) for manifest in manifests]
     notes: list[str] = []
     kind: XKind
@@ -182,10 +169,8 @@ def find_series(given: Sequence[ModelGiven], x: Sequence[float] | None = None) -
         )
     _check_apart(checkpoints, places, kind)
     order = sorted(range(len(places)), key=places.__getitem__)
-    return CheckpointSeries(
-        [checkpoints[at] for at in order], [places[at] for at in order], [tokens[at] for at in order],
-        kind, notes,
-    )  # fmt: skip
+    ordered, x = [checkpoints[at] for at in order], [places[at] for at in order]
+    return CheckpointSeries(ordered, x, [tokens[at] for at in order], kind, notes)
 
 
 def expand(given: ModelGiven) -> list[ModelGiven]:
@@ -222,24 +207,15 @@ def _place_in_run(path: Path) -> tuple[float, list[tuple[int, str]]]:
     return math.inf if tokens is None else float(tokens), natural
 
 
-def _manifest(given: ModelGiven) -> dict[str, Any] | None:
-    folder = as_source(given).folder
-    return None if folder is None else read_manifest(folder)
-
-
-def _check_apart(checkpoints: Sequence[ModelGiven], places: Sequence[float], kind: XKind) -> None:
-    seen: dict[float, ModelGiven] = {}
+def _check_apart(checkpoints: Sequence[ModelSource], places: Sequence[float], kind: XKind) -> None:
+    seen: dict[float, str] = {}
     for one, place in zip(checkpoints, places, strict=True):
         if place in seen:
-            pair = f"{_name(seen[place])!r} and {_name(one)!r}"
+            pair = f"{seen[place]!r} and {one.name!r}"
             if kind == "given":
                 raise UserError(f"x {place:g} is given to both {pair}: give different numbers")
             raise UserError(
                 f"checkpoints {pair} both have {place:,.0f} tokens by their manifests: leave one out, or "
                 "place them with --x"
             )
-        seen[place] = one
-
-
-def _name(given: ModelGiven) -> str:
-    return as_source(given).name
+        seen[place] = one.name

@@ -50,7 +50,7 @@ class Wanted:
     first: int
     second: int
     pairs: list[tuple[int, int]]
-    early: list[int]
+    early_layers: list[int]
     whole: bool = False
 
 
@@ -73,7 +73,7 @@ class StreamedDraw:
     ) -> FeatureComparison:
         """What two of the models' features say, as `statistics.pair.compare_statistics` gives it."""
         layers = self.sides.layers(wanted)
-        return self.sums.compare(wanted.pairs, wanted.early, rescale=rescale, sides=called, layers=layers)
+        return self.sums.compare(wanted.pairs, wanted.early_layers, rescale=rescale, sides=called, layers=layers)
 
     def ratio(
         self, pair: Wanted, control: Wanted, plain: FeatureComparison, apart: FeatureComparison
@@ -143,7 +143,7 @@ def stream_draw(
             each. wanted: pairs of them, by position in `chosen`.
 
     Raises:
-        UserError: as `extract_features` does.
+        UserError: as `extract_cached` does.
     """
     process, settings = this_process(), run.settings
     tables = [run.prepared[draw].tables[at] for at in chosen]
@@ -166,8 +166,11 @@ def stream_draw(
     key = _key(forwards, prepared, documents, settings, sums, notes) if settings.cache else None
     snapshot = Snapshot(key, process)
     share = prepared.plan.shard(process.rank, process.world)
-    done = resumed = _resume(snapshot, sums, pilot)
-    since = 0
+    done = since = 0
+    if (found := snapshot.read(_record(pilot))) is not None:
+        state, done = found
+        sums.load(state)
+    resumed = done > 0
 
     def take(rows: Sequence[int], values: list[list[np.ndarray]]) -> None:
         nonlocal done, since
@@ -208,16 +211,6 @@ def stream_draw(
     facts = (extraction.splits, extraction.notes, extraction.cache)
     extraction.splits, extraction.notes, extraction.cache = from_first(lambda: facts)
     return StreamedDraw(extraction, sums, snapshot, sides)
-
-
-def _resume(snapshot: Snapshot, sums: StreamedComparison, pilot: Pilot) -> int:
-    """Batches of this process's share that a snapshot holds, now in the sums."""
-    found = snapshot.read(_record(pilot))
-    if found is None:
-        return 0
-    state, batches = found
-    sums.load(state)
-    return batches
 
 
 def _record(pilot: Pilot) -> dict[str, Any]:

@@ -134,9 +134,9 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
         columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
     level = f"{100 * runs[0].summary['interval']['level']:g} %"
     shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
-    early = {layer_list(run.summary["early_layers"]) for run in runs}
-    if len(early) == 1:
-        shared.append(f"early layers {early.pop()}")
+    early_layers = {layer_list(run.summary["early_layers"]) for run in runs}
+    if len(early_layers) == 1:
+        shared.append(f"early layers {early_layers.pop()}")
     for head, word, values in (
         ("n", "n = {}", [f"{run.summary['n_documents']:,}" for run in runs]),
         ("corpus", "corpus {}", [printable(_corpus(run)) for run in runs]),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from cka_tools.comparison.record import ABLATION, COMPARISON, MATRIX, MEANS, TRAJECTORY, JsonObject
 
-from cka_tools.comparison.record import ABLATION, COMPARISON, MATRIX, MEANS, TRAJECTORY
-
-JsonObject = dict[str, Any]
-
-NOT_KEPT = "version 0.1 did not keep it"
+NOT_KEPT = {"value": None, "ci_low": None, "ci_high": None, "reason": "version 0.1 did not keep it"}
 
 
 def upgrade(record: JsonObject, kind: str) -> JsonObject:
@@ -20,34 +16,26 @@ def upgrade(record: JsonObject, kind: str) -> JsonObject:
     return {COMPARISON: _comparison, TRAJECTORY: _trajectory, MATRIX: _matrix, ABLATION: _ablation}[kind](record)
 
 
-def _missing() -> JsonObject:
-    return {"value": None, "ci_low": None, "ci_high": None, "reason": NOT_KEPT}
+def _cka_of(layer: JsonObject) -> JsonObject:
+    """Debiased CKA of a comparison's layer, as today's record holds an interval."""
+    reason = {"reason": layer["reason"]} if layer.get("reason") else {}
+    return {"value": layer["cka_debiased"], "ci_low": layer["ci_low"], "ci_high": layer["ci_high"]} | reason
 
 
-def _divergence(layer: JsonObject) -> JsonObject:
-    """1 − CKA of a layer, whose interval's ends change places."""
+def _minus(value: float | None) -> float | None:
+    return None if value is None else 1 - value
 
-    def minus(value: float | None) -> float | None:
-        return None if value is None else 1 - value
 
-    entry = {
-        "value": minus(layer["cka_debiased"]),
-        "ci_low": minus(layer["ci_high"]),
-        "ci_high": minus(layer["ci_low"]),
-    }
-    return entry | ({"reason": layer["reason"]} if layer.get("reason") else {})
+def _complement(entry: JsonObject) -> JsonObject:
+    """1 − an interval, whose ends change places."""
+    ends = {"ci_low": _minus(entry["ci_high"]), "ci_high": _minus(entry["ci_low"])}
+    reason = {"reason": entry["reason"]} if entry.get("reason") else {}
+    return {"value": _minus(entry["value"]), **ends, **reason}
 
 
 def _with_cka(layer: JsonObject) -> JsonObject:
     """A layer of a trajectory, matrix or ablation, which kept divergences alone."""
-    of = layer["divergence"]
-    biased = layer.get("divergence_biased")
-    cka = {
-        "value": None if of["value"] is None else 1 - of["value"],
-        "ci_low": None if of["ci_high"] is None else 1 - of["ci_high"],
-        "ci_high": None if of["ci_low"] is None else 1 - of["ci_low"],
-    }
-    cka |= {"reason": of["reason"]} if of.get("reason") else {}
+    cka = _complement(layer["divergence"])
     known = {"layer_a": layer["layer"], "layer_b": layer["layer"]} if "layer" in layer else {}
     return (
         {"top_feature_a": None, "top_feature_b": None, "divergence_biased": None}
@@ -55,7 +43,7 @@ def _with_cka(layer: JsonObject) -> JsonObject:
         | known
         | {
             "cka_debiased": cka["value"],
-            "cka_biased": None if biased is None else 1 - biased,
+            "cka_biased": _minus(layer.get("divergence_biased")),
             "ci_low": cka["ci_low"],
             "ci_high": cka["ci_high"],
             "measures": {"cka": cka},
@@ -66,17 +54,10 @@ def _with_cka(layer: JsonObject) -> JsonObject:
 def _comparison(record: JsonObject) -> JsonObject:
     summary = record["summary"]
     for layer in record["layers"]:
-        layer["divergence"] = _divergence(layer)
-        biased = layer["cka_biased"]
-        layer["divergence_biased"] = None if biased is None else 1 - biased
-        layer["measures"] = {
-            "cka": {
-                "value": layer["cka_debiased"],
-                "ci_low": layer["ci_low"],
-                "ci_high": layer["ci_high"],
-                **({"reason": layer["reason"]} if layer.get("reason") else {}),
-            }
-        }
+        cka = _cka_of(layer)
+        layer["divergence"] = _complement(cka)
+        layer["divergence_biased"] = _minus(layer["cka_biased"])
+        layer["measures"] = {"cka": cka}
     models = record["provenance"]["models"]
     record["provenance"]["models"] = [{"role": role, **model} for role, model in models.items()]
     pair = {"a": 0, "b": 1, "role": "pair", **{f"{n}_divergence": summary[f"{n}_divergence"] for n in MEANS}}
@@ -129,10 +110,10 @@ def _ablation(record: JsonObject) -> JsonObject:
             if name not in ("layers", "ratio_range") and not name.endswith(("_divergence", "_ratio"))
         }
         known |= {"noise": "unknown" if cell["weights"]["control"] else None, "data_seed": cell["seed"]}
-        both = {f"{n}_divergence": {"debiased": cell[f"{n}_divergence"], "biased": _missing()} for n in MEANS}
-        control = {
-            f"{n}_divergence": {"debiased": cell[f"control_{n}_divergence"], "biased": _missing()} for n in MEANS
-        }
+        both, control = (
+            {f"{n}_divergence": {"debiased": cell[f"{of}{n}_divergence"], "biased": dict(NOT_KEPT)} for n in MEANS}
+            for of in ("", "control_")
+        )
         smallest, largest = cell["ratio_range"] or (None, None)
         ratio = {"mean": cell["mean_ratio"], "early": cell["early_ratio"], "smallest": smallest, "largest": largest}
         cells.append(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from cka_tools.comparison.record import early_of
 from cka_tools.formatting import layer_list
 from cka_tools.statistics.features import MASSIVE_SHARE
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
@@ -12,7 +14,6 @@ from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 if TYPE_CHECKING:
     from cka_tools.comparison.pairs import DrawResult, PairResult
     from cka_tools.compute import FeatureRun
-from cka_tools.statistics.pair import FeatureComparison
 
 ESTIMATOR_GAP = 0.05
 """Biased and debiased CKA further apart than this: the sample is too small for the biased one."""
@@ -33,73 +34,55 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}"
 
 
-def find_warnings(found: FeatureComparison, layers_a: Sequence[int], layers_b: Sequence[int]) -> list[Warned]:
-    """Every warning a comparison deserves.
-
-    Args:
-        found: the comparison, its layers counted within what was extracted.
-        layers_a, layers_b: the models' own indices of those layers.
-    """
-    found_warnings: list[Warned] = []
+def find_warnings(pair: PairResult) -> list[Warned]:
+    """Every warning a comparison deserves."""
+    warnings: list[Warned] = []
 
     def warn(code: str, text: str, layers: list[int]) -> None:
-        found_warnings.append({"code": code, "text": text, "layers": layers})
+        warnings.append({"code": code, "text": text, "layers": layers})
 
-    if found.n < INTERVAL_DOCUMENTS:
-        warn(
-            "few-documents",
-            f"{found.n} documents are fewer than the {INTERVAL_DOCUMENTS} an interval needs: none is given.",
-            [],
-        )
-    constant = [p for p in found.layers if p.debiased.value is None]
+    plain, own = pair.plain, [pair.layers_a[one.layer_a] for one in pair.plain.layers]
+    if plain.n < INTERVAL_DOCUMENTS:
+        few = f"{plain.n} documents are fewer than the {INTERVAL_DOCUMENTS} an interval needs: none is given."
+        warn("few-documents", few, [])
+    constant, gaps = [], {}
+    for layer, one in zip(own, plain.layers, strict=True):
+        if one.debiased.value is None:
+            constant.append(layer)
+        elif one.biased.value is not None and abs(gap := one.biased.value - one.debiased.value) > ESTIMATOR_GAP:
+            gaps[layer] = abs(gap)
     if constant:
-        layers = [layers_a[p.layer_a] for p in constant]
-        warn(
-            "no-variance",
-            f"{_layers(layers).capitalize()}: no variance over these documents, so CKA is not defined.",
-            layers,
-        )
-    gaps = {
-        layers_a[p.layer_a]: p.biased.value - p.debiased.value
-        for p in found.layers
-        if p.biased.value is not None
-        and p.debiased.value is not None
-        and abs(p.biased.value - p.debiased.value) > ESTIMATOR_GAP
-    }
+        start = _layers(constant).capitalize()
+        warn("no-variance", f"{start}: no variance over these documents, so CKA is not defined.", constant)
     if gaps:
-        widest = max(gaps, key=lambda layer: abs(gaps[layer]))
         warn(
             "estimators-disagree",
-            f"Biased and debiased CKA differ by up to {abs(gaps[widest]):.2f} ({_layers(list(gaps))}): "
-            f"{found.n} documents are too few for the biased one; read the debiased.",
+            f"Biased and debiased CKA differ by up to {max(gaps.values()):.2f} ({_layers(list(gaps))}): "
+            f"{plain.n} documents are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
-    for side, indices in (("A", layers_a), ("B", layers_b)):
+    for side, indices in (("a", pair.layers_a), ("b", pair.layers_b)):
         massive = []
-        for p in found.layers:
-            spectrum, layer = (p.spectrum_a, p.layer_a) if side == "A" else (p.spectrum_b, p.layer_b)
+        for layer, one in zip(own, plain.layers, strict=True):
+            spectrum = getattr(one, f"spectrum_{side}")
             if spectrum.top_feature_share > MASSIVE_SHARE:
-                massive.append((indices[layer], layers_a[p.layer_a], spectrum))
+                massive.append((indices[getattr(one, f"layer_{side}")], layer, spectrum))
         if massive:
             top = max(massive, key=lambda entry: entry[2].top_feature_share)
             warn(
                 "massive-feature",
-                f"One feature carries more than half of the variance of model {side} in "
-                f"{_layers([own for own, _, _ in massive])} (feature {top[2].top_feature} carries "
+                f"One feature carries more than half of the variance of model {side.upper()} in "
+                f"{_layers([at for at, _, _ in massive])} (feature {top[2].top_feature} carries "
                 f"{100 * top[2].top_feature_share:.0f} % in layer {top[0]}): CKA there is nearly the squared "
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
-    return found_warnings
+    return warnings
 
 
 def overlap_warning(draws: Sequence[Sequence[str]]) -> Warned | None:
     """A warning where two draws share more than a quarter of their documents (ids or fingerprints)."""
-    worst = 0.0
-    for i, first in enumerate(draws):
-        for second in draws[i + 1 :]:
-            shared = len(set(first) & set(second)) / max(1, min(len(first), len(second)))
-            worst = max(worst, shared)
+    worst = max((len(set(a) & set(b)) / max(1, min(len(a), len(b))) for a, b in combinations(draws, 2)), default=0.0)
     if worst <= DRAW_OVERLAP:
         return None
     text = (
@@ -109,12 +92,14 @@ def overlap_warning(draws: Sequence[Sequence[str]]) -> Warned | None:
     return {"code": "overlapping-draws", "text": text, "layers": []}
 
 
-def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> dict[str, Any]:
+def many_summary(run: FeatureRun, draw: DrawResult, second: str = "") -> dict[str, Any]:
     """The part of a summary that all runs of many pairs share.
 
     Args:
-        called: the pairs' names, as warnings call them.
+        second: what warnings call the second model of every pair, if not by its name.
     """
+    names = run.names
+    called = [f"{names[one.pair.a]} (A) and {second or names[one.pair.b]} (B)" for one in draw.pairs]
     notes = list(draw.notes)
     if len(set(run.depths)) > 1:
         notes.append("The models have different depths; layers are paired by relative depth.")
@@ -122,10 +107,11 @@ def many_summary(run: FeatureRun, draw: DrawResult, called: Sequence[str]) -> di
     for at, one in enumerate(weights):
         same = weights.index(one)
         if same < at and run.order[same] != run.order[at]:
-            notes.append(f"{run.names[same]} and {run.names[at]} hold the same weights.")
+            notes.append(f"{names[same]} and {names[at]} hold the same weights.")
     return {
         "n_documents": len(draw.ids),
         "interval": {"level": LEVEL, "over": "documents"},
+        "early_layers": early_of(draw.pairs[0]),
         "warnings": grouped_warnings(zip(called, draw.pairs, strict=True)),
         "notes": list(dict.fromkeys(notes)),
     }
@@ -135,7 +121,7 @@ def grouped_warnings(named: Iterable[tuple[str, PairResult]]) -> list[dict[str, 
     """One warning a code: the pairs that it concerns by name, and its text for the first of them."""
     grouped: dict[str, dict[str, Any]] = {}
     for name, pair in named:
-        for one in find_warnings(pair.plain, pair.layers_a, pair.layers_b):
+        for one in find_warnings(pair):
             first = {"code": one["code"], "text": f"{name}: {one['text']}", "pairs": []}
             grouped.setdefault(one["code"], first)["pairs"].append(name)
     return list(grouped.values())

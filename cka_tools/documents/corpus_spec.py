@@ -10,6 +10,7 @@ from typing import Any
 
 from cka_tools.bundled import bundled_data
 from cka_tools.documents.document import Corpus, Document
+from cka_tools.documents.hub import open_biomed_enriched, open_hub_dataset, open_pubmed
 from cka_tools.documents.pubmed_xml import read_pubmed_xml
 from cka_tools.documents.text_files import (
     id_column,
@@ -99,16 +100,11 @@ def open_corpus(corpus: Any, candidates: int | None = None, seed: int = 0) -> Co
         if spec == "sample":
             return _open_sample()
         if spec == "pubmed":
-            from cka_tools.documents.hub import open_pubmed
-
             return open_pubmed(candidates, seed)
-        if name in ("biomed-enriched", "hf"):
-            from cka_tools.documents.hub import open_biomed_enriched, open_hub_dataset
-
-            if name == "hf":
-                return open_hub_dataset(spec, candidates, seed)
-            if rest or spec == name:
-                return open_biomed_enriched(spec, candidates, seed)
+        if name == "hf":
+            return open_hub_dataset(spec, candidates, seed)
+        if name == "biomed-enriched" and (rest or spec == name):
+            return open_biomed_enriched(spec, candidates, seed)
     return _open_path(spec)
 
 
@@ -156,16 +152,13 @@ def _open_files(name: str, files: list[Path]) -> Corpus:
 
 
 def _read_files(files: list[Path], opened: Corpus) -> Iterator[Document]:
+    xml_files = [file for file in files if kind_of(file) == XML]
     for file in files:
-        kind = kind_of(file)
-        if kind is None or kind == XML:
-            continue
-        for document in READERS[kind](file, opened):
+        for document in READERS[str(kind_of(file))](file, opened) if file not in xml_files else ():
             # Line numbers name a document only together with their file.
             numbered = len(files) > 1 and document.id.startswith(("line:", "row:"))
             yield replace(document, id=f"{file.name}:{document.id}") if numbered else document
     # All PubMed files are read as one: a later one deletes and replaces records of the earlier ones.
-    xml_files = [file for file in files if kind_of(file) == XML]
     if xml_files:
         yield from read_pubmed_xml(xml_files, opened)
 

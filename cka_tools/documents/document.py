@@ -36,7 +36,8 @@ def metadata_of(row: Iterable[tuple[str, Any]], taken: Iterable[str | None] = ()
     Left out are nested and binary values and the fields `taken`, those of text and id.
     """
     found = {str(name): _plain(value) for name, value in row if name not in taken}
-    return {name: value for name, value in found.items() if _is_scalar(value) or _is_list(value)}
+    parts = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+    return {name: value for name, value in found.items() if all(map(_is_scalar, parts[name]))}
 
 
 def _plain(value: Any) -> Any:
@@ -51,10 +52,6 @@ def _plain(value: Any) -> Any:
 
 def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_scalar, value))
 
 
 @dataclass(frozen=True)

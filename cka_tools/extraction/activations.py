@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -49,8 +50,7 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
         if path is None:
             raise UserError(
                 f"sites {site!r}: in layer {layer} of model {model.name!r} ({block.kind}) no module was "
-                "found whose "
-                "output is what the branch adds to the residual: use sites 'residual'"
+                "found whose output is what the branch adds to the residual: use sites 'residual'"
             )
         paths.append(path)
     return paths
@@ -118,9 +118,8 @@ def _draw(table: TokenTable, row: int, seed: int, draws: int) -> np.ndarray:
 class HostCopy:
     """A copy under way; `wait` gives the arrays."""
 
-    def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor | None) -> None:
-        self._layers = len(pooled)
-        self._tensors = [*pooled] if checks is None else [*pooled, checks]
+    def __init__(self, pooled: Sequence[torch.Tensor], checks: torch.Tensor) -> None:
+        self._tensors = [*pooled, checks]
         self._event: torch.cuda.Event | None = None
         if pooled[0].device.type == "cuda":
             self._tensors = [
@@ -130,12 +129,12 @@ class HostCopy:
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(pooled[0].device))
 
-    def wait(self) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """The pooled arrays, one a layer, and the sums that tell non-finite documents (or None)."""
+    def wait(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The pooled arrays, one a layer, and the sums that tell non-finite documents, if any."""
         if self._event is not None:
             self._event.synchronize()
-        arrays = [tensor.cpu().numpy() for tensor in self._tensors]
-        return arrays[: self._layers], arrays[self._layers] if self._layers < len(arrays) else None
+        *pooled, checks = (tensor.cpu().numpy() for tensor in self._tensors)
+        return pooled, checks
 
 
 class StopForward(BaseException):
@@ -154,12 +153,8 @@ class PooledForward:
         self.layers = list(layers)
         self._paths = site_paths(model, site, layers)
         self._options = forward_options(model)
-        self._handles: list[Any] = []
-        self._pool: Pooler | None = None
-        self._sum: MaskedSum | None = None
-        self._real: torch.Tensor | None = None
-        self._pooled: list[torch.Tensor] = []
-        self._checks: list[torch.Tensor] = []
+        self._hooks = ExitStack()
+        self._take: Callable[[torch.Tensor], None] | None = None
 
     @property
     def widths(self) -> list[int]:
@@ -168,32 +163,23 @@ class PooledForward:
 
     def __enter__(self) -> "PooledForward":
         modules = dict(self.model.model.named_modules())
-        try:
+        with ExitStack() as hooks:
             for path in self._paths:
-                handle = modules[path].register_forward_hook(self._make_hook(last=path == self._paths[-1]))
-                self._handles.append(handle)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+                hook = self._make_hook(last=path == self._paths[-1])
+                hooks.enter_context(modules[path].register_forward_hook(hook))
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.close()
 
     def _make_hook(self, *, last: bool) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if self._pool is None or self._sum is None:
+            if self._take is None:
                 return  # one model compared with itself: the other side's pass is running
-            hidden = block_output(output)
-            if self._real is not None:
-                hidden = hidden.masked_fill(~self._real, 0)
-            self._pooled.append(self._pool(hidden))
-            if self.pooling != "mean":
-                # The pooled token may be finite where another one of the document is not.
-                self._checks.append(self._sum(hidden).sum(-1))
+            self._take(block_output(output))
             if last:
                 raise StopForward
 
@@ -201,7 +187,7 @@ class PooledForward:
 
     def __call__(
         self, batch: TokenBatch, positions: torch.Tensor | None = None, *, blank_padding: bool = False
-    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run one batch.
 
         `blank_padding` zeroes padded positions before pooling (only a non-finite value there needs it: zero
@@ -209,22 +195,30 @@ class PooledForward:
 
         Returns:
             The pooled tensors, one a layer, (k, b, d); and (layers, b) sums that are finite where every
-            activation of the document is, or None where the pooled values say it themselves.
+            activation of the document is, empty where the pooled values say it themselves.
         """
         mask = batch.attention_mask
-        self._sum = MaskedSum(mask, self.model.dtype)
-        self._pool = make_pooler(self.pooling, self._sum, mask, positions)
-        self._real = mask.bool().unsqueeze(-1) if blank_padding else None
-        self._pooled, self._checks = [], []
+        total = MaskedSum(mask, self.model.dtype)
+        pool = make_pooler(self.pooling, total, mask, positions)
+        pooled: list[torch.Tensor] = []
+        checks: list[torch.Tensor] = []
+
+        def take(hidden: torch.Tensor) -> None:
+            if blank_padding:
+                hidden = hidden.masked_fill(~mask.bool().unsqueeze(-1), 0)
+            pooled.append(pool(hidden))
+            if self.pooling != "mean":
+                # The pooled token may be finite where another one of the document is not.
+                checks.append(total(hidden).sum(-1))
+
+        self._take = take
         try:
             self.model.model(input_ids=batch.input_ids, attention_mask=mask, **self._options)
         except StopForward:
             pass
         finally:
-            pooled, checks = self._pooled, self._checks
-            self._pool = self._sum = self._real = None
-            self._pooled, self._checks = [], []
-        return pooled, torch.stack(checks) if checks else None
+            self._take = None
+        return pooled, torch.stack(checks) if checks else mask.new_empty(0)
 
 
 def forward_options(model: LoadedModel) -> dict[str, Any]:

@@ -12,23 +12,9 @@ import torch
 
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import HostCopy, PooledForward, accumulation_dtype, draw_positions, resolve_layers
-from cka_tools.extraction.batches import (
-    BatchPlan,
-    TokenBatch,
-    make_batch,
-    plan_corpus_order,
-    plan_equal_lengths,
-    plan_sorted,
-)
-from cka_tools.extraction.features import FeatureStore, ModelFeatures
-from cka_tools.extraction.tokens import (
-    TextDocument,
-    TokenTable,
-    resolve_max_length,
-    share_tokenizer,
-    tokenize,
-    tokenizer_of,
-)
+from cka_tools.extraction.batches import BatchPlan, make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.features import Layout, ModelFeatures
+from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
 from cka_tools.models.blocks import text_config
 from cka_tools.models.model import LoadedModel
 from cka_tools.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Settings
@@ -133,10 +119,10 @@ def prepare(models: Sequence[LoadedModel], documents: Sequence[TextDocument], se
     """Tokenize and plan; nothing runs through a model yet.
 
     Raises:
-        UserError: as `extract_features` does for settings and documents.
+        UserError: settings that do not fit the models, documents without text.
     """
     max_length, notes = resolve_max_length(models, settings.max_length)
-    shared = share_tokenizer(models)
+    shared = len(set(map(tokenizer_of, models))) == 1
     if settings.pooling == "token" and not shared:
         first, other = models[0], next(m for m in models if tokenizer_of(m) != tokenizer_of(models[0]))
         raise UserError(
@@ -180,36 +166,6 @@ def without_padding(prepared: Prepared, models: Sequence[LoadedModel]) -> Prepar
     return replace(prepared, plan=plan_equal_lengths(np.stack(needed), limit))
 
 
-def extract_features(
-    models: Sequence[LoadedModel],
-    documents: Sequence[TextDocument],
-    settings: Settings | None = None,
-    progress: Progress | None = None,
-    *,
-    layers: Sequence[Sequence[int] | None] | None = None,
-    prepared: Prepared | None = None,
-) -> Extraction:
-    """Run documents through models and pool the activations of each layer.
-
-    Rows are in the documents' order whatever the batches were. Models are put back as they were, with no
-    hook left, also when this raises.
-
-    Args:
-        layers: layers of each model, where depths differ; None takes `settings.layers` for all.
-        prepared: tokens and batch plan, where they were made for more models than run now.
-
-    Raises:
-        UserError: settings that do not fit the models, documents without text, a non-finite activation, a
-            document that does not fit in memory, no space left on the disk.
-    """
-    settings = settings or Settings()
-    forwards = plan_forwards(models, settings, layers)
-    prepared = without_padding(prepared, models) if prepared else prepare(models, documents, settings)
-    stores = make_stores(forwards, len(prepared.kept), settings)
-    splits = run_batches(forwards, stores, prepared, documents, progress)
-    return describe(models, prepared, [store.finish() for store in stores], splits, ["off"] * len(models))
-
-
 def plan_forwards(
     models: Sequence[LoadedModel], settings: Settings, layers: Sequence[Sequence[int] | None] | None = None
 ) -> list[PooledForward]:
@@ -239,15 +195,15 @@ def run_batches(
     prepared: Prepared,
     documents: Sequence[TextDocument],
     progress: Progress | None,
-    batches: Iterable[Sequence[int]] | None = None,
+    batches: Iterable[Sequence[int]],
 ) -> list[dict[str, Any]]:
     """Run batches through every model, write their rows, and return the splits.
 
     Args:
-        batches: of the plan; all of it by default.
+        batches: of the plan.
 
     Raises:
-        UserError: as `extract_features` does while it runs.
+        UserError: a non-finite activation, a document that does not fit in memory, no space left on the disk.
     """
     with ExitStack() as stack:
         runs = [
@@ -256,7 +212,7 @@ def run_batches(
         ]
         lengths = prepared.tables[0].lengths
         done = tokens = 0
-        for rows in prepared.plan.batches if batches is None else batches:
+        for rows in batches:
             for run in runs:
                 run.forward_batch(rows)
             done, tokens = done + len(rows), tokens + int(lengths[list(rows)].sum())
@@ -312,35 +268,33 @@ def feature_bytes(model: LoadedModel, rows: int, layers: Sequence[int] | None) -
     return rows * sum(widths) * feature_dtype(model).itemsize
 
 
-def make_stores(forwards: Sequence[PooledForward], documents: int, settings: Settings) -> list[FeatureStore]:
-    """A store for each model, all in memory or, beyond the limit, all on disk."""
-    shapes = [(f.layers, f.widths, feature_dtype(f.model)) for f in forwards]
-    total = sum(documents * (settings.draws or 1) * sum(widths) * dtype.itemsize for _, widths, dtype in shapes)
-    on_disk = total > settings.memory_limit
-    return [
-        FeatureStore(documents, chosen, widths, settings.draws, dtype, on_disk=on_disk, folder=settings.spill_folder)
-        for chosen, widths, dtype in shapes
-    ]
+def layout_of(forward: PooledForward, prepared: Prepared, settings: Settings) -> Layout:
+    """Shapes and dtype of a model's features."""
+    return Layout(
+        tuple(forward.layers),
+        tuple(forward.widths),
+        len(prepared.kept),
+        settings.draws,
+        feature_dtype(forward.model).name,
+    )
 
 
+@dataclass
 class _ModelRun:
     """One model's way through the batches: forward, copy to the host, check, write."""
 
-    def __init__(
-        self,
-        forward: PooledForward,
-        store: RowStore,
-        table: TokenTable,
-        prepared: Prepared,
-        documents: Sequence[TextDocument],
-    ) -> None:
-        self.forward, self.store, self.table = forward, store, table
-        self.prepared, self.documents = prepared, documents
-        self.model = forward.model
-        self.splits: list[dict[str, Any]] = []
-        # On a GPU the next batch is launched before the last one's rows are waited for.
-        self.depth = 1 if self.model.device.type == "cuda" else 0
-        self.pending: deque[tuple[Sequence[int], HostCopy]] = deque()
+    forward: PooledForward
+    store: RowStore
+    table: TokenTable
+    prepared: Prepared
+    documents: Sequence[TextDocument]
+    splits: list[dict[str, Any]] = field(default_factory=list)
+    pending: deque[tuple[Sequence[int], HostCopy]] = field(default_factory=deque)
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that runs."""
+        return self.forward.model
 
     def forward_batch(self, rows: Sequence[int]) -> None:
         """Launch one batch, splitting it where memory runs out, and write what is ready."""
@@ -349,14 +303,14 @@ class _ModelRun:
         try:
             for part, copy in run_splitting(self._run, rows, self._record_split):
                 self.pending.append((part, copy))
-                self.drain(self.depth)
+                # On a GPU the next batch is launched before the last one's rows are waited for.
+                self.drain(1 if self.model.device.type == "cuda" else 0)
         except DoesNotFit as error:
             document = self._document(error.row)
             length = int(self.table.lengths[error.row])
             raise UserError(
                 f"model {self.model.name!r} runs out of memory on document {document!r} alone ({length} "
-                "tokens): "
-                "use a shorter max-length, a smaller dtype or another device"
+                "tokens): use a shorter max-length, a smaller dtype or another device"
             ) from None
 
     def drain(self, leave: int) -> None:
@@ -369,7 +323,7 @@ class _ModelRun:
             self.store.write(rows, values)
 
     def _run(self, rows: Sequence[int], *, blank_padding: bool = False) -> HostCopy:
-        batch: TokenBatch = make_batch(self.table, rows, self.model.device)
+        batch = make_batch(self.table, rows, self.model.device)
         positions = None
         if self.prepared.positions is not None:
             positions = torch.from_numpy(self.prepared.positions[list(rows)]).to(self.model.device)
@@ -387,7 +341,7 @@ class _ModelRun:
             return values
         for at, layer in enumerate(self.forward.layers):
             bad = ~np.isfinite(values[at]).all(axis=(0, 2))
-            if checks is not None:
+            if len(checks):
                 bad |= ~np.isfinite(checks[at])
             if bad.any():
                 document = self._document(rows[int(np.flatnonzero(bad)[0])])
@@ -415,7 +369,5 @@ def non_finite(model: LoadedModel, layer: int, document: str) -> UserError:
     )
 
 
-def _finite(values: Sequence[np.ndarray], checks: np.ndarray | None) -> bool:
-    return all(bool(np.isfinite(value).all()) for value in values) and (
-        checks is None or bool(np.isfinite(checks).all())
-    )
+def _finite(values: Sequence[np.ndarray], checks: np.ndarray) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in (*values, checks))

@@ -138,11 +138,6 @@ def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tupl
     return wanted, notes
 
 
-def share_tokenizer(models: Sequence[LoadedModel]) -> bool:
-    """Whether all models have one tokenizer, by content: same rules, vocabulary and special tokens."""
-    return len(set(map(tokenizer_of, models))) == 1
-
-
 def tokenizer_of(model: LoadedModel) -> str:
     """The content hash of a model's tokenizer."""
     return str(model.provenance["tokenizer_sha256"])

@@ -173,8 +173,8 @@ def document_attention(
             if block.hidden is not None:
                 scores.masked_fill_(block.hidden, torch.finfo(scores.dtype).min)
             # The softmax of bfloat16 scores is computed in float32 inside the kernel.
-            weights = torch.softmax(scores, -1)
-            out[at, block.begin : block.end] = torch.bmm(weights, v[:, block.first : block.last]).transpose(0, 1)
+            seen = torch.bmm(torch.softmax(scores, -1), v[:, block.first : block.last])
+            out[at, block.begin : block.end] = seen.transpose(0, 1)
     return out, None
 
 

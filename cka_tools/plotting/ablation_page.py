@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from cka_tools.formatting import counted, noise_sentence, printable
+from cka_tools.plotting import style
 from cka_tools.plotting.layer_curves import bounds
-from cka_tools.plotting.style import (
-    DASHED,
-    HOLLOW,
-    INK,
-    LOOKS,
-    MARGIN,
-    PAGE_WIDTH,
-    TEXT,
-    Page,
-    figure_style,
-    lines_height,
-    plain_log_axis,
-    warning_notes,
-)
 
 # Inches.
 LEFT, GAP = 0.55, 0.58
@@ -47,7 +35,7 @@ LABELS = {
 Cells = Sequence[dict[str, Any]]
 
 
-@figure_style()
+@style.figure_style()
 def ablation_figure(record: dict[str, Any]) -> Figure:
     """Draw an ablation's record.
 
@@ -64,11 +52,11 @@ def ablation_figure(record: dict[str, Any]) -> Figure:
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     )
     row = ABOVE + PANEL_HEIGHT + BELOW
-    keys = lines_height(["x"], TEXT)
+    keys = style.lines_height(["x"], style.TEXT)
     title = f"Ablation of the detour: {record['axis']}"
-    page = Page([title], settings, keys + row * len(axes), _notes(record))
-    page.legend(_legend(sizes), MARGIN, page.ceiling, len(sizes) + 2)
-    width = (PAGE_WIDTH - LEFT - MARGIN - (PANELS - 1) * GAP) / PANELS
+    page = style.Page([title], settings, keys + row * len(axes), _notes(record))
+    page.legend(_legend(sizes), style.MARGIN, page.ceiling, len(sizes) + 2)
+    width = (style.PAGE_WIDTH - LEFT - style.MARGIN - (PANELS - 1) * GAP) / PANELS
     for at, axis in enumerate(axes):
         bottom = page.ceiling - keys - at * row - ABOVE - PANEL_HEIGHT
         panels = [page.panel(LEFT + k * (width + GAP), bottom, width, PANEL_HEIGHT) for k in range(PANELS)]
@@ -82,16 +70,16 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     for ax, (what, title) in zip(places, panels, strict=False):
         _points(ax, cells, names, sizes, what, 100.0)
         _noise(ax, cells, names, sizes, f"control_{what}")
-        ax.set_title(title, loc="left", fontsize=TEXT)
+        ax.set_title(title, loc="left", fontsize=style.TEXT)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.grid(axis="y")
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
-    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    style.plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.8), max(high, 2.0))
-    ax.axhline(1.0, **DASHED)
-    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=TEXT)
+    ax.axhline(1.0, **style.DASHED)
+    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=style.TEXT)
     crowded = sum(map(len, names)) > 26
     for ax in places:
         ax.set_xticks(range(len(names)), [printable(n) for n in names])
@@ -104,47 +92,37 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
                 label.set_rotation_mode("anchor")
 
 
-def _offset(size: str, sizes: Sequence[str], names: Sequence[str]) -> float:
-    """Where a size stands beside a cell's tick; on it where the cells are the sizes themselves."""
-    if size in names:
-        return 0.0
-    return (sizes.index(size) - (len(sizes) - 1) / 2) * SPREAD / max(len(sizes), 1)
+def _by_size(
+    cells: Cells, names: Sequence[str], sizes: Sequence[str]
+) -> Iterator[tuple[style.Look, Cells, dict[str, float]]]:
+    """Each size's look, its cells, and where each cell of the axis stands: on the tick where cells are sizes."""
+    for number, size in enumerate(sizes):
+        aside = 0.0 if size in names else (number - (len(sizes) - 1) / 2) * SPREAD / len(sizes)
+        own = [cell for cell in cells if cell["size"] == size]
+        yield style.LOOKS[number % len(style.LOOKS)], own, {name: at + aside for at, name in enumerate(names)}
 
 
 def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float) -> None:
     """Each seed's value with its interval, and a line through the seeds' means."""
-    for number, size in enumerate(sizes):
-        look = LOOKS[number % len(LOOKS)]
-        own = [cell for cell in cells if cell["size"] == size]
+    for look, own, middles in _by_size(cells, names, sizes):
         seeds = sorted({cell["seed"] for cell in own})
         apart = min(0.12, SPREAD / len(sizes) / max(len(seeds), 1))
-        centres = []
+        values = defaultdict(list)
         for cell in own:
             entry = _entry(cell, what)
             if entry["value"] is None:
                 continue
-            aside = (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * apart
-            x = names.index(cell["cell"]) + _offset(size, sizes, names) + aside
-            y = scale * entry["value"]
+            values[cell["cell"]].append(entry["value"])
+            x = middles[cell["cell"]] + (seeds.index(cell["seed"]) - (len(seeds) - 1) / 2) * apart
             if entry["ci_low"] is not None:
                 ends = scale * entry["ci_low"], scale * entry["ci_high"]
                 ax.vlines(x, *ends, color=look["color"], linewidth=0.9, gid=f"{what} interval")
-            ax.plot(
-                x,
-                y,
-                gid=what,
-                color=look["color"],
-                marker=look["marker"],
-                markerfacecolor="white",
-                linestyle="none",
-                zorder=4,
-            )
-        for at, name in enumerate(names):
-            values = [value for c in own if c["cell"] == name and (value := _entry(c, what)["value"]) is not None]
-            if values:
-                centres.append((at + _offset(size, sizes, names), scale * float(np.mean(values))))
-        if len(centres) > 1 and all(cell["position"] is not None for cell in own):
-            ax.plot(*zip(*centres, strict=True), color=look["color"], linestyle=look["linestyle"], zorder=3)
+            ax.plot(x, scale * entry["value"], gid=what, zorder=4, **(look | style.HOLLOW | {"linestyle": "none"}))
+        if len(values) > 1 and all(cell["position"] is not None for cell in own):
+            known = [name for name in names if name in values]
+            means = [scale * float(np.mean(values[name])) for name in known]
+            line = {"color": look["color"], "linestyle": look["linestyle"], "zorder": 3}
+            ax.plot([middles[name] for name in known], means, **line)
 
 
 def _entry(cell: dict[str, Any], what: str) -> dict[str, Any]:
@@ -158,42 +136,35 @@ def _entry(cell: dict[str, Any], what: str) -> dict[str, Any]:
 def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str) -> None:
     """Bands from the lowest to the highest bound of the control's intervals in a cell."""
     half = 0.5 * SPREAD / max(len(sizes), 1)
-    for number, size in enumerate(sizes):
-        for at, name in enumerate(names):
-            entries = [
-                _entry(cell, what)
-                for cell in cells
-                if cell["size"] == size and cell["cell"] == name and _entry(cell, what)["value"] is not None
-            ]
+    for look, own, middles in _by_size(cells, names, sizes):
+        for name, middle in middles.items():
+            entries = [_entry(cell, what) for cell in own if cell["cell"] == name]
+            entries = [entry for entry in entries if entry["value"] is not None]
             if not entries:
                 continue
             ends = [100 * end for entry in entries for end in bounds(entry)]
-            low, high = min(ends), max(ends)
-            centre = float(np.mean([100 * entry["value"] for entry in entries]))
-            colour = LOOKS[number % len(LOOKS)]["color"]
-            middle = at + _offset(size, sizes, names)
-            ax.add_patch(
-                Rectangle((middle - half, low), 2 * half, high - low, facecolor=colour, alpha=0.25, gid="control")
-            )
+            corner, height = (middle - half, min(ends)), max(ends) - min(ends)
+            ax.add_patch(Rectangle(corner, 2 * half, height, facecolor=look["color"], alpha=0.25, gid="control"))
             # A band may be thinner than a line.
-            ax.hlines(centre, middle - half, middle + half, color=colour, linewidth=0.7, alpha=0.6)
+            centre = float(np.mean([100 * entry["value"] for entry in entries]))
+            ax.hlines(centre, middle - half, middle + half, color=look["color"], linewidth=0.7, alpha=0.6)
     ax.autoscale_view()
 
 
 def _legend(sizes: Sequence[str]) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], label=printable(size), **LOOKS[number % len(LOOKS)], **HOLLOW)
+        Line2D([], [], label=printable(size), **style.LOOKS[number % len(style.LOOKS)], **style.HOLLOW)
         for number, size in enumerate(sizes)
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
-    handles.append(Patch(facecolor=INK, alpha=0.25, label="seed noise: two baselines"))
+    handles.append(Line2D([], [], color=style.INK, linewidth=0.9, label="95 % interval over documents"))
+    handles.append(Patch(facecolor=style.INK, alpha=0.25, label="seed noise: two baselines"))
     return handles
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
     kinds = [cell["noise"] for cell in record["pairs"] if cell["noise"]]
     notes = [noise_sentence("the baseline", kinds)] if kinds else []
-    notes += warning_notes(record["summary"], "pairs", "comparison")
+    notes += style.warning_notes(record["summary"], "pairs", "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")

@@ -19,15 +19,8 @@ from cka_tools.formatting import (
     short_names,
     shorten,
 )
+from cka_tools.plotting import layer_curves
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
-from cka_tools.plotting.layer_curves import (
-    draw_control,
-    draw_divergence,
-    draw_early_band,
-    draw_effective_dimension,
-    draw_ratio,
-    layer_axis,
-)
 from cka_tools.plotting.style import Page, figure_style
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
@@ -75,14 +68,15 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
 def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     entries, summary = record["layers"], record["summary"]
     layers = [entry["layer_a"] for entry in entries]
-    band = draw_early_band(upper, layers, summary["early_layers"])
-    draw_early_band(lower, layers, summary["early_layers"])
-    handles = draw_divergence(upper, entries, summary["mean_divergence"]["debiased"]["value"])
+    band = layer_curves.draw_early_band(upper, layers, summary["early_layers"])
+    layer_curves.draw_early_band(lower, layers, summary["early_layers"])
+    handles = layer_curves.draw_divergence(upper, entries, summary["mean_divergence"]["debiased"]["value"])
     if model_names(record, "control"):
-        handles += draw_control(upper, entries)
+        handles += layer_curves.draw_control(upper, entries)
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
-    lower.legend(handles=draw_effective_dimension(lower, entries), loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    layer_axis(upper, layers)
+    dimensions = layer_curves.draw_effective_dimension(lower, entries)
+    lower.legend(handles=dimensions, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    layer_curves.layer_axis(upper, layers)
     upper.tick_params(labelbottom=False)
     same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)
     lower.set_xlabel("layer" if same else "layer of A, each with its pair in B")
@@ -107,8 +101,8 @@ def _legend_lines(record: Record) -> int:
 
 def _ratio(record: Record, ax: Axes) -> None:
     entries, summary = record["layers"], record["summary"]
-    draw_early_band(ax, [entry["layer_a"] for entry in entries], summary["early_layers"])
-    handles = draw_ratio(ax, entries, summary["ratio"]["mean"]["value"])
+    layer_curves.draw_early_band(ax, [entry["layer_a"] for entry in entries], summary["early_layers"])
+    handles = layer_curves.draw_ratio(ax, entries, summary["ratio"]["mean"]["value"])
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     ax.tick_params(labelbottom=False)
     ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)

@@ -10,16 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cka_tools.formatting import contrast_sentence, ratio_refusals, settings_in_words, shorten, significant_layers
-from cka_tools.plotting.layer_curves import (
-    CONTROL,
-    DEBIASED,
-    draw_early_band,
-    draw_intervals,
-    draw_ratio,
-    layer_axis,
-    numbers,
-    percent_axis,
-)
+from cka_tools.plotting import layer_curves
 from cka_tools.plotting.style import INK, Look, Page, StyledFigure, figure_style, undefined_key, warning_notes
 
 # Inches.
@@ -27,8 +18,8 @@ LEFT, WIDTH, GAP = 0.58, 2.95, 0.58
 HEIGHT, ABOVE, BELOW = 2.0, 0.32, 0.42
 NAME_LETTERS, CORPUS_LETTERS = 30, 48
 
-BETWEEN: Look = DEBIASED
-WITHIN: Look = CONTROL
+BETWEEN: Look = layer_curves.DEBIASED
+WITHIN: Look = layer_curves.CONTROL
 SIGNIFICANT: Look = {"marker": "*", "markersize": 6.5, "color": INK, "markeredgewidth": 0, "linestyle": "none"}
 
 Record = dict[str, Any]
@@ -51,14 +42,14 @@ def contrast_figure(record: Record) -> StyledFigure:
     right = page.panel(LEFT + WIDTH + GAP, bottom, WIDTH, HEIGHT)
     layers = [entry["layer"] for entry in record["layers"]]
     handles = draw_groups(left, record)
-    band = draw_early_band(left, layers, summary["early_layers"])
+    band = layer_curves.draw_early_band(left, layers, summary["early_layers"])
     left.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    draw_early_band(right, layers, summary["early_layers"])
+    layer_curves.draw_early_band(right, layers, summary["early_layers"])
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
-    ratios = draw_ratio(right, entries, summary["mean"]["ratio"]["value"], "between / within")
+    ratios = layer_curves.draw_ratio(right, entries, summary["mean"]["ratio"]["value"], "between / within")
     right.legend(handles=ratios, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     for ax in (left, right):
-        layer_axis(ax, layers)
+        layer_curves.layer_axis(ax, layers)
         ax.set_xlabel("layer")
     return page.figure
 
@@ -71,9 +62,9 @@ def draw_groups(ax: Axes, record: Record) -> list[Line2D | Patch]:
     top = np.zeros(len(x))
     for name, look in (("between", BETWEEN), ("within", WITHIN)):
         entries = [entry[name] for entry in record["layers"]]
-        y, low, high = (100 * numbers(entries, key) for key in ("value", "ci_low", "ci_high"))
+        y, low, high = (100 * layer_curves.numbers(entries, key) for key in ("value", "ci_low", "ci_high"))
         handles += ax.plot(x, y, label=f"{name} groups", gid=name, **look)
-        draw_intervals(ax, x, low, high, look, name)
+        layer_curves.draw_intervals(ax, x, low, high, look, name)
         shown += [y, low, high]
         top = np.fmax(top, np.fmax(y, high))
     starred = np.isin(x, significant_layers(record))
@@ -82,9 +73,9 @@ def draw_groups(ax: Axes, record: Record) -> list[Line2D | Patch]:
         stars = ax.plot(x[starred], top[starred] + room, label="p ≤ 5 %", gid="significant", **SIGNIFICANT)
         handles += stars
         shown.append(top[starred] + 2 * room)
-    if np.isnan(numbers([entry["between"] for entry in record["layers"]], "value")).any():
+    if np.isnan(layer_curves.numbers([entry["between"] for entry in record["layers"]], "value")).any():
         handles.append(undefined_key())
-    percent_axis(ax, np.concatenate(shown))
+    layer_curves.percent_axis(ax, np.concatenate(shown))
     ax.set_ylabel("mean divergence 1 − CKA (%)")
     return handles
 

@@ -14,12 +14,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.plotting.layer_curves import thin
-from cka_tools.plotting.style import FAINT, HEAT, INK, SMALL, VOID, VOID_HATCH, Look, undefined_key
+from cka_tools.plotting.style import HATCHED, HEAT, INK, SMALL, VOID, Look, undefined_key
 
 
 def draw_mesh(ax: Axes, values: np.ndarray, low: float, high: float, gid: str) -> QuadMesh:
     """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k."""
-    ax.patch.set(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0)
+    ax.patch.set(facecolor=VOID, **HATCHED)
     return ax.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5,
         np.arange(values.shape[0] + 1) - 0.5,
@@ -62,24 +62,10 @@ def draw_heatmap(
     halo = [withStroke(linewidth=2.0 * thickness + 0.3, foreground=INK)]
     square: Look = {"marker": "s", "markerfacecolor": "none", "linestyle": "none"}
     dot: Look = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": "none"}
-    ax.plot(
-        [column[b] for _, b in pairs],
-        [row[a] for a, _ in pairs],
-        gid="paired",
-        markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=thickness,
-        path_effects=halo,
-        **square,
-    )
-    ax.plot(
-        [column[b] for _, b in best],
-        [row[a] for a, _ in best],
-        gid="best",
-        markersize=0.45 * size,
-        markeredgewidth=0.6 * thickness,
-        **dot,
-    )
+    paired: Look = {"markersize": size, "markeredgewidth": thickness, "path_effects": halo, "markeredgecolor": "white"}
+    matched: Look = {"markersize": 0.45 * size, "markeredgewidth": 0.6 * thickness}
+    for marked, gid, look in ((pairs, "paired", square | paired), (best, "best", dot | matched)):
+        ax.plot([column[b] for _, b in marked], [row[a] for a, _ in marked], gid=gid, **look)
     for axis, layers in ((ax.xaxis, layers_b), (ax.yaxis, layers_a)):
         ticks = thin(range(len(layers)))
         axis.set_ticks(ticks, [str(layers[at]) for at in ticks])

@@ -13,20 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cka_tools.formatting import layer_list
-from cka_tools.plotting.style import (
-    BAND,
-    DASHED,
-    FAINT,
-    FIRST,
-    INK,
-    LOOKS,
-    NOISE,
-    SECOND,
-    VOID_HATCH,
-    Look,
-    plain_log_axis,
-    undefined_key,
-)
+from cka_tools.plotting import style
+from cka_tools.plotting.style import Look
 from cka_tools.statistics.features import MASSIVE_SHARE
 
 MOST_LABELS = 14
@@ -47,18 +35,12 @@ def thin(positions: Sequence[float], most: int = MOST_LABELS) -> list[int]:
 
 LayerEntry = dict[str, Any]
 
-DEBIASED: Look = FIRST | {"zorder": 5}
-BIASED: Look = SECOND | {"zorder": 4}
-RESCALED: Look = LOOKS[2] | {"zorder": 3}
-VOIDED: Look = {"facecolor": "white", "edgecolor": FAINT, "hatch": VOID_HATCH, "linewidth": 0, "zorder": 0.5}
-MASSIVE: Look = {
-    "marker": "o",
-    "markersize": 7.5,
-    "markerfacecolor": "none",
-    "markeredgecolor": INK,
-    "markeredgewidth": 0.7,
-    "linestyle": "none",
-}
+DEBIASED: Look = style.FIRST | {"zorder": 5}
+BIASED: Look = style.SECOND | {"zorder": 4}
+RESCALED: Look = style.LOOKS[2] | {"zorder": 3}
+VOIDED: Look = style.HATCHED | {"facecolor": "white", "zorder": 0.5}
+_RING: Look = {"markerfacecolor": "none", "markeredgecolor": style.INK, "markeredgewidth": 0.7}
+MASSIVE: Look = {"marker": "o", "markersize": 7.5, "linestyle": "none", **_RING}
 MOST_EARLY_LETTERS = 16
 
 
@@ -92,10 +74,10 @@ def draw_early_band(ax: Axes, layers: Sequence[int], early: Sequence[int]) -> li
         else:
             runs.append([edges[at], edges[at + 1]])
     for low, high in runs:
-        ax.axvspan(low, high, color=BAND, linewidth=0, zorder=0, gid="early")
+        ax.axvspan(low, high, color=style.BAND, linewidth=0, zorder=0, gid="early")
     text = f"early {layer_list(early)}"
     label = text if len(text) <= MOST_EARLY_LETTERS else "early layers"
-    return [Patch(facecolor=BAND, edgecolor=FAINT, linewidth=0.4, label=label)] if runs else []
+    return [Patch(facecolor=style.BAND, edgecolor=style.FAINT, linewidth=0.4, label=label)] if runs else []
 
 
 def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None) -> list[Line2D | Patch]:
@@ -121,7 +103,7 @@ def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None)
             draw_intervals(ax, x, low, high, look, label)
             shown += [low, high]
     if mean is not None:
-        handles.append(ax.axhline(100 * mean, label="mean", **DASHED))
+        handles.append(ax.axhline(100 * mean, label="mean", **style.DASHED))
     handles += _voids(ax, x[np.isnan(numbers(entries, "cka_debiased"))], "undefined")
     percent_axis(ax, np.concatenate(shown))
     ax.set_ylabel("divergence 1 − CKA (%)")
@@ -140,7 +122,7 @@ def _voids(ax: Axes, layers: np.ndarray, gid: str, label: str = "undefined") -> 
     """Hatch layers that have no value; returns what the legend shows."""
     for layer in layers:
         ax.axvspan(layer - 0.5, layer + 0.5, gid=gid, **VOIDED)
-    return [undefined_key(label)] if len(layers) else []
+    return [style.undefined_key(label)] if len(layers) else []
 
 
 def percent_axis(ax: Axes, shown: np.ndarray) -> None:
@@ -152,7 +134,7 @@ def percent_axis(ax: Axes, shown: np.ndarray) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     ax.grid(axis="y")
     if high > 100:
-        ax.axhline(100, color=INK, linewidth=0.6, linestyle=":", zorder=1)
+        ax.axhline(100, color=style.INK, linewidth=0.6, linestyle=":", zorder=1)
 
 
 def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Line2D]:
@@ -161,7 +143,7 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
     handles: list[Line2D] = []
     drawn: list[np.ndarray] = []
     massive = np.zeros((0, 2))
-    for side, look in (("a", FIRST), ("b", SECOND)):
+    for side, look in (("a", style.FIRST), ("b", style.SECOND)):
         y = numbers(entries, f"effective_dim_{side}")
         label = f"model {side.upper()}"
         handles += ax.plot(x, y, label=label, gid=label, **look)
@@ -181,11 +163,11 @@ def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     widen = max(1.35, (10 * low / high) ** 0.5)
     low, high = low / widen, high * widen
-    plain_log_axis(ax, (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0))
+    style.plain_log_axis(ax, (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0))
     ax.set_ylim(low, high)
 
 
-CONTROL: Look = {"color": NOISE, "marker": "D", "markersize": 2.8, "linestyle": (0, (5, 1.5, 1, 1.5)), "zorder": 3}
+CONTROL: Look = style.LOOKS[3] | {"markersize": 2.8, "zorder": 3}
 RATIO: Look = DEBIASED
 NARROWEST_RANGE = (0.8, 2.0)
 """Ratios that the axis shows at least."""
@@ -229,9 +211,9 @@ def draw_ratio(
     y, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
     handles: list[Line2D | Patch] = list(ax.plot(x, y, label=label, gid="ratio", **RATIO))
     draw_intervals(ax, x, low, high, RATIO, "ratio")
-    ax.axhline(1.0, color=INK, linewidth=0.6, linestyle=":", zorder=1, gid="one")
+    ax.axhline(1.0, color=style.INK, linewidth=0.6, linestyle=":", zorder=1, gid="one")
     if mean is not None:
-        handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **DASHED))
+        handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **style.DASHED))
     handles += _voids(ax, x[np.isnan(y)], "no ratio", "none: see note")
     _ratio_axis(ax, np.concatenate([y, low, high, [] if mean is None else [mean]]))
     ax.set_ylabel("ratio")
@@ -243,5 +225,5 @@ def _ratio_axis(ax: Axes, values: np.ndarray) -> None:
     known = values[np.isfinite(values) & (values > 0)]
     low = min(NARROWEST_RANGE[0], *known / 1.15) if len(known) else NARROWEST_RANGE[0]
     high = max(NARROWEST_RANGE[1], *known * 1.15) if len(known) else NARROWEST_RANGE[1]
-    plain_log_axis(ax, next(subs for least, subs in TICKS if high / low > least))
+    style.plain_log_axis(ax, next(subs for least, subs in TICKS if high / low > least))
     ax.set_ylim(low, high)

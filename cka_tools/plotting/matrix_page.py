@@ -12,21 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cka_tools.formatting import percent, settings_in_words, shorten
+from cka_tools.plotting import style
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
-from cka_tools.plotting.style import (
-    DARK,
-    INK,
-    MARGIN,
-    PAGE_WIDTH,
-    SMALL,
-    TEXT,
-    Look,
-    Page,
-    figure_style,
-    text_width,
-    undefined_key,
-    warning_notes,
-)
 
 # Inches.
 SIDE, TREE, GAP = 3.0, 2.2, 0.1
@@ -41,7 +28,7 @@ DARK_CELLS = 0.52
 Record = dict[str, Any]
 
 
-@figure_style()
+@style.figure_style()
 def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     """Draw a matrix of models. Nothing of matplotlib's global state is used or changed.
 
@@ -53,14 +40,14 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
     labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
     settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
-    notes = warning_notes(record["summary"], "pairs", "pair")
+    notes = style.warning_notes(record["summary"], "pairs", "pair")
     if "reason" in linkage:
         notes.append(f"No dendrogram: {linkage['reason']}.")
     notes.append(f"Diagonal: {record['summary']['diagonal']}.")
     title = f"Mean divergence of {len(names)} models, all pairs"
-    page = Page([title], settings, ABOVE + SIDE + SCALE_GAP + SCALE_HEIGHT + BELOW, notes)
+    page = style.Page([title], settings, ABOVE + SIDE + SCALE_GAP + SCALE_HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - SIDE
-    left = MARGIN + 0.12 + max(text_width(label, SMALL) for label in labels)
+    left = style.MARGIN + 0.12 + max(style.text_width(label, style.SMALL) for label in labels)
     heat = page.panel(left, bottom, SIDE, SIDE)
     values = 100 * arrays["mean.debiased"][np.ix_(order, order)]
     mesh = draw_matrix(heat, values)
@@ -68,9 +55,9 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     heat.set_xticks(range(len(order)), [str(at + 1) for at in order])
     heat.tick_params(length=0)
     if np.isnan(values).any():
-        heat.legend(handles=[undefined_key()], loc="lower left", bbox_to_anchor=(0, 1))
+        heat.legend(handles=[style.undefined_key()], loc="lower left", bbox_to_anchor=(0, 1))
     if linkage["merges"]:
-        room = PAGE_WIDTH - MARGIN - left - SIDE - GAP
+        room = style.PAGE_WIDTH - style.MARGIN - left - SIDE - GAP
         draw_tree(page.panel(left + SIDE + GAP, bottom, min(TREE, room), SIDE), linkage)
     scale = page.panel(left, bottom - SCALE_GAP - SCALE_HEIGHT, SIDE, SCALE_HEIGHT)
     draw_scale(scale, mesh, "mean divergence 1 − CKA (%)", 6)
@@ -86,8 +73,8 @@ def draw_matrix(ax: Axes, values: np.ndarray) -> QuadMesh:
     for row, column in np.ndindex(values.shape) if len(values) <= MOST_NUMBERS else ():
         value = float(values[row, column])
         if row != column and np.isfinite(value):
-            colour = "white" if (value - low) / (high - low) < DARK_CELLS else INK
-            look: Look = {"ha": "center", "va": "center", "size": SMALL, "color": colour}
+            colour = "white" if (value - low) / (high - low) < DARK_CELLS else style.INK
+            look: style.Look = {"ha": "center", "va": "center", "size": style.SMALL, "color": colour}
             ax.text(column, row, percent(value / 100), gid="value", **look)
     return mesh
 
@@ -101,7 +88,7 @@ def draw_tree(ax: Axes, linkage: Record) -> None:
     for at, merge in enumerate(linkage["merges"]):
         (x_a, y_a), (x_b, y_b) = places[merge["a"]], places[merge["b"]]
         height = 100 * merge["height"]
-        ax.plot([x_a, height, height, x_b], [y_a, y_a, y_b, y_b], color=DARK, linewidth=0.9, gid="merge")
+        ax.plot([x_a, height, height, x_b], [y_a, y_a, y_b, y_b], color=style.DARK, linewidth=0.9, gid="merge")
         places[len(linkage["order"]) + at] = (height, (y_a + y_b) / 2)
     ax.set_ylim(len(linkage["order"]) - 0.5, -0.5)
     heights = [100 * merge["height"] for merge in linkage["merges"]]
@@ -110,4 +97,4 @@ def draw_tree(ax: Axes, linkage: Record) -> None:
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.set_xlabel("merged at (%)")
-    ax.set_title("average linkage", loc="left", fontsize=TEXT)
+    ax.set_title("average linkage", loc="left", fontsize=style.TEXT)

@@ -71,12 +71,14 @@ TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 DARK, MIDDLE, LIGHT = "#12355b", "#c8553d", "#3fa796"
 NOISE = "#7b5ea7"
 INK, FAINT, BAND, VOID = "#222222", "#8a8a8a", "#ececec", "#e4e4e4"
-VOID_HATCH = "//////"
 HEAT = "cividis"
 """Perceptually uniform, monotonous in grey, the same to colour-blind readers."""
 
 Look = dict[str, Any]
 """Artist properties."""
+
+HATCHED: Final[Look] = {"edgecolor": FAINT, "hatch": "//////", "linewidth": 0}
+"""An area without a value."""
 
 LOOKS: Final[tuple[Look, ...]] = (
     {"color": DARK, "marker": "o", "linestyle": "-"},
@@ -91,17 +93,14 @@ SECOND: Final[Look] = LOOKS[1] | HOLLOW
 DASHED: Final[Look] = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
 """A line at a mean, or at 1."""
 
+_TICKS: Final = {"labelsize": SMALL, "color": INK, "major.width": 0.6, "major.size": 2.5}
 _SETTINGS: Final[dict[str, Any]] = {
     "figure.dpi": 220,
-    "savefig.dpi": "figure",
-    "savefig.bbox": "standard",
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.hashsalt": "cka-tools",
-    "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
-    "text.usetex": False,
     # Names of models and corpora hold $, _ and \\: no text is mathematics.
     "text.parse_math": False,
     "text.color": INK,
@@ -114,14 +113,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.axisbelow": True,
     "grid.color": BAND,
     "grid.linewidth": 0.6,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
+    **{f"{x}tick.{key}": value for x in "xy" for key, value in _TICKS.items()},
     "lines.linewidth": 1.1,
     "lines.markersize": 3.4,
     "lines.markeredgewidth": 0.8,
@@ -165,7 +157,7 @@ def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
 
 def undefined_key(label: str = "undefined") -> Patch:
     """The legend's key for what is not defined, or not there."""
-    return Patch(facecolor=VOID, edgecolor=FAINT, hatch=VOID_HATCH, linewidth=0, label=label)
+    return Patch(facecolor=VOID, label=label, **HATCHED)
 
 
 class StyledFigure(Figure):

@@ -84,7 +84,7 @@ def contrast_groups(
     divergence: np.ndarray,
     without: np.ndarray | None,
     sizes: tuple[int, int],
-    early: Sequence[int],
+    early_layers: Sequence[int],
     n: int,
     *,
     paired: bool = False,
@@ -97,7 +97,7 @@ def contrast_groups(
         divergence: of each pair (see `pair_positions`) in each layer, (pairs, layers); NaN where undefined.
             The first `sizes[0]` checkpoints are the first group.
         without: the same without each of m documents in turn, (pairs, layers, m); None gives no intervals.
-        early: positions of the layers that count as early.
+        early_layers: positions of the layers that count as early.
         n: documents.
         paired: checkpoint i of one group and i of the other share something that other checkpoints do not:
             these pairs are not counted, labels are exchanged within them, and they are left out together.
@@ -105,7 +105,7 @@ def contrast_groups(
     """
     design = _Design(sizes, paired)
     usable = [at for at in range(divergence.shape[1]) if np.isfinite(divergence[:, at]).all()]
-    groups = [[at] for at in usable] + [usable, [at for at in early if at in usable]]
+    groups = [[at] for at in usable] + [usable, [at for at in early_layers if at in usable]]
     rows = [divergence[:, group].mean(1) if group else None for group in groups]
     labels, exact = relabelings(sizes, paired=paired, seed=seed, most=most)
     between, within = design.weights(labels)

@@ -43,16 +43,11 @@ class Influence:
     without: Tensor
 
 
-class _Rows:
-    """Row sums over j ≠ i of a symmetric n × n matrix that is seen in upper tiles."""
-
-    def __init__(self, pairs: int, n: int, device: torch.device) -> None:
-        self.sums = torch.zeros(pairs, n, dtype=torch.float64, device=device)
-
-    def add(self, pair: int, tile: Tensor, rows_i: slice, rows_j: slice) -> None:
-        self.sums[pair, rows_i] += tile.sum(1)
-        if rows_i != rows_j:
-            self.sums[pair, rows_j] += tile.sum(0)
+def add_row_sums(sums: Tensor, tile: Tensor, rows_i: slice, rows_j: slice) -> None:
+    """Add the row sums (n,) of a symmetric n × n matrix that is seen in upper tiles."""
+    sums[rows_i] += tile.sum(1)
+    if rows_i != rows_j:
+        sums[rows_j] += tile.sum(0)
 
 
 class LinearisedCKA:
@@ -118,8 +113,8 @@ def influence(
     n, D, device, draws = a.n, len(pairs), a.device, a.draws
     kernel = LinearisedCKA(a, b, pairs, debiased)
     norms_a, norms_b = kernel.norms_a, kernel.norms_b
-    W = _Rows(D, n, device)
-    raw = {name: [_Rows(D, n, device) for _ in range(draws)] for name in ("xy", "xx", "yy")}
+    sums = torch.zeros(D, n, dtype=torch.float64, device=device)
+    raw = {name: torch.zeros(draws, D, n, dtype=torch.float64, device=device) for name in ("xy", "xx", "yy")}
     squares = torch.zeros(D, dtype=torch.float64, device=device)
     group_squares = torch.zeros(len(groups), dtype=torch.float64, device=device)
     for rows_i, rows_j in upper_tiles(n, INFLUENCE_TILE):
@@ -128,14 +123,14 @@ def influence(
         for d in range(D):
             add = partial(_add_products, raw, d, rows_i, rows_j)
             tile = kernel.tile(d, rows_i, rows_j, add)
-            W.add(d, tile, rows_i, rows_j)
+            add_row_sums(sums[d], tile, rows_i, rows_j)
             squares[d] += weight * torch.linalg.vector_norm(tile).square()
             for g, members in enumerate(groups):
                 if d in members:
                     means[g] = means[g] + tile / len(members)
         for g, mean in enumerate(means):
             group_squares[g] += weight * torch.linalg.vector_norm(mean).square()
-    first = W.sums / (n - 1)
+    first = sums / (n - 1)
     second = torch.stack([second_order(s, g, n) for s, g in zip(squares, first, strict=True)])
     grouped = [
         float(second_order(s, first[list(members)].mean(0), n))
@@ -150,11 +145,11 @@ def influence(
     )
 
 
-def _add_products(raw: dict[str, list[_Rows]], d: int, i: slice, j: slice, draw: int, K: Tensor, L: Tensor) -> None:
+def _add_products(raw: dict[str, Tensor], d: int, i: slice, j: slice, draw: int, K: Tensor, L: Tensor) -> None:
     """Row sums of K̃∘L̃, K̃∘K̃ and L̃∘L̃; overwrites the tiles."""
-    raw["xy"][draw].add(d, K * L, i, j)
-    raw["xx"][draw].add(d, K.square_(), i, j)
-    raw["yy"][draw].add(d, L.square_(), i, j)
+    add_row_sums(raw["xy"][draw, d], K * L, i, j)
+    add_row_sums(raw["xx"][draw, d], K.square_(), i, j)
+    add_row_sums(raw["yy"][draw, d], L.square_(), i, j)
 
 
 def _gram_tile(
@@ -180,14 +175,14 @@ def second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
 
 
 def _biased_influence(
-    raw: dict[str, list[_Rows]], norms_a: list[Tensor], norms_b: list[Tensor], biased: Hsic, n: int
+    raw: dict[str, Tensor], norms_a: list[Tensor], norms_b: list[Tensor], biased: Hsic, n: int
 ) -> Tensor:
     """Row means of the biased kernel (diagonal included), (D, n)."""
     xy, xx, yy = (h * ((n - 1) / n) ** 2 for h in biased)  # HSIC's 1/(n−1)² to a mean over all i, j
     theta = xy / (xx * yy).sqrt()
     a, b = torch.stack(norms_a), torch.stack(norms_b)  # (D, K, n)
     means = {
-        name: (torch.stack([r.sums for r in raw[name]], dim=1) + diagonal).mean(1) / n
+        name: (raw[name].transpose(0, 1) + diagonal).mean(1) / n
         for name, diagonal in (("xy", a * b), ("xx", a * a), ("yy", b * b))
     }
     return means["xy"] / (xx * yy).sqrt()[:, None] - (theta / 2)[:, None] * (
@@ -199,7 +194,7 @@ def _leave_one_out(
     a: ModelStatistics,
     b: ModelStatistics,
     pairs: LayerPairs,
-    raw: dict[str, list[_Rows]],
+    raw: dict[str, Tensor],
     norms_a: list[Tensor],
     norms_b: list[Tensor],
 ) -> Tensor:
@@ -211,9 +206,9 @@ def _leave_one_out(
             p, q = norms_a[d][draw], norms_b[d][draw]
             K_p, K_q = _off_diagonal_products(a, draw, i, p, [p, q])
             L_p, L_q = _off_diagonal_products(b, draw, j, q, [p, q])
-            xy.append(_hsic_without(raw["xy"][draw].sums[d], p, q, K_q, L_p))
-            xx.append(_hsic_without(raw["xx"][draw].sums[d], p, p, K_p, K_p))
-            yy.append(_hsic_without(raw["yy"][draw].sums[d], q, q, L_q, L_q))
+            xy.append(_hsic_without(raw["xy"][draw, d], p, q, K_q, L_p))
+            xx.append(_hsic_without(raw["xx"][draw, d], p, p, K_p, K_p))
+            yy.append(_hsic_without(raw["yy"][draw, d], q, q, L_q, L_q))
         mean_xy, mean_xx, mean_yy = (torch.stack(h).mean(0) for h in (xy, xx, yy))
         result.append(mean_xy / (mean_xx * mean_yy).sqrt())
     return torch.stack(result)

@@ -111,9 +111,9 @@ def _degrees_of_freedom(deviations: Tensor) -> float:
     return min(2 * m / max(kurtosis - 1, 1e-9), m - 1.0)
 
 
-def t_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
+def t_interval(value: float, variance: Variance) -> Interval:
     """Estimate ± t quantile × standard error."""
-    half = _quantile(level, variance) * math.sqrt(max(variance.total, 0.0))
+    half = _quantile(variance) * math.sqrt(max(variance.total, 0.0))
     return Interval(value, value - half, value + half)
 
 
@@ -122,23 +122,21 @@ def clear_of_zero(value: float, variance: Variance) -> bool:
     return CLEAR_OF_ZERO * math.sqrt(variance.total) < value < 1
 
 
-def logit_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
+def logit_interval(value: float, variance: Variance) -> Interval:
     """Interval on logit CKA: the standard error grows with the distance from 0 and from 1.
 
     On the plain scale it is taken as constant, and samples with a small estimate are given too short a one.
     """
     centre = math.log(value / (1 - value))
-    half = _quantile(level, variance) * math.sqrt(variance.total) / (value * (1 - value))
+    half = _quantile(variance) * math.sqrt(variance.total) / (value * (1 - value))
     return Interval(value, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre)))
 
 
-def _quantile(level: float, variance: Variance) -> float:
-    return float(stats.t.ppf(0.5 + level / 2, variance.degrees))
+def _quantile(variance: Variance) -> float:
+    return float(stats.t.ppf(0.5 + LEVEL / 2, variance.degrees))
 
 
-def correlation_interval(
-    value: float, biased: float, variance: Variance, n: int, *, rank_one: bool, level: float = LEVEL
-) -> Interval:
+def correlation_interval(value: float, biased: float, variance: Variance, n: int, *, rank_one: bool) -> Interval:
     """Interval on atanh √CKA, the scale on which a squared correlation is nearly normal.
 
     The centre is the biased estimate, which a single feature makes an exact squared correlation and which is
@@ -152,7 +150,7 @@ def correlation_interval(
     on_scale = variance.first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
     if rank_one:
         on_scale = max(on_scale, 1 / (n - 3))
-    half = _quantile(level, variance) * math.sqrt(on_scale)
+    half = _quantile(variance) * math.sqrt(on_scale)
     return Interval(value, math.tanh(max(centre - half, 0.0)) ** 2, math.tanh(centre + half) ** 2)
 
 

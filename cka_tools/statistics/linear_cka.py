@@ -75,6 +75,9 @@ class LinearCKA:
             rows and sums them in float64, in half the time, and moved CKA of float32 features by up to 3e-7
             (benchmarks/kernels.py). By default float32 on a GPU whose float64 is slow, else float64.
 
+    Attributes:
+        switch: rows from which moments take the place of the Gram form.
+
     Example:
         >>> import torch
         >>> X = torch.randn(50, 8, dtype=torch.float64)
@@ -127,7 +130,7 @@ class LinearCKA:
         gram_cost = P + Q + la * lb
         affordable = max(BUFFER_BYTES, 8 * feature_cost) // (8 * (P + Q))
         folded_from = max(feature_cost // gram_cost, FOLD_ROWS) if gram else FOLD_ROWS
-        self._switch = max(1, min(folded_from, affordable))
+        self.switch = max(1, min(folded_from, affordable))
         self.reset()
 
     def _stack_shift(self, shift: tuple[Sequence[ArrayLike], Sequence[ArrayLike]]) -> tuple[Tensor, Tensor]:
@@ -152,11 +155,6 @@ class LinearCKA:
         """Samples seen."""
         return self._buffer.rows + (self._moments[0].n if self._moments else 0)
 
-    @property
-    def switch(self) -> int:
-        """Rows from which moments take the place of the Gram form."""
-        return self._switch
-
     def update(self, features_a: Sequence[ArrayLike], features_b: Sequence[ArrayLike]) -> None:
         """Add n samples: a matrix (n, p_ℓ) for each layer of A, one (n, q_m) for each of B."""
         sides = []
@@ -177,7 +175,7 @@ class LinearCKA:
             self._fold_if_full()
 
     def _fold_if_full(self) -> None:
-        if self._buffer.rows >= (FOLD_ROWS if self._moments else self._switch):
+        if self._buffer.rows >= (FOLD_ROWS if self._moments else self.switch):
             self._fold()
 
     def _fold(self) -> None:

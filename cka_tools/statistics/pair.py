@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -118,7 +117,7 @@ class FeatureComparison:
         leave_one_out: debiased CKA without each of m documents, by position in `layers`, each (m,); None for
             constant layers and where there is no interval.
         left_out: which documents those m are; all n unless n is beyond INFLUENCE_DOCUMENTS.
-        early_positions: positions in `layers` that count as early.
+        early_layers: positions in `layers` that count as early.
     """
 
     n: int
@@ -128,14 +127,14 @@ class FeatureComparison:
     early: MeanDivergence
     leave_one_out: list[np.ndarray | None]
     left_out: np.ndarray
-    early_positions: list[int]
+    early_layers: list[int]
 
 
 def compare_features(
     features_a: Sequence[np.ndarray | Tensor],
     features_b: Sequence[np.ndarray | Tensor],
     pairs: LayerPairs,
-    early: Sequence[int],
+    early_layers: Sequence[int],
     *,
     rescale: bool = False,
     device: torch.device | str = "cpu",
@@ -149,7 +148,7 @@ def compare_features(
         features_a, features_b: for each layer an array (n, p), or (K, n, p) with K draws a document; HSIC is
             averaged over draws.
         pairs: layer pairs (ℓ, m) that get intervals and enter the means.
-        early: positions in `pairs` that count as early.
+        early_layers: positions in `pairs` that count as early.
         rescale: divide each feature by its standard deviation first. Intervals then hold the scales fixed.
         device: where the sums are computed, in float64.
         seed: chooses the documents of the influence beyond INFLUENCE_DOCUMENTS.
@@ -161,14 +160,14 @@ def compare_features(
     """
     a = ModelStatistics(features_a, device=device, rescale=rescale)
     b = ModelStatistics(features_b, device=device, rescale=rescale)
-    return compare_statistics(a, b, pairs, early, seed=seed, matrices=not diagonal, sides=sides)
+    return compare_statistics(a, b, pairs, early_layers, seed=seed, matrices=not diagonal, sides=sides)
 
 
 def compare_statistics(
     a: ModelStatistics,
     b: ModelStatistics,
     pairs: LayerPairs,
-    early: Sequence[int],
+    early_layers: Sequence[int],
     *,
     seed: int = 42,
     matrices: bool = False,
@@ -187,7 +186,7 @@ def compare_statistics(
     hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
     documents = influence_documents(n, seed)
     whole = Whole(n, hsic, (a.summary, b.summary))
-    return assemble(whole, documents, lambda: (a.on(documents), b.on(documents)), pairs, early, sides=sides)
+    return assemble(whole, documents, lambda: (a.on(documents), b.on(documents)), pairs, early_layers, sides=sides)
 
 
 def check_same_documents(a: ModelStatistics, b: ModelStatistics) -> None:
@@ -212,19 +211,13 @@ class Whole:
     hsic: dict[Estimator, Hsic]
     summaries: tuple[LayerSummary, LayerSummary]
 
-    @cached_property
-    def matrices(self) -> dict[Estimator, np.ndarray]:
-        """CKA of all pairs, (L_A, L_B) float64, NaN where undefined."""
-        a, b = self.summaries
-        return {e: _matrix(self.hsic[e], a.constant, b.constant) for e in ESTIMATORS}
-
 
 def assemble(
     whole: Whole,
     documents: np.ndarray,
     left_out: Callable[[], tuple[ModelStatistics, ModelStatistics]],
     pairs: LayerPairs,
-    early: Sequence[int],
+    early_layers: Sequence[int],
     *,
     sides: tuple[str, str] = ("A", "B"),
 ) -> FeatureComparison:
@@ -232,11 +225,12 @@ def assemble(
 
     Args:
         documents: which those are. left_out: their features of A and of B, called if an interval is made.
-        pairs, early, sides: as in `compare_features`.
+        pairs, early_layers, sides: as in `compare_features`.
     """
     n, (of_a, of_b) = whole.n, whole.summaries
+    matrices = {e: _matrix(whole.hsic[e], of_a.constant, of_b.constant) for e in ESTIMATORS}
     usable = [d for d, (i, j) in enumerate(pairs) if not (of_a.constant[i] or of_b.constant[j])]
-    groups = [usable, [d for d in early if d in usable]]
+    groups = [usable, [d for d in early_layers if d in usable]]
     found: Influence | None = None
     if usable and n >= INTERVAL_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
@@ -254,7 +248,7 @@ def assemble(
         if not members:
             nothing = Interval(None, reason="no layer with variance to average over")
             return nothing, nothing
-        values = {e: mean_cka([whole.matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
+        values = {e: mean_cka([matrices[e][pairs[d]] for d in members]) for e in ESTIMATORS}
         positions = [usable.index(d) for d in members]
         few = [dimensions[d] for d in members]
         biased, debiased = (_interval(e, values, n, found, positions, few) for e in ESTIMATORS)
@@ -274,7 +268,7 @@ def assemble(
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
     ]
-    return FeatureComparison(n, whole.matrices, layers, mean, early_mean, without, documents, list(early))
+    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early_layers))
 
 
 def _interval(

@@ -12,7 +12,7 @@ import torch
 from cka_tools.errors import UserError
 from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.gram import upper_tiles
-from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, second_order
+from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, add_row_sums, second_order
 from cka_tools.statistics.intervals import Interval, debiased_variance, jackknife_variance, t_interval, too_few
 from cka_tools.statistics.pair import FeatureComparison, hsic_of_pairs, mean_divergence, ratio_of_means
 
@@ -74,7 +74,7 @@ def divergence_ratio(
     return DivergenceRatio(
         layers,
         _ratio(pair, control, list(positions), second),
-        _ratio(pair, control, pair.early_positions, second),
+        _ratio(pair, control, pair.early_layers, second),
         min(known, default=None),
         max(known, default=None),
     )
@@ -174,9 +174,7 @@ def ratio_second_order(
                     tiles[g] = tiles[g] + (V / e - W / d) / len(group)
         for g, tile in enumerate(tiles):
             squares[g] += (1.0 if rows_i == rows_j else 2.0) * torch.linalg.vector_norm(tile).square()
-            sums[g, rows_i] += tile.sum(1)
-            if rows_i != rows_j:
-                sums[g, rows_j] += tile.sum(0)
+            add_row_sums(sums[g], tile, rows_i, rows_j)
     influence = sums / (n - 1)
     return {group: float(second_order(squares[g], influence[g], n)) for g, group in enumerate(groups)}
 
@@ -184,7 +182,7 @@ def ratio_second_order(
 def _groups(pair: FeatureComparison, control: FeatureComparison) -> list[tuple[int, ...]]:
     """Positions of each layer alone, of all, and of the early ones, where both divergences are above 0."""
     asked = [[at] for at in range(len(pair.layers))]
-    asked += [list(range(len(pair.layers))), pair.early_positions]
+    asked += [list(range(len(pair.layers))), pair.early_layers]
     found: dict[tuple[int, ...], None] = {}
     for positions in asked:
         group = tuple(usable_members(pair, control, positions))

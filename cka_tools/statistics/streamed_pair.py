@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,18 +84,18 @@ class StreamedComparison:
         # Zeros take no memory before they are written.
         self._kept = [np.zeros((draws, len(self.documents), sum(side)), dtype) for side in dims]
         self._filled = np.zeros(len(self.documents), dtype=bool)
-        shifts = [tuple([means[draw] for means in side] for side in pilot.means) for draw in range(draws)]
-        zero = tuple([torch.zeros(p) for p in side] for side in dims)
+        first, second = pilot.means
+        shifts = [([means[draw] for means in first], [means[draw] for means in second]) for draw in range(draws)]
+        zero = [torch.zeros(p) for p in dims[0]], [torch.zeros(p) for p in dims[1]]
         self._stats = {
             "plain": [self._sums(shift) for shift in shifts],
             "rescaled": [self._sums(zero) for _ in shifts if pilot.scales],
         }
 
-    def _sums(self, shift: tuple[list[Tensor], ...] | None = None) -> LinearCKA:
+    def _sums(self, shift: tuple[list[Tensor], list[Tensor]] | None = None) -> LinearCKA:
         """Sums of these layers and pairs over no documents yet."""
         pairs: Pairs = "all" if self.pairs is None else self.pairs
-        about = None if shift is None else (shift[0], shift[1])
-        return LinearCKA(*self.dims, pairs=pairs, device=self.device, gram=False, shift=about)
+        return LinearCKA(*self.dims, pairs=pairs, device=self.device, gram=False, shift=shift)
 
     def _named(self) -> Iterator[tuple[str, LinearCKA]]:
         for name, stats in self._stats.items():
@@ -166,7 +167,7 @@ class StreamedComparison:
     def compare(
         self,
         pairs: LayerPairs,
-        early: Sequence[int],
+        early_layers: Sequence[int],
         *,
         rescale: bool = False,
         sides: tuple[str, str] = ("A", "B"),
@@ -197,11 +198,8 @@ class StreamedComparison:
         rows, columns = layers
         chosen = {e: (xy[rows, columns], xx[rows], yy[columns]) for e, (xy, xx, yy) in hsic.items()}
         whole = Whole(self.total, chosen, (summaries[0], summaries[1]))
-
-        def left_out() -> tuple[ModelStatistics, ModelStatistics]:
-            return self.left_out(rescale=rescale, layers=layers)
-
-        return assemble(whole, self.documents, left_out, pairs, early, sides=sides)
+        left_out = partial(self.left_out, rescale=rescale, layers=layers)
+        return assemble(whole, self.documents, left_out, pairs, early_layers, sides=sides)
 
     def _scales(self, side: int, of: slice, rescale: bool) -> list[Tensor] | None:
         return self.pilot.scales[side][of] if rescale and self.pilot.scales else None

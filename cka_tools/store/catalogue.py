@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,9 @@ from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folde
 _DOOMED = ".removed-"
 
 
+State = Literal["complete", "damaged", "interrupted", "snapshot"]
+
+
 @dataclass(frozen=True)
 class StoredEntry:
     """One entry: `size` in bytes, `created` in UTC.
@@ -26,7 +29,7 @@ class StoredEntry:
     """
 
     key: str
-    state: Literal["complete", "damaged", "interrupted", "snapshot"]
+    state: State
     size: int
     created: str
     model: str | None = None
@@ -44,14 +47,10 @@ def list_entries(cache: Path) -> list[StoredEntry]:
     Raises:
         UserError: the store cannot be read.
     """
-    try:
-        found = [_entry(folder) for folder in _folders(cache / "features")]
-        for folder in _folders(cache / "partial"):
-            found.append(StoredEntry(folder.name, "interrupted", _size(folder), _time(folder)))
-        for folder in _folders(cache / "runs"):
-            found.append(StoredEntry(folder.name, "snapshot", _size(folder), _time(folder)))
-    except OSError as error:
-        raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
+    with _readable(cache):
+        found = [_finished(folder) for folder in _folders(cache / "features")]
+        found += [_entry(folder, "interrupted") for folder in _folders(cache / "partial")]
+        found += [_entry(folder, "snapshot") for folder in _folders(cache / "runs")]
     return sorted(found, key=lambda entry: (entry.created, entry.key))
 
 
@@ -64,17 +63,14 @@ def verify_entries(cache: Path) -> dict[str, str]:
         UserError: the store cannot be read.
     """
     found: dict[str, str] = {}
-    try:
+    with _readable(cache):
         for folder in sorted(_folders(cache / "features")):
-            try:
-                verify_entry(folder)
-                found[folder.name] = ""
-            except DamagedEntry as error:
-                found[folder.name] = str(error)
-            except FileNotFoundError:  # removed meanwhile
-                continue
-    except OSError as error:
-        raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
+            with suppress(FileNotFoundError):  # removed meanwhile
+                try:
+                    verify_entry(folder)
+                    found[folder.name] = ""
+                except DamagedEntry as error:
+                    found[folder.name] = str(error)
     return found
 
 
@@ -124,31 +120,34 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
 _PLACES = {"interrupted": partial_folder, "snapshot": run_folder}
 
 
+@contextmanager
+def _readable(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
+
+
 def _folders(parent: Path) -> Iterator[Path]:
     if parent.is_dir():
         yield from (path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _entry(folder: Path) -> StoredEntry:
+def _finished(folder: Path) -> StoredEntry:
     try:
         manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
     except (DamagedEntry, FileNotFoundError):
-        return StoredEntry(folder.name, "damaged", _size(folder), _time(folder))
-    layout = manifest.layout
-    return StoredEntry(
-        folder.name,
-        "complete" if manifest.key.digest == folder.name else "damaged",
-        _size(folder),
-        manifest.created,
-        manifest.model,
-        layout.documents,
-        len(layout.layers),
+        return _entry(folder, "damaged")
+    return replace(
+        _entry(folder, "complete" if manifest.key.digest == folder.name else "damaged"),
+        created=manifest.created,
+        model=manifest.model,
+        documents=manifest.layout.documents,
+        layers=len(manifest.layout.layers),
     )
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-
-
-def _time(folder: Path) -> str:
-    return datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
+def _entry(folder: Path, state: State) -> StoredEntry:
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    created = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return StoredEntry(folder.name, state, size, created)

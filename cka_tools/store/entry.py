@@ -9,18 +9,17 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cka_tools.extraction.features import ModelFeatures
+from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.store.directory import entry_folder
 from cka_tools.store.key import EntryKey, canonical, make_key
 
@@ -32,18 +31,10 @@ _THREADS = min(4, os.cpu_count() or 1)
 def checksum(mapped: np.memmap) -> str:
     """sha256, hex, over the sha256 of each 8 MiB of a mapped file of bytes. It does not stay in memory."""
     root = hashlib.sha256()
-    for digest in _chunk_digests(mapped):
-        root.update(digest)
-    return root.hexdigest()
-
-
-def _chunk_digests(mapped: np.memmap) -> Iterator[bytes]:
-    starts = range(0, len(mapped), _CHUNK)
-    if len(starts) < 2:
-        yield from (_digest(mapped, start) for start in starts)
-        return
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(lambda start: _digest(mapped, start), starts)
+        for digest in pool.map(partial(_digest, mapped), range(0, len(mapped), _CHUNK)):
+            root.update(digest)
+    return root.hexdigest()
 
 
 def _digest(mapped: np.memmap, start: int) -> bytes:
@@ -52,75 +43,6 @@ def _digest(mapped: np.memmap, start: int) -> bytes:
     if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.base.madvise(mmap.MADV_DONTNEED, start, len(chunk))
     return digest
-
-
-_NAMES = {"float32": "F32", "float64": "F64"}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Tensors `layer.{ℓ}` of shape (n, p), or (K, n, p) where `draws` is K."""
-
-    layers: tuple[int, ...]
-    widths: tuple[int, ...]
-    documents: int
-    draws: int | None
-    dtype: str
-
-    @property
-    def item(self) -> np.dtype[Any]:
-        """Little-endian, as the format demands."""
-        return np.dtype(self.dtype).newbyteorder("<")
-
-    def shape(self, at: int) -> tuple[int, ...]:
-        """Shape of the tensor of the layer at a position."""
-        inner = (self.documents, self.widths[at])
-        return inner if self.draws is None else (self.draws, *inner)
-
-    def layer_bytes(self, at: int) -> int:
-        """Bytes of the tensor of the layer at a position."""
-        return int(np.prod(self.shape(at))) * self.item.itemsize
-
-    @cached_property
-    def header(self) -> bytes:
-        """Length and JSON, filled with spaces so that the data start at a multiple of 64 bytes."""
-        tensors: dict[str, Any] = {}
-        start = 0
-        for at, layer in enumerate(self.layers):
-            stop = start + self.layer_bytes(at)
-            tensors[f"layer.{layer}"] = {
-                "dtype": _NAMES[self.dtype],
-                "shape": list(self.shape(at)),
-                "data_offsets": [start, stop],
-            }
-            start = stop
-        text = json.dumps(tensors, separators=(",", ":")).encode()
-        text += b" " * (-(8 + len(text)) % 64)
-        return len(text).to_bytes(8, "little") + text
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """Byte in the file at which each layer starts."""
-        sizes = [self.layer_bytes(at) for at in range(len(self.layers))]
-        return [len(self.header) + sum(sizes[:at]) for at in range(len(sizes))]
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return len(self.header) + sum(self.layer_bytes(at) for at in range(len(self.layers)))
-
-    def views(self, file: np.ndarray) -> list[np.ndarray]:
-        """The tensors of the file's bytes; nothing is copied."""
-        return [
-            file[start : start + self.layer_bytes(at)].view(self.item).reshape(self.shape(at))
-            for at, start in enumerate(self.starts)
-        ]
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> "Layout":
-        """The layout of a manifest, where its fields are JSON data."""
-        lists = {name: tuple(record[name]) for name in ("layers", "widths")}
-        return cls(**record | lists)
 
 
 FEATURES = "features.safetensors"
@@ -168,7 +90,9 @@ class Manifest:
         try:
             content = json.loads(data)
             key = make_key(content["content"])
-            found = cls(key, Layout.of(content["layout"]), content["sha256"], content["model"], content["created"])
+            layout = content["layout"]
+            layout = Layout(**layout | {name: tuple(layout[name]) for name in ("layers", "widths")})
+            found = cls(key, layout, content["sha256"], content["model"], content["created"])
             # Written again it must be the same bytes: the checksum alone would pass a space more.
             intact = content["key"] == key.digest and found.to_bytes() == data
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -199,7 +123,7 @@ def read_entry(cache: Path, key: EntryKey, layout: Layout | None = None) -> Mode
         raise DamagedEntry(f"{MANIFEST} is of another entry")
     if not _is_marked(folder):
         _verify(folder, manifest, mapped)
-    return features_of(layout, mapped)
+    return layout.features(mapped)
 
 
 def verify_entry(folder: Path) -> None:
@@ -252,39 +176,28 @@ def _open_entry(folder: Path) -> tuple[Manifest, np.memmap] | None:
             raise DamagedEntry(f"{Path(error.filename).name} is missing") from None
         return None
     manifest = Manifest.from_bytes(data)
-    layout = manifest.layout
     if manifest.key.digest != folder.name:
         raise DamagedEntry(f"{MANIFEST} is of another entry")
-    if len(mapped) != layout.size or bytes(mapped[: len(layout.header)]) != layout.header:
+    if not manifest.layout.fits(mapped):
         raise DamagedEntry(f"{FEATURES} has another size or header")
     return manifest, mapped
 
 
-def features_of(layout: Layout, mapped: np.memmap) -> ModelFeatures:
-    """Features of a mapped file."""
-    return ModelFeatures(list(layout.layers), layout.views(mapped), on_disk=True, _file=mapped)
-
-
-def map_features(path: Path) -> np.memmap:
-    """The bytes of a file, mapped so that nothing done to them reaches it.
+def map_features(file: Any) -> np.memmap:
+    """The bytes of a file, mapped so that nothing done to them reaches it; an open one may be removed meanwhile.
 
     Raises:
         DamagedEntry: the file is empty.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        return map_file(file)
+    try:
+        # Not mode "r": torch warns of arrays that cannot be written.
+        return np.memmap(file, np.uint8, mode="c")
+    except ValueError:
+        raise DamagedEntry(f"{FEATURES} is empty") from None
 
 
-def map_file(file: Any) -> np.memmap:
-    """As `map_features`, of an open file: that works even if it was removed meanwhile."""
-    if os.fstat(file.fileno()).st_size == 0:
-        raise DamagedEntry(f"{FEATURES} is empty")
-    # Not mode "r": torch warns of arrays that cannot be written.
-    return np.memmap(file, np.uint8, mode="c")
-
-
-def publish(cache: Path, partial: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> ModelFeatures:
+def publish(cache: Path, folder: Path, key: EntryKey, layout: Layout, model: str, mapped: np.memmap) -> None:
     """Turn a folder whose feature file is complete (and mapped) into an entry, with one rename.
 
     Raises:
@@ -292,15 +205,14 @@ def publish(cache: Path, partial: Path, key: EntryKey, layout: Layout, model: st
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = Manifest(key, layout, checksum(mapped), model, created)
-    with (partial / MANIFEST).open("wb") as file:
+    with (folder / MANIFEST).open("wb") as file:
         file.write(manifest.to_bytes())
         file.flush()
         os.fsync(file.fileno())
-    (partial / VERIFIED).write_text(mark_of(partial / FEATURES), encoding="ascii")
+    (folder / VERIFIED).write_text(mark_of(folder / FEATURES), encoding="ascii")
     target = entry_folder(cache, key.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(target)
-    return features_of(layout, mapped)
+    folder.rename(target)
 
 
 def remove_folder(folder: Path) -> None:

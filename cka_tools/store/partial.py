@@ -15,20 +15,11 @@ import numpy as np
 
 from cka_tools.errors import reason_of
 from cka_tools.extraction.batches import BatchPlan
-from cka_tools.extraction.features import FeatureStore, ModelFeatures
+from cka_tools.extraction.features import FeatureStore, Layout, ModelFeatures
 from cka_tools.settings import Settings
 from cka_tools.spill_file import reserve, write_all
 from cka_tools.store.directory import entry_folder, partial_folder
-from cka_tools.store.entry import (
-    FEATURES,
-    DamagedEntry,
-    Layout,
-    features_of,
-    map_features,
-    map_file,
-    publish,
-    remove_folder,
-)
+from cka_tools.store.entry import FEATURES, DamagedEntry, map_features, publish, remove_folder
 from cka_tools.store.key import EntryKey
 
 JOURNAL = "journal"
@@ -95,20 +86,20 @@ class PartialEntry:
             self.discard()
             return self._fallback.finish()
         # The content lives as long as the features do, even where the file is removed.
-        mapped = map_file(self._file)
+        mapped = map_features(self._file)
         if not self.problem:
             try:
                 os.fsync(self._file.fileno())
-                features = publish(self.cache, self.folder, self.key, self.layout, model, mapped)
+                publish(self.cache, self.folder, self.key, self.layout, model, mapped)
             except OSError as error:
                 self.problem = reason_of(error)
-            else:
-                self.close()
-                with suppress(OSError):
-                    (entry_folder(self.cache, self.key.digest) / JOURNAL).unlink()
-                return features
-        self.discard()
-        return features_of(self.layout, mapped)
+        if self.problem:
+            self.discard()
+        else:
+            self.close()
+            with suppress(OSError):
+                (entry_folder(self.cache, self.key.digest) / JOURNAL).unlink()
+        return self.layout.features(mapped)
 
     def discard(self) -> None:
         """Close and remove what is there."""
@@ -122,19 +113,14 @@ class PartialEntry:
         self._journal.close()
 
     def _put(self, rows: Sequence[int], values: Sequence[np.ndarray]) -> None:
-        contiguous = [np.ascontiguousarray(value, self.layout.item) for value in values]
-        for at, value in enumerate(contiguous):
-            width = value.shape[-1] * value.itemsize
-            for draw, records in enumerate(value):
-                start = self.layout.starts[at] + draw * self.layout.documents * width
-                for row, record in zip(rows, records, strict=True):
-                    write_all(self._file, start + row * width, record)
+        for start, record in self.layout.places(rows, values):
+            write_all(self._file, start, record)
         number = self._numbers.get(tuple(rows))
         # Half of a split batch is no batch: it runs again after an interruption.
         if number is not None:
             # A line that is lost or torn costs that batch a second run, no more.
             with suppress(OSError):
-                self._journal.write(f"{number} {_hash(number, contiguous)}\n".encode())
+                self._journal.write(f"{number} {_hash(number, values, self.layout)}\n".encode())
 
     def _resume(self) -> dict[Batch, str] | None:
         """Finished batches with their hashes; None where there is no file of this size and header."""
@@ -142,8 +128,7 @@ class PartialEntry:
             mapped = map_features(self.folder / FEATURES)
         except (FileNotFoundError, DamagedEntry):
             return None
-        header = self.layout.header
-        if len(mapped) != self.layout.size or bytes(mapped[: len(header)]) != header:
+        if not self.layout.fits(mapped):
             return None
         try:
             lines = (self.folder / JOURNAL).read_bytes().splitlines()
@@ -157,7 +142,7 @@ class PartialEntry:
             rows = batches.get(number)  # None: torn by a crash
             if rows is None:
                 continue
-            if _hash(int(number), [view[:, list(rows)] for view in views]).encode() == digest:
+            if _hash(int(number), [view[:, list(rows)] for view in views], self.layout).encode() == digest:
                 done[rows] = digest.decode()
         return done
 
@@ -182,17 +167,8 @@ class PartialEntry:
     def _go_on_without(self, error: OSError) -> None:
         """Move what was written to where features go that are not kept."""
         self.problem = reason_of(error)
-        layout, settings = self.layout, self.settings
-        self._fallback = FeatureStore(
-            layout.documents,
-            layout.layers,
-            layout.widths,
-            layout.draws,
-            np.dtype(layout.dtype),
-            on_disk=layout.size > settings.memory_limit,
-            folder=settings.spill_folder,
-        )
-        views = self._views(map_file(self._file))
+        self._fallback = FeatureStore(self.layout, self.settings.memory_limit, self.settings.spill_folder)
+        views = self._views(map_features(self._file))
         for rows in self._written:
             self._fallback.write(rows, [view[:, list(rows)] for view in views])
 
@@ -201,8 +177,8 @@ class PartialEntry:
         return [view if self.layout.draws else view[None] for view in self.layout.views(mapped)]
 
 
-def _hash(number: int, values: Sequence[np.ndarray]) -> str:
+def _hash(number: int, values: Sequence[np.ndarray], layout: Layout) -> str:
     digest = hashlib.sha256(str(number).encode())
     for value in values:
-        digest.update(np.ascontiguousarray(value).data)
+        digest.update(np.ascontiguousarray(value, layout.item).data)
     return digest.hexdigest()

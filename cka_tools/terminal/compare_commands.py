@@ -11,6 +11,7 @@ from cka_tools.terminal.options import RunOutput, with_options
 from cka_tools.terminal.output import run_and_save, slug
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
+DEMO_CONTROL = "demo:mlm-baseline-2"
 
 CORPUS = option("sample", "sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
 
@@ -44,13 +45,17 @@ def compare_command(
 def demo_command(
     *, documents: int = option(500, "Documents to draw from the bundled corpus."), output: RunOutput
 ) -> None:
-    """Compare the bundled models on the bundled corpus, offline.
+    """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
 
     Example: cka demo --out runs/demo
     """
     from cka_tools.comparison import compare
 
-    run_and_save(lambda told: compare(*DEMO_PAIR, documents=documents, progress=told), "cka-demo", output)
+    run_and_save(
+        lambda progress: compare(*DEMO_PAIR, control=DEMO_CONTROL, documents=documents, progress=progress),
+        "cka-demo",
+        output,
+    )
 
 
 @with_options("trajectory")
@@ -104,7 +109,9 @@ def matrix_command(
     """
     from cka_tools.comparison import matrix
 
-    run_and_save(lambda progress: matrix(list(models), corpus, settings=settings, progress=progress), "cka-matrix", output)
+    run_and_save(
+        lambda progress: matrix(list(models), corpus, settings=settings, progress=progress), "cka-matrix", output
+    )
 
 
 @with_options("contrast")

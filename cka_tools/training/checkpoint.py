@@ -17,13 +17,11 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import accelerate
-import numpy as np
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -131,8 +129,7 @@ def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.
         if parameter is None or (moment != "step" and value.shape != parameter.shape):
             raise UserError(f"the optimizer state {str(file)!r} is of another model ({name}): remove that file")
         # AdamW counts its steps on the CPU.
-        place = value if moment == "step" else value.to(parameter.device)
-        optimizer.state[parameter][moment] = place
+        optimizer.state[parameter][moment] = value if moment == "step" else value.to(parameter.device)
     return True
 
 
@@ -183,8 +180,8 @@ def write_losses(path: Path, losses: Sequence[LossRow]) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(LossRow.__dataclass_fields__)
         for row in losses:
-            rate, loss = f"{row.learning_rate:.6g}", f"{row.loss:.4f}"
-            rows.writerow((row.phase, row.objective, row.step, row.tokens, rate, loss, f"{row.tokens_per_second:.0f}"))
+            numbers = f"{row.learning_rate:.6g}", f"{row.loss:.4f}", f"{row.tokens_per_second:.0f}"
+            rows.writerow((row.phase, row.objective, row.step, row.tokens, *numbers))
 
 
 def round_weights(folder: Path, dtype: WeightsDtype) -> None:
@@ -228,13 +225,8 @@ def _replace(file: Path, write: Callable[[Path], None]) -> None:
 
 
 def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
-        "numpy": np.__version__,
-    }
+    packages = ("torch", "transformers", "accelerate", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _flush(path: Path) -> None:

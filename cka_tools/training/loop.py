@@ -128,13 +128,14 @@ def run_steps(
     Raises:
         LossNotFiniteError: before the update that it would have spoilt.
     """
-    steps = phase.steps(settings.sequences_per_step * data.length)
     tokens_per_step = settings.sequences_per_step * data.length
+    steps = phase.steps(tokens_per_step)
     row_every = -(-steps // LOSS_ROWS)
+    names = phase.name, phase.objective
     with frozen_parameters(model, phase):
         loss_module = accelerator.prepare(TargetLoss(model).train())
-        began, window_began, began_at = time.perf_counter(), time.perf_counter(), state.step
-        window_at = state.step
+        began = window_began = time.perf_counter()
+        began_at = window_at = state.step
         seconds_before = state.seconds
 
         while state.step < steps:
@@ -176,36 +177,15 @@ def run_steps(
             now = time.perf_counter()
             state.seconds = seconds_before + now - began
             if state.step % row_every == 0 or state.step == steps:
-                sequences = first_sequence + state.step * settings.sequences_per_step
-                speed = (state.step - window_at) * tokens_per_step / (now - window_began)
-                state.losses.append(
-                    LossRow(
-                        phase.name,
-                        phase.objective,
-                        sequences // settings.sequences_per_step,
-                        sequences * data.length,
-                        rate,
-                        float(np.mean(state.window)),
-                        round(speed, 1),
-                    )
-                )
+                sequences = first + settings.sequences_per_step
+                place = sequences // settings.sequences_per_step, sequences * data.length
+                speed = round((state.step - window_at) * tokens_per_step / (now - window_began), 1)
+                state.losses.append(LossRow(*names, *place, rate, float(np.mean(state.window)), speed))
                 state.window, window_began, window_at = [], now, state.step
             if report is not None:
-                done = state.step - began_at
-                pace = (now - began) / done
-                report(
-                    StepReport(
-                        phase.name,
-                        phase.objective,
-                        state.step,
-                        steps,
-                        state.step * tokens_per_step,
-                        rate,
-                        loss,
-                        tokens_per_step / pace,
-                        (steps - state.step) * pace,
-                    )
-                )
+                pace = (now - began) / (state.step - began_at)
+                at = state.step, steps, state.step * tokens_per_step
+                report(StepReport(*names, *at, rate, loss, tokens_per_step / pace, (steps - state.step) * pace))
             if after_step is not None:
                 after_step(state)
     model.eval()

@@ -58,15 +58,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = gradients
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
         # Out of place: a second backward pass over a kept graph finds them as they were.
-        return (
-            None if d_hidden is None else d_hidden * scale,
-            None if d_weight is None else d_weight * scale,
-            None if d_bias is None else d_bias * scale,
-            None,
-            None,
-        )
+        return *(None if kept is None else kept * scale for kept in ctx.saved_tensors), None, None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -106,6 +106,7 @@ def train_phase(
     check_start(parent)
     _check_parent(parent)
     sequences = sequences_of(phase, data, optimizer, first_sequence)
+    step_tokens = optimizer.sequences_per_step * data.length
     key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
@@ -136,7 +137,7 @@ def train_phase(
         manifest = {
             "key": key,
             "phase": phase.to_dict(),
-            "steps": phase.steps(optimizer.sequences_per_step * data.length),
+            "steps": phase.steps(step_tokens),
             "fresh_optimizer": before["fresh_optimizer"] if resume is not None else not kept_moments,
             "seed": seed,
             "data_seed": data_seed,
@@ -154,10 +155,10 @@ def train_phase(
                 )
             progress = {
                 "step": state.step,
-                "tokens": state.step * optimizer.sequences_per_step * data.length,
+                "tokens": state.step * step_tokens,
                 "targets": state.targets,
                 "next_sequence": first_sequence + state.step * optimizer.sequences_per_step,
-                "run_tokens": (first_sequence + state.step * optimizer.sequences_per_step) * data.length,
+                "run_tokens": first_sequence * data.length + state.step * step_tokens,
                 "seconds": round(state.seconds, 1),
                 "final_loss": state.losses[-1].loss if state.losses else None,
             }
@@ -170,22 +171,20 @@ def train_phase(
                 ) from error
 
         def save(state: PhaseState) -> None:
-            done = state.step * optimizer.sequences_per_step * data.length
             if state.step % every == 0 and state.step < manifest["steps"]:
-                place = folder / f"tokens-{done:012d}"
+                place = folder / f"tokens-{state.step * step_tokens:012d}"
                 write(place, state)
                 _clear(folder, keep=keep_checkpoints, but=place)
 
-        every = _steps_between(checkpoint_tokens, optimizer.sequences_per_step * data.length)
+        every = _steps_between(checkpoint_tokens, step_tokens)
         main = accelerator.is_main_process
+        vocabulary = tokenizer.mask_token_id, model.config.vocab_size
         try:
             run_steps(
                 model,
                 data,
                 phase,
-                Objective(
-                    phase.objective, phase.masking, tokenizer.mask_token_id, model.config.vocab_size, seed, phase_index
-                ),
+                Objective(phase.objective, phase.masking, *vocabulary, seed, phase_index),
                 adam,
                 optimizer,
                 state,
@@ -233,8 +232,7 @@ def segment_key(
         "decayed": DECAYED,
         "bf16": bf16,
     }
-    as_json: dict[str, Any] = json.loads(json.dumps(key))
-    return as_json
+    return cast(dict[str, Any], json.loads(json.dumps(key)))
 
 
 def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, str | None, list[str]]:
@@ -316,22 +314,16 @@ def _steps_between(checkpoint_tokens: int | None, tokens_per_step: int) -> int:
 @contextmanager
 def _one_writer(out: Path, accelerator: Accelerator) -> Iterator[None]:
     """Hold the output directory's lock, which the death of its holder releases."""
-    if not accelerator.is_main_process:
+    where = f"output directory {str(out)!r}"
+    with ExitStack() as held:
+        try:
+            if accelerator.is_main_process:
+                held.enter_context(locked(out.with_name(f".{out.name}.lock"), wait=False))
+        except BlockingIOError:
+            raise BeingTrainedError(f"{where} is being trained by another process: wait for it") from None
+        except OSError as error:
+            raise UserError(f"{where} cannot be written ({error.strerror})") from error
         yield
-        return
-    try:
-        lock = locked(out.with_name(f".{out.name}.lock"), wait=False)
-        lock.__enter__()
-    except BlockingIOError:
-        raise BeingTrainedError(
-            f"output directory {str(out)!r} is being trained by another process: wait for it"
-        ) from None
-    except OSError as error:
-        raise UserError(f"output directory {str(out)!r} cannot be written ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _numerics(accelerator: Accelerator, attention: str, sequences_per_forward: int | None) -> dict[str, Any]:

@@ -2,16 +2,23 @@ import dataclasses
 
 import pytest
 
-from cka_tools.ablation.axes import AXES, Branch, Cell, control_seed, make_cells
-from cka_tools.ablation.tree import Budget, StartNode, Tree, grow_tree
+from cka_tools.ablation.axes import AXES, Branch, Cell, StartName, control_seed, make_cells
+from cka_tools.ablation.starts import Start
+from cka_tools.ablation.tree import Budget, Tree, grow_tree
 from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
-from cka_tools.training.recipe import OptimizerSettings
+from cka_tools.training.recipe import OptimizerSettings, Phase
 
 OPTIMIZER = OptimizerSettings(1e-3, (0.9, 0.98), 1e-8, 1e-5, 4)
 BUDGET = Budget(n=1000, warmup=25, length=16, optimizer=OPTIMIZER, scale="demo")
 STEP = 64
 DEPTHS = {"8x128": 8, "4x64": 4}
+
+
+def start_model(name: StartName, size: str, pretraining: tuple[Phase, ...] = ()) -> Start:
+    layers, width = map(int, size.split("x"))
+    config = {"num_hidden_layers": layers, "hidden_size": width, "is_decoder": name == "decoder"}
+    return Start(name, size, None, config, pretraining)
 
 
 def grow(
@@ -27,9 +34,7 @@ def grow(
         for branch in (cell.detour, cell.baseline):
             scratch = branch.start == "decoder" or branch.size == "4x64"
             phases = BUDGET.pretraining("clm" if branch.start == "decoder" else "mlm", 500) if scratch else ()
-            starts[branch.start, branch.size] = StartNode(
-                branch.start, branch.size, {"weights": branch.size + branch.start}, phases
-            )
+            starts[branch.start, branch.size] = start_model(branch.start, branch.size, phases)
     return grow_tree(cells, seeds, starts, BUDGET, {"data": "x"}, noise)
 
 
@@ -106,7 +111,7 @@ def test_the_papers_thirds_are_frozen_in_a_model_of_22_layers():
 
 def test_another_seed_start_or_datum_makes_another_key():
     budget, cells = BUDGET, make_cells("size", DEPTHS)
-    starts = {("encoder", size): StartNode("encoder", size, {"weights": size}) for size in DEPTHS}
+    starts = {("encoder", size): start_model("encoder", size) for size in DEPTHS}
 
     def keys(data: str = "x", seeds: tuple[int, ...] = (1, 2), budget: Budget = budget, **other) -> set[str]:
         return set(grow_tree(cells, seeds, starts | other, budget, {"data": data}).segments)

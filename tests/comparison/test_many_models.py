@@ -332,7 +332,7 @@ def test_a_runs_folder_stands_for_its_checkpoints_in_order(tmp_path):
     (run / "run.json").write_text("{}")
     series = find_series([str(run)])
     assert (series.kind, series.x) == ("tokens", [90, 200, 400, 450, 500])
-    assert [Path(str(c)).name for c in series.checkpoints][2:] == ["1-detour", "tokens-000000000050", "final"]
+    assert [Path(c.name).name for c in series.checkpoints][2:] == ["1-detour", "tokens-000000000050", "final"]
     assert series.notes == []
     numbered = find_series([str(run), write_checkpoint(tmp_path / "other", run_tokens=7, seed=2)])
     assert numbered.x[0] == 7
@@ -343,7 +343,7 @@ def test_without_manifests_x_is_the_position_and_said(tmp_path):
     for number in (1000, 200, 30):
         write_checkpoint(tmp_path / "trainer" / f"checkpoint-{number}")
     series = find_series([str(tmp_path / "trainer")])
-    assert [Path(str(c)).name for c in series.checkpoints] == ["checkpoint-30", "checkpoint-200", "checkpoint-1000"]
+    assert [Path(c.name).name for c in series.checkpoints] == ["checkpoint-30", "checkpoint-200", "checkpoint-1000"]
     assert (series.kind, series.x) == ("position", [1, 2, 3])
     assert "x is the position: 3 of 3" in series.notes[0]
 
@@ -351,7 +351,8 @@ def test_without_manifests_x_is_the_position_and_said(tmp_path):
 def test_given_x_orders_the_checkpoints(tmp_path):
     names = [write_checkpoint(tmp_path / name) for name in "abc"]
     series = find_series(names, [3, -1, 0.5])
-    assert (series.checkpoints, series.x) == ([names[1], names[2], names[0]], [-1, 0.5, 3])
+    assert [c.name for c in series.checkpoints] == [names[1], names[2], names[0]]
+    assert series.x == [-1, 0.5, 3]
 
 
 def test_average_linkage_of_three():

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction import extract_features
+from cka_tools.extraction import Extraction, prepare
 from cka_tools.extraction.extract import is_out_of_memory
-from cka_tools.extraction.features import FeatureStore
+from cka_tools.extraction.features import FeatureStore, Layout
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
+from cka_tools.store import extract_cached
 
 
 @dataclass
@@ -34,9 +35,25 @@ def settings(**options: Any) -> Settings:
     return Settings(**({"max_length": 64, "batch_tokens": 256} | options))
 
 
+def extract(
+    models: list[LoadedModel], documents: Any, settings: Settings, progress: Callable[[int, int], None] | None = None
+) -> list[Extraction]:
+    """Each model over the same batches; no store."""
+    prepared = prepare(models, documents, settings)
+    return [
+        extract_cached(model, documents, settings, progress, prepared=replace(prepared, tables=[table]), cache=False)
+        for model, table in zip(models, prepared.tables, strict=True)
+    ]
+
+
+def extract_one(model: LoadedModel, documents: Any, settings: Settings) -> Extraction:
+    """One model; no store."""
+    return extract([model], documents, settings)[0]
+
+
 def refusal(models: list[LoadedModel], documents: Any, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
-        extract_features(models, documents, settings(**options))
+        extract(models, documents, settings(**options))
     assert "\n" not in str(caught.value)
     for model in models:
         assert_untouched(model)
@@ -61,7 +78,7 @@ def test_features_equal_one_document_at_a_time(
     pooling: str, architecture: str, tiny_model: Callable[..., Path], tiny_documents: list[Any]
 ) -> None:
     model = load_model(tiny_model(architecture), device="cpu")
-    features = extract_features([model], tiny_documents, settings(pooling=pooling)).features[0]
+    features = extract_one(model, tiny_documents, settings(pooling=pooling)).features[0]
     assert features.layers == list(range(6))
     assert_untouched(model)
     for row, document in enumerate(tiny_documents[:8]):
@@ -74,8 +91,8 @@ def test_padding_and_batches_do_not_change_features(
     change: dict[str, Any], architecture: str, tiny_model: Callable[..., Path], tiny_documents: list[Any]
 ) -> None:
     model = load_model(tiny_model(architecture), device="cpu")
-    one = extract_features([model], tiny_documents, settings())
-    other = extract_features([model], tiny_documents, settings(**change))
+    one = extract_one(model, tiny_documents, settings())
+    other = extract_one(model, tiny_documents, settings(**change))
     assert one.plan.batches != other.plan.batches
     for a, b in zip(one.features[0].features, other.features[0].features, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -88,7 +105,7 @@ def test_a_tokenizer_that_pads_left_gives_the_same_features(
     for side in ("right", "left"):
         tokenizer = fresh_tokenizer(specials=False, padding_side=side)
         model = load_model((fresh_model("gpt2"), tokenizer))
-        found.append(extract_features([model], tiny_documents, settings()).features[0].features)
+        found.append(extract_one(model, tiny_documents, settings()).features[0].features)
     np.testing.assert_array_equal(found[0], found[1])
 
 
@@ -98,7 +115,7 @@ def test_a_tokenizer_without_a_pad_token_is_enough(
     tokenizer = fresh_tokenizer(specials=False)
     tokenizer.pad_token = None
     model = load_model((fresh_model("gpt2", pad_token_id=None), tokenizer))
-    features = extract_features([model], tiny_documents, settings()).features[0]
+    features = extract_one(model, tiny_documents, settings()).features[0]
     np.testing.assert_allclose(
         features.features[2][4], reference(model, tiny_documents[4].text, "mean")[2], rtol=1e-4, atol=1e-5
     )
@@ -109,7 +126,7 @@ def test_branch_sites_are_pooled_from_the_branch(
     site: str, architecture: str, tiny_model: Callable[..., Path], tiny_documents: list[Any]
 ) -> None:
     model = load_model(tiny_model(architecture), device="cpu")
-    features = extract_features([model], tiny_documents[:3], settings(sites=site, layers=(1, 4))).features[0]
+    features = extract_one(model, tiny_documents[:3], settings(sites=site, layers=(1, 4))).features[0]
     seen: list[torch.Tensor] = []
     path = getattr(model.blocks[4], site)
     handle = model.model.get_submodule(path).register_forward_hook(
@@ -126,13 +143,13 @@ def test_no_block_above_the_last_one_asked_for_runs(
     architecture: str, tiny_model: Callable[..., Path], tiny_documents: list[Any]
 ) -> None:
     model = load_model(tiny_model(architecture), device="cpu")
-    whole = extract_features([model], tiny_documents[:6], settings()).features[0]
+    whole = extract_one(model, tiny_documents[:6], settings()).features[0]
     ran: list[int] = []
     handles = [
         block.module.register_forward_pre_hook(lambda module, args, index=block.index: ran.append(index))
         for block in model.blocks
     ]
-    some = extract_features([model], tiny_documents[:6], settings(layers=(0, 2), batch_tokens=10_000)).features[0]
+    some = extract_one(model, tiny_documents[:6], settings(layers=(0, 2), batch_tokens=10_000)).features[0]
     assert ran == [0, 1, 2]
     for handle in handles:
         handle.remove()
@@ -148,10 +165,11 @@ def test_both_models_run_on_the_same_batches(tiny_model: Callable[..., Path], ti
             lambda module, args, kwargs, index=index: ran.append((index, kwargs["input_ids"].tolist())),
             with_kwargs=True,
         )
-    extraction = extract_features(models, tiny_documents, settings())
-    assert [index for index, _ in ran] == [0, 1] * len(extraction.plan.batches)
+    one, other = extract(models, tiny_documents, settings())
+    assert len(ran) == 2 * len(one.plan.batches)
+    assert one.plan == other.plan
     assert [ids for index, ids in ran if index == 0] == [ids for index, ids in ran if index == 1]
-    assert extraction.tokens[0]["shared_tokenizer"]
+    assert one.tokens[0]["shared_tokenizer"]
 
 
 def test_models_with_different_tokenizers_compare_row_by_row(
@@ -161,10 +179,10 @@ def test_models_with_different_tokenizers_compare_row_by_row(
         load_model((fresh_model("bert"), fresh_tokenizer())),
         load_model((fresh_model("gpt2", layers=3), fresh_tokenizer(specials=False))),
     ]
-    extraction = extract_features(models, tiny_documents, settings())
-    assert [len(f.features) for f in extraction.features] == [6, 3]
+    found = [extraction.features[0] for extraction in extract(models, tiny_documents, settings())]
+    assert [len(features.features) for features in found] == [6, 3]
     assert "different tokenizers" in refusal(models, tiny_documents, pooling="token")
-    for model, features in zip(models, extraction.features, strict=True):
+    for model, features in zip(models, found, strict=True):
         expected = reference(model, tiny_documents[7].text, "mean")[1]
         np.testing.assert_allclose(features.features[1][7], expected, rtol=1e-4, atol=1e-5)
 
@@ -174,7 +192,8 @@ def test_token_pooling_takes_the_same_tokens_of_both_models(
 ) -> None:
     folder = tiny_model("modernbert")
     models = [load_model(folder, device="cpu"), load_model(folder, device="cpu")]
-    one, two = extract_features(models, tiny_documents, settings(pooling="token", tokens_per_document=5)).features
+    found = extract(models, tiny_documents, settings(pooling="token", tokens_per_document=5))
+    one, two = (extraction.features[0] for extraction in found)
     assert one.features[0].shape == (5, 40, 32)
     for a, b in zip(one.features, two.features, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -187,14 +206,14 @@ def test_token_pooling_takes_the_same_tokens_of_both_models(
 
 def test_features_on_disk_equal_those_in_memory(bert: LoadedModel, tiny_documents: list[Any], tmp_path: Path) -> None:
     for pooling in ("mean", "token"):
-        kept = extract_features([bert], tiny_documents, settings(pooling=pooling)).features[0]
-        spilled = extract_features(
-            [bert], tiny_documents, settings(pooling=pooling, memory_limit=0, spill_folder=str(tmp_path))
+        kept = extract_one(bert, tiny_documents, settings(pooling=pooling)).features[0]
+        spilled = extract_one(
+            bert, tiny_documents, settings(pooling=pooling, memory_limit=0, spill_folder=str(tmp_path))
         ).features[0]
         assert spilled.on_disk
         assert not kept.on_disk
         assert list(tmp_path.iterdir()) == []  # the file has no name: nothing to clean up
-        assert spilled.documents == kept.documents == 40
+        assert spilled.features[0].shape[-2] == 40
         for a, b in zip(kept.features, spilled.features, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -205,7 +224,7 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(UserError, match="no space is left"):
-        FeatureStore(10, [0], [4], None, np.dtype("float32"), on_disk=True)
+        FeatureStore(Layout((0,), (4,), 10, None, "float32"), memory_limit=0)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "float32"), ("float64", "float64")])
@@ -214,7 +233,7 @@ def test_features_are_stored_in_float32_or_for_float64_in_float64(
 ) -> None:
     exact = load_model(tiny_model("bert"), device="cpu")
     model = load_model(tiny_model("bert"), device="cpu", dtype=dtype)
-    features, expected = (extract_features([m], tiny_documents[:4], settings()).features[0] for m in (model, exact))
+    features, expected = (extract_one(m, tiny_documents[:4], settings()).features[0] for m in (model, exact))
     assert features.features[0].dtype == stored
     np.testing.assert_allclose(features.features[0], expected.features[0], atol=0.05)
 
@@ -243,10 +262,10 @@ class FakeOutOfMemory:
 def test_a_batch_that_runs_out_of_memory_is_split_and_recorded(
     error: Exception, bert: LoadedModel, tiny_documents: list[Any]
 ) -> None:
-    whole = extract_features([bert], tiny_documents, settings(batch_tokens=10_000))
+    whole = extract_one(bert, tiny_documents, settings(batch_tokens=10_000))
     fake = FakeOutOfMemory(12, error)
     handle = bert.model.register_forward_pre_hook(fake, with_kwargs=True)
-    split = extract_features([bert], tiny_documents, settings(batch_tokens=10_000))
+    split = extract_one(bert, tiny_documents, settings(batch_tokens=10_000))
     handle.remove()
     assert whole.splits == []
     assert fake.sizes == [10, 10, 10, 10]
@@ -260,7 +279,7 @@ def test_a_batch_that_runs_out_of_memory_is_split_and_recorded(
 def test_one_document_that_does_not_fit_is_named(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     handle = bert.model.register_forward_pre_hook(FakeOutOfMemory(0, MemoryError()), with_kwargs=True)
     with pytest.raises(UserError, match="'d1' alone"):  # the longest comes first
-        extract_features([bert], tiny_documents, settings())
+        extract_one(bert, tiny_documents, settings())
     handle.remove()
     assert_untouched(bert)
 
@@ -269,7 +288,7 @@ def test_other_errors_are_not_taken_for_memory(bert: LoadedModel, tiny_documents
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     handle = bert.model.register_forward_pre_hook(FakeOutOfMemory(0, RuntimeError("own bug")), with_kwargs=True)
     with pytest.raises(RuntimeError, match="own bug"):
-        extract_features([bert], tiny_documents, settings())
+        extract_one(bert, tiny_documents, settings())
     handle.remove()
     assert_untouched(bert)
 
@@ -297,15 +316,15 @@ def test_a_non_finite_activation_names_model_layer_document_and_cure(
     documents = [*tiny_documents[:20], Text("the-one", "w1 strange w2"), *tiny_documents[20:]]
     overflow(model, 3, model.tokenizer.unk_token_id, float("inf"))
     with pytest.raises(UserError) as caught:
-        extract_features([model], documents, settings(pooling=pooling, batch_tokens=1024))
+        extract_one(model, documents, settings(pooling=pooling, batch_tokens=1024))
     for part in (model.name, "layer 3", "'the-one'", dtype, advice):
         assert part in str(caught.value)
 
 
 def test_what_is_not_finite_in_padding_alone_does_no_harm(bert: LoadedModel, tiny_documents: list[Any]) -> None:
-    expected = extract_features([bert], tiny_documents, settings()).features[0]
+    expected = extract_one(bert, tiny_documents, settings()).features[0]
     overflow(bert, 5, bert.tokenizer.pad_token_id, float("nan"))
-    features = extract_features([bert], tiny_documents, settings()).features[0]
+    features = extract_one(bert, tiny_documents, settings()).features[0]
     np.testing.assert_allclose(features.features[5], expected.features[5], rtol=1e-5, atol=1e-5)
 
 
@@ -313,17 +332,17 @@ def test_documents_without_a_token_of_text_are_left_out_and_reported(
     bert: LoadedModel, tiny_documents: list[Any]
 ) -> None:
     documents = [Text("blank", " "), *tiny_documents[:5], Text("specials", "[SEP] [PAD]")]
-    extraction = extract_features([bert], documents, settings())
+    extraction = extract_one(bert, documents, settings())
     assert extraction.kept.tolist() == [1, 2, 3, 4, 5]
     assert "2 documents" in extraction.notes[0]
     assert "'blank', 'specials'" in extraction.notes[0]
-    expected = extract_features([bert], tiny_documents[:5], settings())
+    expected = extract_one(bert, tiny_documents[:5], settings())
     np.testing.assert_array_equal(extraction.features[0].features, expected.features[0].features)
     assert "none of the 1 documents" in refusal([bert], documents[:1])
 
 
 def test_long_documents_are_cut_and_counted(bert: LoadedModel, tiny_documents: list[Any]) -> None:
-    extraction = extract_features([bert], tiny_documents, settings(max_length=20))
+    extraction = extract_one(bert, tiny_documents, settings(max_length=20))
     over = sum(len(document.text.split()) > 18 for document in tiny_documents)
     assert extraction.tokens[0]["truncated"] == over > 0
     assert max(extraction.plan.lengths) == 20
@@ -335,7 +354,7 @@ def test_a_length_above_the_models_is_refused_and_the_default_gives_way(
     for architecture in ("roberta", "gpt2"):
         model = load_model(tiny_model(architecture), device="cpu")
         assert "max-length 65" in refusal([model], tiny_documents, max_length=65)
-        extraction = extract_features([model], [Text("long", "w1 " * 200)] * 4, settings(max_length=None))
+        extraction = extract_one(model, [Text("long", "w1 " * 200)] * 4, settings(max_length=None))
         assert extraction.tokens[0]["max_length"] == 64
         assert "64 tokens" in extraction.notes[0]
     assert "leaves no token" in refusal([load_model(tiny_model(), device="cpu")], tiny_documents, max_length=2)
@@ -364,27 +383,27 @@ def test_a_model_in_training_is_evaluated_and_put_back(
 ) -> None:
     model = fresh_model("bert", hidden_dropout_prob=0.5)
     loaded = load_model((model, fresh_tokenizer()))
-    still = extract_features([loaded], tiny_documents, settings()).features[0].features
+    still = extract_one(loaded, tiny_documents, settings()).features[0].features
     model.train()
-    again = extract_features([loaded], tiny_documents, settings()).features[0].features
+    again = extract_one(loaded, tiny_documents, settings()).features[0].features
     np.testing.assert_array_equal(still, again)
     assert all(module.training for module in model.modules())
     with pytest.raises(UserError):
-        extract_features([loaded], tiny_documents, settings(layers=(7,)))
+        extract_one(loaded, tiny_documents, settings(layers=(7,)))
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_progress_counts_documents_and_tokens(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     calls: list[tuple[int, int]] = []
-    extraction = extract_features([bert, bert], tiny_documents, settings(), lambda *done: calls.append(done))
-    assert len(calls) == len(extraction.plan.batches)
+    (extraction,) = extract([bert], tiny_documents, settings(), lambda *done: calls.append(done))
+    assert len(set(calls)) == len(extraction.plan.batches)
     assert calls == sorted(calls)
     assert calls[-1] == (40, extraction.tokens[0]["tokens"])
 
 
 def test_one_model_in_memory_can_be_compared_with_itself(bert: LoadedModel, tiny_documents: list[Any]) -> None:
-    one, two = extract_features([bert, bert], tiny_documents, settings()).features
+    one, two = (extraction.features[0] for extraction in extract([bert, bert], tiny_documents, settings()))
     for a, b in zip(one.features, two.features, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a is not b

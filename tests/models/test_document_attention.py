@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from cka_tools.extraction import extract_features
 from cka_tools.models import attention as document_attention
 from cka_tools.models import load_model
 from cka_tools.models.attention import BY_DOCUMENT, BY_DOCUMENT_MODELS
 from cka_tools.settings import Settings
+from cka_tools.store import extract_cached
 
 LENGTHS = (61, 60, 33, 2)
 CASES = [(kind, False) for kind in sorted(BY_DOCUMENT_MODELS)]
@@ -64,7 +64,8 @@ def test_features_in_bfloat16_are_sdpas_to_its_rounding(tiny_model, tiny_documen
     assert chosen.model.config._attn_implementation == BY_DOCUMENT
     settings = Settings(batch_tokens=128)
     first, second, reference = (
-        np.stack(extract_features([m], tiny_documents, settings).features[0].features) for m in (chosen, plain, exact)
+        np.stack(extract_cached(m, tiny_documents, settings, cache=False).features[0].features)
+        for m in (chosen, plain, exact)
     )
     error, of_sdpa = np.abs(first - reference).max(), np.abs(second - reference).max()
     assert 0 < error < 2 * of_sdpa

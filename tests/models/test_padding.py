@@ -11,9 +11,10 @@ from transformers import BertModel, ConvBertConfig, ConvBertModel, FNetConfig, F
 
 from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
-from cka_tools.extraction import extract_features, prepare
+from cka_tools.extraction import prepare
 from cka_tools.models import LoadOptions, as_source, load_model
 from cka_tools.settings import Settings
+from cka_tools.store import extract_cached
 
 
 class MaskDropped(BertModel):
@@ -108,7 +109,7 @@ def test_its_features_are_those_of_one_document_at_a_time(
         tokenizer = fresh_tokenizer()
         model = mixing(kind, tokenizer)
     loaded = load_model((model, tokenizer))
-    found = extract_features([loaded], tiny_documents)
+    found = extract_cached(loaded, tiny_documents, cache=False)
     assert found.plan.kind == "equal-length"
     assert len(found.plan.batches) < len(tiny_documents)
     features = np.stack(found.features[0].features)
@@ -116,7 +117,7 @@ def test_its_features_are_those_of_one_document_at_a_time(
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     # Padded, as other models run, it would have been something else.
     loaded.needs_equal_lengths = False
-    padded = np.stack(extract_features([loaded], tiny_documents).features[0].features)
+    padded = np.stack(extract_cached(loaded, tiny_documents, cache=False).features[0].features)
     assert np.abs(padded - features).max() > 1e-3
 
 
@@ -153,8 +154,8 @@ def test_a_plan_made_before_the_weights_were_there_is_made_again(
     prepared = prepare([outline], tiny_documents, settings)
     assert prepared.plan.kind == "sorted"
     needy, plain = load_model(made(MaskDropped)), load_model(tiny_model("bert"), device="cpu")
-    assert extract_features([plain], tiny_documents, settings, prepared=prepared).plan == prepared.plan
-    found = extract_features([needy], tiny_documents, settings, prepared=prepared).plan
+    assert extract_cached(plain, tiny_documents, settings, prepared=prepared, cache=False).plan == prepared.plan
+    found = extract_cached(needy, tiny_documents, settings, prepared=prepared, cache=False).plan
     assert found.kind == "equal-length"
     lengths = prepared.tables[0].lengths
     assert all(len(set(lengths[list(rows)])) == 1 for rows in found.batches)
