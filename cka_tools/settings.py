@@ -60,6 +60,19 @@ def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        UserError: something else; `option` names where it was given.
+    """
+    try:
+        return [int(part) if whole else float(part) for part in text.split(",")]
+    except ValueError:
+        kind = "whole numbers" if whole else "numbers"
+        raise UserError(f"{option} {text!r} is not a list of {kind}: write them with commas, as 1,2") from None
+
+
 def option(
     default: Any,
     help: str = "",
@@ -70,20 +83,24 @@ def option(
     lacking: Sequence[str] = (),
     least: int | None = None,
     recorded: bool = True,
+    argument: bool = False,
 ) -> Any:
-    """A field of `Settings`.
+    """A field of a frozen dataclass that commands take as options, such as `Settings`.
 
     Args:
+        default: `dataclasses.MISSING` where it must be given.
         help: the option's line in `--help`; without one it is a Python keyword only.
         shown: the default in words.
         parse: makes the value of the terminal's text, given that and the option's name.
-        flag: another name on the terminal; "--no-x" for one that is switched off.
+        flag: other names on the terminal, with spaces between; "--no-x" for one that is switched off,
+            "--x/--no-x" for one with a name for either.
         lacking: commands that do not have it, on purpose.
         least: the smallest number that fits.
         recorded: whether provenance keeps it; what cannot change a number is not kept.
+        argument: it is given by its place, not by a name.
     """
     facts = {"help": help, "shown": shown, "parse": parse, "flag": flag, "lacking": tuple(lacking),
-             "least": least, "recorded": recorded}  # fmt: skip
+             "least": least, "recorded": recorded, "argument": argument}  # fmt: skip
     return field(default=default, metadata=facts)
 
 
@@ -164,16 +181,7 @@ class Settings:
                 if not value:
                     raise UserError(f"{name}: the list is empty; name at least one, or leave it out")
         object.__setattr__(self, "keep_features", parse_bytes(self.keep_features, "keep-features"))
-        for name, facts in FIELDS.items():
-            value, spelt = getattr(self, name), name.replace("_", "-")
-            if facts.choices and value is not None and value not in facts.choices:
-                raise UserError(f"{spelt} {value!r} is not one of {', '.join(facts.choices)}")
-            least = facts.field.metadata["least"]
-            if least is not None and value is not None:
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise UserError(f"{spelt} {value!r} is not a whole number")
-                if value < least:
-                    raise UserError(f"{spelt} {value} must be at least {least}")
+        check_options(self)
 
     @classmethod
     def of(cls, options: dict[str, Any], base: Settings | None = None) -> Settings:
@@ -245,7 +253,8 @@ class Fact:
     optional: bool
 
 
-def _fact(of: dataclasses.Field[Any], hint: Any) -> Fact:
+def fact_of(of: dataclasses.Field[Any], hint: Any) -> Fact:
+    """What the type `hint` says of a field."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     plain = [kind for kind in kinds if kind is not type(None)]
     choices = get_args(plain[0]) if get_origin(plain[0]) is Literal else ()
@@ -253,13 +262,33 @@ def _fact(of: dataclasses.Field[Any], hint: Any) -> Fact:
 
 
 @cache
-def _facts() -> dict[str, Fact]:
-    hints = get_type_hints(Settings)
-    return {one.name: _fact(one, hints[one.name]) for one in dataclasses.fields(Settings)}
+def facts_of(options: Any) -> dict[str, Fact]:
+    """The fields of a dataclass of options by name, in the order in which `--help` lists them."""
+    hints = get_type_hints(options)
+    return {one.name: fact_of(one, hints[one.name]) for one in dataclasses.fields(options)}
 
 
-FIELDS: dict[str, Fact] = _facts()
-"""The settings by name, in the order in which `--help` lists them."""
+def check_options(options: Any, prefix: str = "") -> None:
+    """Check the values of a dataclass of options against its choices and least numbers.
+
+    Args:
+        prefix: of a name in the message, "--" where only the terminal has it.
+
+    Raises:
+        UserError: a value that does not fit, by name.
+    """
+    for name, fact in facts_of(options.__class__).items():
+        value, spelt, least = getattr(options, name), prefix + name.replace("_", "-"), fact.field.metadata["least"]
+        if fact.choices and value is not None and value not in fact.choices:
+            raise UserError(f"{spelt} {value!r} is not one of {', '.join(fact.choices)}")
+        if least is not None and value is not None:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise UserError(f"{spelt} {value!r} is not a whole number")
+            if value < least:
+                raise UserError(f"{spelt} {value} must be at least {least}")
+
+
+FIELDS: dict[str, Fact] = facts_of(Settings)
 
 
 def takes_settings(command: str) -> Callable[[Function], Function]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from cka_tools.ablation.settings import DECAYS, FRACTIONS
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import third
 from cka_tools.training.objectives import ObjectiveName
@@ -14,12 +15,6 @@ from cka_tools.training.recipe import DECAY_SHARE, DETOURS
 StartName = Literal["encoder", "decoder"]
 Objectives = tuple[ObjectiveName, ObjectiveName]
 FrozenLayers = tuple[tuple[int, ...], tuple[int, ...]]
-
-FRACTIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
-"""Lengths of Phase 1, as shares of n."""
-
-DECAYS: Final = (0.025, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Lengths of the decay, as shares of Phase 1 (the paper's, and one as long as Phase 1)."""
 
 DETOUR, BASELINE, REVERSE_DETOUR, CLM_BASELINE = DETOURS.values()
 RECIPE_NAMES: Final[dict[Objectives, str]] = {objectives: name for name, objectives in DETOURS.items()}

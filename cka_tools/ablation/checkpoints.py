@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DECAYS, DETOUR, FRACTIONS, REVERSE_DETOUR, check_axis, span
+from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis, span
 from cka_tools.ablation.measure import Trained, Trio
+from cka_tools.ablation.settings import DECAYS, FRACTIONS
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
 from cka_tools.models.folder import hash_json

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cka_tools.ablation.axes import DECAYS, FRACTIONS, Cell, check_axis, make_cells
+from cka_tools.ablation.axes import Cell, check_axis, make_cells
+from cka_tools.ablation.settings import AblationSettings
 from cka_tools.ablation.starts import (
     SECOND_SHAPE,
     START_SEED,
@@ -24,10 +24,8 @@ from cka_tools.ablation.starts import (
 from cka_tools.ablation.tree import Budget, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
-from cka_tools.manifest import NoiseKind
-from cka_tools.training.checkpoint import WeightsDtype
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import SCALES, START_TOKENS, OptimizerSettings, preset
+from cka_tools.training.recipe import SCALES, START_TOKENS
 from cka_tools.training.start_model import DEFAULT_START
 
 
@@ -77,65 +75,6 @@ class PackedCorpus:
                 raise UserError(f"corpus {self.spec!r}: {error}") from None
             self._packed[seed] = held
         return held if tokens is None else held.part(range(-(-tokens // self.length)))
-
-
-@dataclass(frozen=True)
-class AblationSettings:
-    """What a user asks for; None is the preset's own.
-
-    Attributes:
-        starts: model specs or shapes such as "4x64", one of each size.
-        decoder_starts: decoders for the axis `direction`; one is trained for each start that has none.
-        start_corpus, start_tokens, start_epochs: what start models of a shape are trained on, for how long,
-            and how often each of its documents may be read.
-        noise: in what a control differs from its baseline: "masks" (the same data in the same order) or
-            "order" (another order too).
-        n: tokens of Phase 1 at its full length.
-        weights: number format in which runs' last checkpoints are kept, and compared.
-    """
-
-    axis: str
-    preset: str = "demo"
-    corpus: str = "sample"
-    starts: Sequence[str] = ()
-    decoder_starts: Sequence[str] = ()
-    start_corpus: str | None = None
-    start_tokens: int | None = None
-    start_epochs: int = 1
-    noise: NoiseKind = "masks"
-    n: int | None = None
-    seeds: Sequence[int] = (1, 2)
-    fractions: Sequence[float] = FRACTIONS
-    decays: Sequence[float] = DECAYS
-    skip: Sequence[str] = ()
-    peak_lr: float | None = None
-    sequence_length: int | None = None
-    sequences_per_step: int | None = None
-    bf16: bool = True
-    weights: WeightsDtype = "float32"
-
-    def __post_init__(self) -> None:
-        check_axis(self.axis)
-        if self.preset not in SCALES:
-            raise UserError(f"no preset is called {self.preset!r}: choose from {', '.join(SCALES)}")
-        if not self.seeds or any(seed < 0 for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
-            given = ",".join(map(str, self.seeds))
-            raise UserError(f"--seeds {given!r} does not fit: give different whole numbers from 0, as 1,2")
-        for name, number in (("--n", self.n), ("--start-tokens", self.start_tokens)):
-            if number is not None and number < 1:
-                raise UserError(f"{name} {number} is nothing to train on: give more tokens")
-        if self.start_epochs < 1:
-            raise UserError(f"--start-epochs {self.start_epochs} does not fit: give at least 1")
-
-    @property
-    def optimizer(self) -> OptimizerSettings:
-        recipe = preset("clm-detour", self.preset)  # type: ignore[arg-type]
-        changed = {"peak_lr": self.peak_lr, "sequences_per_step": self.sequences_per_step}
-        return dataclasses.replace(recipe.optimizer, **{k: v for k, v in changed.items() if v is not None})  # type: ignore[arg-type]
-
-    @property
-    def length(self) -> int:
-        return self.sequence_length or SCALES[self.preset].sequence_length
 
 
 @dataclass

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, percent_interval, printable
-from cka_tools.terminal.output import plain_table, say, say_remarks
+from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, printable, times, times_interval
+from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.progress import duration
+from cka_tools.terminal.tables import Column, divergence_columns, print_table
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -36,29 +37,22 @@ def plan_data(plan: Plan, speeds: Speeds, done: Mapping[tuple[str, str], int]) -
     from cka_tools.ablation.train import seconds
 
     tree = plan.tree
-    shared, unshared = tree.shared_tokens(), tree.unshared_tokens()
-    left = {place: tokens - done.get(place, 0) for place, tokens in shared.items()}
+    shared = tree.shared_tokens()
+    costs = {
+        "shared": shared,
+        "unshared": tree.unshared_tokens(),
+        "left": {place: tokens - done.get(place, 0) for place, tokens in shared.items()},
+    }
+    by_size = {own: sum(count for (size, _), count in shared.items() if size == own) for own, _ in shared}
     return {
         "axis": plan.settings.axis,
         "n": plan.budget.n * plan.budget.step,
         "cells": [str(cell) for cell in plan.cells],
         "seeds": list(plan.settings.seeds),
         "noise": plan.settings.noise,
-        "tokens": {
-            "shared": sum(shared.values()),
-            "unshared": sum(unshared.values()),
-            "left": sum(left.values()),
-            "by_size": {
-                size: sum(count for (own, _), count in shared.items() if own == size)
-                for size in dict.fromkeys(size for size, _ in shared)
-            },
-        },
+        "tokens": {name: sum(tokens.values()) for name, tokens in costs.items()} | {"by_size": by_size},
         "tokens_per_second": {f"{size} {objective}": round(v, 1) for (size, objective), v in speeds.items()},
-        "seconds": {
-            "shared": seconds(shared, speeds),
-            "unshared": seconds(unshared, speeds),
-            "left": seconds(left, speeds),
-        },
+        "seconds": {name: seconds(tokens, speeds) for name, tokens in costs.items()},
         "segments": [
             {
                 "key": segment.key,
@@ -145,43 +139,30 @@ def _roles_of(plan: Plan, segment: Segment) -> dict[str, list[str]]:
 def print_ablation(result: Ablation, console: Console) -> None:
     """Print an ablation's cells, remarks, and one sentence; nothing given is read as markup."""
     found, record = result.cells, result.record
-    table = plain_table()
-    for column in ("Cell", "Size", "Seed"):
-        table.add_column(column, justify="right" if column == "Seed" else "left", no_wrap=True)
-    for column in ("Mean %", "interval", "Early", "Noise", "of", "Ratio", "interval"):
-        table.add_column(column, justify="left" if column == "of" else "right", no_wrap=True)
-    last = None
-    for cell in found:
-        if last != cell["axis"]:
-            if last is not None:
-                table.add_section()
-            table.add_row(Text(printable(cell["axis"]), style="bold"))
-        ratio = cell["ratio"]["mean"]
-        mean, early = (cell[f"{name}_divergence"]["debiased"] for name in ("mean", "early"))
-        low, high = ratio["ci_low"], ratio["ci_high"]
-        cells = (
-            cell["cell"],
-            cell["size"],
-            str(cell["seed"]),
-            percent(mean["value"]),
-            percent_interval(mean) or NOTHING,
-            percent(early["value"]),
-            percent(cell["control"]["mean_divergence"]["debiased"]["value"]),
-            cell["noise"] or NOTHING,
-            NOTHING if ratio["value"] is None else f"{ratio['value']:.2f}",
-            NOTHING if low is None else f"{low:.2f} to {high:.2f}",
-        )
-        table.add_row(*(Text(printable(text)) for text in cells))
-        last = cell["axis"]
-    console.print(table, highlight=False)
+    axes = [printable(cell["axis"]) for cell in found]
+    first = [at for at, axis in enumerate(axes) if at == 0 or axes[at - 1] != axis]
+    ratios = [cell["ratio"]["mean"] for cell in found]
+    noise = [cell["control"]["mean_divergence"]["debiased"] for cell in found]
+    columns = [
+        Column("Axis", [axis if at in first else "" for at, axis in enumerate(axes)], justify="left"),
+        Column("Cell", [printable(cell["cell"]) for cell in found], justify="left"),
+        Column("Size", [printable(cell["size"]) for cell in found], justify="left"),
+        Column("Seed", [str(cell["seed"]) for cell in found]),
+        *divergence_columns(found),
+        Column("noise %", [percent(entry["value"]) for entry in noise], 6),
+        Column("of", [cell["noise"] or NOTHING for cell in found], 1, "left"),
+        Column("ratio", [times(ratio["value"]) for ratio in ratios]),
+        Column("ratio\ninterval", [times_interval(ratio) or NOTHING for ratio in ratios], 7),
+    ]
+    print_table(console, columns, result.table, ends=[at - 1 for at in first[1:]])
     summary = record["summary"]
     reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
-        times = counted(reasons.count(reason), "cell")
-        say(console, ("no ratio or interval ", "bold"), f"in {times}: {printable(reason)}")
+        text = f"in {counted(reasons.count(reason), 'cell')}: {printable(reason)}"
+        say(console, ("no ratio or interval ", "bold"), text)
     say_remarks(console, summary, "comparison")
     sentence = f"{counted(len(found), 'comparison')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased"
     kinds = [cell["noise"] for cell in found if cell["noise"]]
-    noise = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
-    say(console, f"{sentence}.{noise}", style="bold")
+    told = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
+    say(console, f"{sentence}.{told}", style="bold")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
-from cka_tools.terminal.options import Json, OutFile, Quiet
+from cka_tools.settings import option
+from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import DAMAGED, emit
+from cka_tools.terminal.tables import Column, print_table
 
 MODEL_LETTERS = 32
 KEY_LETTERS = 10
@@ -23,7 +22,8 @@ cache_app = typer.Typer(no_args_is_help=True, help="The activation store: featur
 
 
 @cache_app.command("list")
-def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+@with_options()
+def list_command(output: Output) -> None:
     """List what the cache holds.
 
     Example: cka cache list
@@ -35,36 +35,32 @@ def list_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
     entries = list_entries(cache)
 
     def show(console: Console) -> None:
+        models = [NOTHING if entry.model is None else shorten(entry.model, MODEL_LETTERS) for entry in entries]
+        documents = [NOTHING if entry.documents is None else f"{entry.documents:,}" for entry in entries]
+        columns = [
+            Column("Key", [entry.key[:KEY_LETTERS] for entry in entries], justify="left"),
+            Column("Model", models, justify="left"),
+            Column("State", [entry.state for entry in entries], justify="left"),
+            Column("Documents", documents, 3),
+            Column("Layers", [NOTHING if entry.layers is None else str(entry.layers) for entry in entries], 1),
+            Column("Size", [size_in_words(entry.size) for entry in entries]),
+            Column("Age", [age_in_words(entry.created) for entry in entries], 2),
+        ]
         # A state is worth its column only where an entry is not complete.
-        columns = ["Key", "Model", "State", "Documents", "Layers", "Size", "Age"]
         if all(entry.state == "complete" for entry in entries):
-            columns.remove("State")
-        table = Table()
-        for column in columns:
-            text = column in ("Key", "Model", "State")
-            table.add_column(column, justify="left" if text else "right", no_wrap=column != "Model", overflow="fold")
-        for entry in entries:
-            cells = {
-                "Key": entry.key[:KEY_LETTERS],
-                "Model": NOTHING if entry.model is None else shorten(entry.model, MODEL_LETTERS),
-                "State": entry.state,
-                "Documents": NOTHING if entry.documents is None else f"{entry.documents:,}",
-                "Layers": NOTHING if entry.layers is None else str(entry.layers),
-                "Size": size_in_words(entry.size),
-                "Age": age_in_words(entry.created),
-            }
-            table.add_row(*(Text(cells[column]) for column in columns))
+            del columns[2]
         if entries:
-            console.print(table)
+            print_table(console, columns, "--json")
         total = size_in_words(sum(entry.size for entry in entries))
         _print_line(console, f"{_entries(len(entries))}, {total}, in {cache}")
 
     data = json.dumps({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
-    emit(show, data, out, quiet=quiet, as_json=as_json)
+    emit(show, data, output)
 
 
 @cache_app.command("verify")
-def verify_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+@with_options()
+def verify_command(output: Output) -> None:
     """Read every byte of every finished entry and compare its checksum; nothing is removed.
 
     Exit code 1 where an entry is damaged.
@@ -89,21 +85,19 @@ def verify_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fa
     entries = [
         {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None} for key, reason in found.items()
     ]
-    emit(show, json.dumps({"path": str(cache), "entries": entries}), out, quiet=quiet, as_json=as_json)
+    emit(show, json.dumps({"path": str(cache), "entries": entries}), output)
     if damaged:
         raise typer.Exit(DAMAGED)
 
 
 @cache_app.command("rm")
+@with_options()
 def remove_command(
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys, or their first letters, as `cka cache list` shows them.")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove every entry.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    out: OutFile = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    *,
+    keys: tuple[str, ...] = option((), "Keys, or their first letters, as `cka cache list` shows them.", argument=True),
+    everything: bool = option(False, "Remove every entry.", flag="--all"),
+    yes: bool = option(False, "Do not ask.", flag="--yes -y"),
+    output: Output,
 ) -> None:
     """Remove entries from the cache.
 
@@ -116,22 +110,20 @@ def remove_command(
         raise UserError("cache rm takes keys or --all: `cka cache list` shows what there is")
     cache = cache_directory()
     entries = list_entries(cache)
-    chosen = entries if everything else choose_entries(entries, keys or [])
+    chosen = entries if everything else choose_entries(entries, keys)
     size = size_in_words(sum(entry.size for entry in chosen))
     number = _entries(len(chosen))
     if chosen and not yes and not _confirmed(f"Remove {number} ({size}) from {cache}?"):
         raise UserError("nothing was removed from the cache: answer y, or add --yes")
     remove_entries(cache, chosen)
 
-    def show(console: Console) -> None:
-        _print_line(console, f"Removed {number} ({size})")
-
     data = json.dumps({"removed": [entry.key for entry in chosen]})
-    emit(show, data, out, quiet=quiet, as_json=as_json)
+    emit(lambda console: _print_line(console, f"Removed {number} ({size})"), data, output)
 
 
 @cache_app.command("path")
-def path_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+@with_options()
+def path_command(output: Output) -> None:
     """Print where the cache lies (CKA_TOOLS_CACHE names another place).
 
     Example: cka cache path
@@ -140,10 +132,7 @@ def path_command(out: OutFile = None, quiet: Quiet = False, as_json: Json = Fals
 
     cache = str(cache_directory())
 
-    def show(console: Console) -> None:
-        _print_line(console, cache)
-
-    emit(show, json.dumps({"path": cache}), out, quiet=quiet, as_json=as_json)
+    emit(lambda console: _print_line(console, cache), json.dumps({"path": cache}), output)
 
 
 def _print_line(console: Console, line: str) -> None:

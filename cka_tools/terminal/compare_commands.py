@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from collections.abc import Sequence
+from dataclasses import MISSING
 
 from cka_tools.errors import UserError
-from cka_tools.settings import Settings
-from cka_tools.terminal.options import Json, Quiet, RunDirectory, numbers, with_settings
+from cka_tools.settings import Settings, option, parse_numbers
+from cka_tools.terminal.options import RunOutput, with_options
 from cka_tools.terminal.output import run_and_save, slug
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
 DEMO_CONTROL = "demo:mlm-baseline-2"
 
-Corpus = Annotated[
-    str, typer.Option(help="sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
-]
+CORPUS = option("sample", "sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
 
 
-@with_settings("compare")
+@with_options("compare")
 def compare_command(
-    model_a: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
-    model_b: Annotated[str, typer.Argument(help="The model to compare it with.")],
+    model_a: str = option(MISSING, "demo:NAME, a directory, org/name or org/name@revision.", argument=True),
+    model_b: str = option(MISSING, "The model to compare it with.", argument=True),
+    *,
+    control: str | None = option(
+        None, "Model B trained with another seed: its distance from B is the seed noise to divide by."
+    ),
+    corpus: str = CORPUS,
     settings: Settings,
-    control: Annotated[
-        str | None,
-        typer.Option(
-            help="Model B trained with another seed: its distance from B is the seed noise to divide by.",
-            show_default=False,
-        ),
-    ] = None,
-    corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    output: RunOutput,
 ) -> None:
     """Compare two models layer by layer: a table, a figure and a saved run.
 
@@ -45,17 +37,13 @@ def compare_command(
     run_and_save(
         lambda progress: compare(model_a, model_b, corpus, control=control, settings=settings, progress=progress),
         f"cka-{slug(model_a)}-vs-{slug(model_b)}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )
 
 
+@with_options("demo")
 def demo_command(
-    documents: Annotated[int, typer.Option(help="Documents to draw from the bundled corpus.")] = 500,
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    *, documents: int = option(500, "Documents to draw from the bundled corpus."), output: RunOutput
 ) -> None:
     """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
 
@@ -66,38 +54,29 @@ def demo_command(
     run_and_save(
         lambda progress: compare(*DEMO_PAIR, control=DEMO_CONTROL, documents=documents, progress=progress),
         "cka-demo",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )
 
 
-@with_settings("trajectory")
+@with_options("trajectory")
 def trajectory_command(
-    reference: Annotated[
-        str, typer.Argument(help="What all are compared with: demo:NAME, a directory, org/name[@revision].")
-    ],
+    reference: str = option(
+        MISSING, "What all are compared with: demo:NAME, a directory, org/name[@revision].", argument=True
+    ),
+    checkpoints: tuple[str, ...] = option(
+        (), "Checkpoints, or the folder of a training run, which stands for all of its own.", argument=True
+    ),
+    *,
+    control: str | None = option(None, "A model that differs from the reference by its seed: the noise floor."),
+    x: list[float] | None = option(
+        None,
+        "The x-axis, a number a checkpoint, as 0.5,1,1.5.",
+        shown="tokens of the manifests, or the position",
+        parse=lambda text, name: parse_numbers(text, f"--{name}"),
+    ),
+    corpus: str = CORPUS,
     settings: Settings,
-    checkpoints: Annotated[
-        list[str] | None,
-        typer.Argument(help="Checkpoints, or the folder of a training run, which stands for all of its own."),
-    ] = None,
-    control: Annotated[
-        str | None, typer.Option(help="A model that differs from the reference by its seed: the noise floor.")
-    ] = None,
-    x: Annotated[
-        str | None,
-        typer.Option(
-            "--x",
-            help="The x-axis, a number a checkpoint, as 0.5,1,1.5.  [default: tokens of the manifests, "
-            "or the position]",
-            show_default=False,
-        ),
-    ] = None,
-    corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    output: RunOutput,
 ) -> None:
     """Follow the divergence of checkpoints from a reference along a training, one pass a model.
 
@@ -105,29 +84,24 @@ def trajectory_command(
     """
     from cka_tools.comparison import trajectory
 
-    places = None if x is None else numbers(x, "--x")
     run_and_save(
         lambda progress: trajectory(
-            reference, checkpoints or [], corpus, control=control, x=places, settings=settings,
-            progress=progress,
+            reference, list(checkpoints), corpus, control=control, x=x, settings=settings, progress=progress
         ),
         f"cka-trajectory-{slug(reference)}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
-    )  # fmt: skip
+        output,
+    )
 
 
-@with_settings("matrix")
+@with_options("matrix")
 def matrix_command(
+    *,
+    models: tuple[str, ...] = option(
+        (), "Two or more: demo:NAME, a directory, org/name or org/name@revision.", argument=True
+    ),
+    corpus: str = CORPUS,
     settings: Settings,
-    models: Annotated[
-        list[str] | None, typer.Argument(help="Two or more: demo:NAME, a directory, org/name or org/name@revision.")
-    ] = None,
-    corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    output: RunOutput,
 ) -> None:
     """Compare every pair of models, one pass a model: a matrix, a dendrogram and a saved run.
 
@@ -136,34 +110,22 @@ def matrix_command(
     from cka_tools.comparison import matrix
 
     run_and_save(
-        lambda progress: matrix(models or [], corpus, settings=settings, progress=progress),
-        "cka-matrix",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        lambda progress: matrix(list(models), corpus, settings=settings, progress=progress), "cka-matrix", output
     )
 
 
-@with_settings("contrast")
+@with_options("contrast")
 def contrast_command(
+    *,
+    group: tuple[str, ...] = option(
+        (), "NAME=MODEL,MODEL,…: a group of checkpoints that differ by their seeds. Give it twice."
+    ),
+    paired: bool = option(
+        False, "Checkpoint i of one group shares something with i of the other, such as its data order."
+    ),
+    corpus: str = CORPUS,
     settings: Settings,
-    group: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=MODEL,MODEL,…: a group of checkpoints that differ by their seeds. Give it twice.",
-            show_default=False,
-        ),
-    ] = None,
-    paired: Annotated[
-        bool,
-        typer.Option(
-            "--paired", help="Checkpoint i of one group shares something with i of the other, such as its data order."
-        ),
-    ] = False,
-    corpus: Corpus = "sample",
-    out: RunDirectory = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    output: RunOutput,
 ) -> None:
     """Test whether two groups of checkpoints are further apart than their own members are.
 
@@ -171,17 +133,15 @@ def contrast_command(
     """
     from cka_tools.comparison import contrast
 
-    groups = parse_groups(group or [])
+    groups = parse_groups(group)
     run_and_save(
         lambda progress: contrast(groups, corpus, paired=paired, settings=settings, progress=progress),
         f"cka-contrast-{'-vs-'.join(map(slug, groups))}",
-        out,
-        quiet=quiet,
-        as_json=as_json,
+        output,
     )
 
 
-def parse_groups(given: list[str]) -> dict[str, list[str]]:
+def parse_groups(given: Sequence[str]) -> dict[str, list[str]]:
     """Groups from texts such as "detour=runs/1,runs/2".
 
     Raises:

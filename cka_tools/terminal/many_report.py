@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison.results import Contrast, ModelMatrix, RunResult, Trajectory
-from cka_tools.comparison.summary import Cell, Column, SummaryTable
+from cka_tools.comparison.summary import Column as SummaryColumn
+from cka_tools.comparison.summary import SummaryTable
 from cka_tools.formatting import (
     NOTHING,
     contrast_sentence,
@@ -30,7 +30,8 @@ from cka_tools.formatting import (
     times_interval,
 )
 from cka_tools.manifest import DIFFER_IN
-from cka_tools.terminal.output import plain_table, say, say_remarks
+from cka_tools.terminal.output import say, say_remarks
+from cka_tools.terminal.tables import Column, divergence_columns, fitted_table, natural_width, print_table
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -45,16 +46,14 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     summary = result.summary
     say(console, ("Reference ", "bold"), printable(result.reference))
     say(console, ", ".join(settings_in_words(result.record)), style="dim")
-    table = plain_table()
-    _column(table, "checkpoint", "left")
-    for head in ("x", "mean %", "interval", "early %", "interval"):
-        _column(table, head)
-    for one in result.checkpoints:
-        table.add_row(*_trajectory_row(one, f"{one['x']:,.10g}"))
-    if result.control is not None:
-        table.add_section()
-        table.add_row(*_trajectory_row(result.control, "control"))
-    console.print(table, highlight=False)
+    pairs = result.checkpoints + ([] if result.control is None else [result.control])
+    places = [f"{one['x']:,.10g}" for one in result.checkpoints] + ["control"]
+    columns = [
+        Column("checkpoint", [shorten(one["name"], NAME_LETTERS) for one in pairs], justify="left"),
+        Column("x", places[: len(pairs)]),
+        *divergence_columns(pairs),
+    ]
+    print_table(console, columns, result.table, ends=[len(result.checkpoints) - 1])
     _remarks(result, result.checkpoints, console)
     early = summary["early_layers"]
     kind = {"tokens": "tokens of the run, by the manifests", "given": "as given"}
@@ -67,40 +66,22 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     say(console, f"{sentence}.{noise}", style="bold")
 
 
-def _trajectory_row(one: dict[str, Any], x: str) -> list[Text]:
-    cells = [shorten(one["name"], NAME_LETTERS), x]
-    for name in ("mean", "early"):
-        entry = one[f"{name}_divergence"]["debiased"]
-        cells += [percent(entry["value"]), percent_interval(entry) or NOTHING]
-    return [Text(printable(cell)) for cell in cells]
-
-
 def print_matrix(result: ModelMatrix, console: Console) -> None:
     """Print the matrix where it fits, every pair with its interval, and remarks."""
     summary, names = result.summary, result.names
     say(console, ", ".join(settings_in_words(result.record)), style="dim")
     order = result.record["linkage"]["order"]
     values = result.divergence()
-    table = plain_table()
-    _column(table, "mean divergence %", "left")
-    columns = order if len(order) <= MOST_COLUMNS else []
-    for at in columns:
-        _column(table, str(at + 1))
-    for at in order:
-        cells = ["·" if other == at else percent(_finite(values[at, other])) for other in columns]
-        table.add_row(*map(Text, (f"{at + 1} {shorten(names[at], NAME_LETTERS)}", *cells)))
-    console.print(table, highlight=False)
-    table = plain_table()
-    _column(table, "pair", "left")
-    for head in ("mean %", "interval", "early %", "interval"):
-        _column(table, head)
-    for pair in result.pairs[:MOST_PAIRS]:
-        cells = [f"{pair['a'] + 1} and {pair['b'] + 1}"]
-        for name in ("mean", "early"):
-            entry = pair[f"{name}_divergence"]["debiased"]
-            cells += [percent(entry["value"]), percent_interval(entry) or NOTHING]
-        table.add_row(*map(Text, cells))
-    console.print(table, highlight=False)
+    columns = [
+        Column("mean divergence %", [f"{at + 1} {shorten(names[at], NAME_LETTERS)}" for at in order], justify="left")
+    ]
+    for other in order if len(order) <= MOST_COLUMNS else ():
+        cells = ["·" if other == at else percent(_finite(values[at, other])) for at in order]
+        columns.append(Column(str(other + 1), cells))
+    print_table(console, columns, result.table)
+    listed = result.pairs[:MOST_PAIRS]
+    pairs = Column("pair", [f"{pair['a'] + 1} and {pair['b'] + 1}" for pair in listed], justify="left")
+    print_table(console, [pairs, *divergence_columns(listed)], result.table)
     if len(result.pairs) > MOST_PAIRS:
         rest = f"{counted(len(result.pairs) - MOST_PAIRS, 'further pair')} in {result.table}."
         say(console, rest, style="dim")
@@ -116,20 +97,19 @@ def print_contrast(result: Contrast, console: Console) -> None:
     """Print one row a layer, both means below, what the groups are, and what was found."""
     summary, test = result.summary, result.summary["test"]
     say(console, ", ".join(settings_in_words(result.record)), style="dim")
-    table = plain_table()
-    for head in ("layer", "B %", "interval", "W %", "interval", "B / W", "interval", "p"):
-        _column(table, head)
     starred = significant_layers(result.record)
-    rows = [(str(one["layer"]) + ("*" if one["layer"] in starred else ""), one) for one in result.layers]
-    for name, one in (*rows, ("early", summary["early"]), ("mean", summary["mean"])):
-        if name == "early":
-            table.add_section()
-        cells = [name]
-        for part in ("between", "within"):
-            cells += [percent(one[part]["value"]), percent_interval(one[part]) or NOTHING]
-        cells += [times(one["ratio"]["value"]), times_interval(one["ratio"]) or NOTHING, p_value(one["p"])]
-        table.add_row(*map(Text, cells))
-    console.print(table, highlight=False)
+    names = [f"{one['layer']}{'*' if one['layer'] in starred else ''}" for one in result.layers]
+    rows = [*result.layers, summary["early"], summary["mean"]]
+    columns = [Column("layer", [*names, "early", "mean"])]
+    for head, part in (("B", "between"), ("W", "within")):
+        columns.append(Column(f"{head} %", [percent(one[part]["value"]) for one in rows]))
+        columns.append(Column("interval", [percent_interval(one[part]) or NOTHING for one in rows]))
+    columns += [
+        Column("B / W", [times(one["ratio"]["value"]) for one in rows]),
+        Column("interval", [times_interval(one["ratio"]) or NOTHING for one in rows]),
+        Column("p", [p_value(one["p"]) for one in rows]),
+    ]
+    print_table(console, columns, result.table, ends=[len(names) - 1])
     say(console, "B is the mean divergence of pairs between the groups, W of pairs within one.")
     for group in summary["groups"]:
         kinds = ", or in ".join(DIFFER_IN[kind] for kind in group["noise"])
@@ -151,28 +131,18 @@ def print_contrast(result: Contrast, console: Console) -> None:
 
 
 def _remarks(result: RunResult, entries: list[dict[str, Any]], console: Console) -> None:
-    for reason, count in _reasons(entries).items():
-        text = f"in {counted(count, 'pair')}: {printable(reason)}"
-        say(console, ("no value or interval ", "bold"), text)
-    say_remarks(console, result.summary, "pair", ", such as ")
-
-
-def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for entry in entries:
         parts = [layer["divergence"] for layer in entry["layers"]]
         parts += [entry[f"{name}_divergence"]["debiased"] for name in ("mean", "early")]
-        for reason in dict.fromkeys(part["reason"] for part in parts if part.get("reason")):
-            found[reason] = found.get(reason, 0) + 1
-    return found
+        reasons.update(dict.fromkeys((part["reason"] for part in parts if part.get("reason")), 1))
+    for reason, count in reasons.items():
+        say(console, ("no value or interval ", "bold"), f"in {counted(count, 'pair')}: {printable(reason)}")
+    say_remarks(console, result.summary, "pair", ", such as ")
 
 
 def _finite(value: float) -> float | None:
     return None if value != value else float(value)
-
-
-def _column(table: Table, head: str, justify: Any = "right") -> None:
-    table.add_column(Text(head), justify=justify, no_wrap=True)
 
 
 def print_summary(found: SummaryTable, console: Console) -> None:
@@ -180,38 +150,29 @@ def print_summary(found: SummaryTable, console: Console) -> None:
 
     Where names leave no room, rows are numbered and the names come before the table.
     """
-    table = _summary_grid(found.columns)
-    ruler = Console(width=1000)
-    if Measurement.get(ruler, ruler.options, table).maximum > console.width:
-        named = [column for column in found.columns if column.name]
-        rows = range(len(named[0].cells))
+    named = [column for column in found.columns if column.name]
+    others = [_two_lines(column) for column in found.columns if not column.name]
+    heads = [Column(column.head, [cell.text for cell in column.cells], justify="left") for column in named]
+    table = fitted_table([*heads, *others], console.width, "the CSV format")
+    if natural_width(table) > console.width:
         key = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(2):
             key.add_column(overflow="fold")
-        for at in rows:
-            words = [
-                column.cells[at].text if column is named[0] else f"{column.head} {column.cells[at].text}"
-                for column in named
-            ]
-            key.add_row(Text(str(at + 1)), Text(", ".join(words)))
+        numbers = [str(at + 1) for at in range(len(named[0].cells))]
+        for at, number in enumerate(numbers):
+            words = [f"{column.head} {column.cells[at].text}" for column in named[1:]]
+            key.add_row(Text(number), Text(", ".join([named[0].cells[at].text, *words])))
         console.print(key, highlight=False)
-        numbers = Column("", [Cell(str(at + 1)) for at in rows], name=True)
-        table = _summary_grid([numbers, *(column for column in found.columns if not column.name)])
-    console.print(table, highlight=False)
+        table = fitted_table([Column("", numbers, justify="left"), *others], console.width, "the CSV format")
+    console.print(table, highlight=False, crop=False)
     for text in (f"{found.caption[0].upper()}{found.caption[1:]}.", *found.notes):
         say(console, text)
 
 
-def _summary_grid(columns: Sequence[Column]) -> Table:
-    table = plain_table()
-    for column in columns:
-        head = Text(column.head.replace(" % biased", "\nbiased").replace(" noise", "\nnoise"))
-        table.add_column(head, justify="left" if column.name else "right", no_wrap=True)
-    for row in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(_two_lines, row))
-    return table
-
-
-def _two_lines(cell: Cell) -> Text:
-    interval = "" if cell.interval is None else "\n{} to {}".format(*cell.interval)
-    return Text.assemble(cell.text, (interval, "dim"))
+def _two_lines(column: SummaryColumn) -> Column:
+    """A column with each interval below its value."""
+    cells = [
+        Text.assemble(cell.text, ("" if cell.interval is None else "\n{} to {}".format(*cell.interval), "dim"))
+        for cell in column.cells
+    ]
+    return Column(column.head.replace(" % biased", "\nbiased").replace(" noise", "\nnoise"), cells)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cka_tools.training.loop import StepReport
 
 SECONDS_A_LINE = 30
+INTERRUPTED = 130
 
 
 class _Rate(ProgressColumn):
@@ -79,8 +81,18 @@ class TrainingLine:
             self._told = time.monotonic()
             tell(text)
 
-    def end(self) -> None:
-        """Leave the line."""
+    @contextmanager
+    def going_on(self, out: Path) -> Iterator[None]:
+        """Leave the line at the end; where the user stops a training in `out`, say how it goes on, and exit."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._end()
+            tell(f"cka: interrupted: the same command goes on from the last checkpoint in {out}")
+            sys.exit(INTERRUPTED)
+        self._end()
+
+    def _end(self) -> None:
         if self._console.is_terminal:
             self._rewrite("")
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.run_directory import write_whole
+from cka_tools.comparison.results import KINDS, RunResult
+from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
-from cka_tools.terminal.options import Device, Json, OutFile, Quiet, RemoteCode
+from cka_tools.formatting import NOTHING
+from cka_tools.settings import option
+from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import emit, print_result
+from cka_tools.terminal.tables import plain_table
 
 if TYPE_CHECKING:
-    from cka_tools.comparison.results import RunResult
     from cka_tools.comparison.summary import SummaryTable
 
 
-Run = Annotated[Path, typer.Argument(help="A run directory of compare, ablate, trajectory, matrix or contrast.")]
+RUN = option(MISSING, "A run directory of compare, ablate, trajectory, matrix or contrast.", argument=True)
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
@@ -34,55 +35,53 @@ def open_run(run_dir: Path) -> RunResult:
     Raises:
         UserError: no run there, or one that is damaged or of a later format.
     """
-    from cka_tools.comparison.results import KINDS
-    from cka_tools.comparison.run_directory import run_kind
-
     return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
 
 
-def show_command(run: Run, out: OutFile = None, quiet: Quiet = False, as_json: Json = False) -> None:
+@with_options()
+def show_command(run: Path = RUN, *, output: Output) -> None:
     """Print a saved run again.
 
     Example: cka show runs/detour --json
     """
     result = open_run(run)
     data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
-    emit(lambda console: print_result(result, console), data, out, quiet=quiet, as_json=as_json)
+    emit(lambda console: print_result(result, console), data, output)
 
 
-def plot_command(
-    run: Run,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write: .pdf, .png or .svg.  [default: both in the run]")
-    ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class FigureOutput(Output):
+    """Where a figure goes."""
+
+    out: Path | None = option(None, "File to write: .pdf, .png or .svg.", shown="both in the run", flag="--out -o")
+
+
+@with_options()
+def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
     """Draw the figure of a saved run again.
 
     Example: cka plot runs/detour --out detour.pdf
     """
-    from cka_tools.comparison.run_directory import FIGURE, write_figure
-
+    out = output.out
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is no figure: end its name in {', '.join(FIGURE_SUFFIXES)}")
     figure = open_run(run).figure()
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
     for target in targets:
         write_figure(figure, target)
-    if as_json:
+    if output.as_json:
         typer.echo(json.dumps({"figures": [str(t) for t in targets]}))
-    elif not quiet:
+    elif not output.quiet:
         typer.echo(f"Wrote {' and '.join(str(t) for t in targets)}")
 
 
+@with_options()
 def layers_command(
-    model: Annotated[str, typer.Argument(help="demo:NAME, a directory, org/name or org/name@revision.")],
-    device: Device = "auto",
-    trust_remote_code: RemoteCode = False,
-    out: OutFile = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    model: str = option(MISSING, "demo:NAME, a directory, org/name or org/name@revision.", argument=True),
+    *,
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps."),
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first."),
+    output: Output,
 ) -> None:
     """List what can be hooked in a model.
 
@@ -95,46 +94,33 @@ def layers_command(
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
         console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
-        table = Table(box=box.SIMPLE_HEAD)
+        table = plain_table()
         for heading in ("layer", "residual", "attention", "mlp", "reach"):
             table.add_column(heading, overflow="fold")
         for layer in described:
             reach = layer.scope if layer.window is None else f"{layer.scope}, ±{layer.window} tokens"
             cells = (layer.index, layer.path, layer.attention, layer.mlp, reach)
-            table.add_row(*(Text("–" if cell is None else str(cell)) for cell in cells))
+            table.add_row(*(Text(NOTHING if cell is None else str(cell)) for cell in cells))
         console.print(table)
 
     data = json.dumps([layer.to_dict() for layer in described])
-    emit(show, data, out, quiet=quiet, as_json=as_json)
+    emit(show, data, output)
 
 
-class TableFormat(StrEnum):
-    """How the table is written."""
-
-    table = "table"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
-
-
+@with_options()
 def summary_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories that `cka compare` wrote.")],
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a row, once for each run.  [default: the models]", show_default=False),
-    ] = None,
-    table_format: Annotated[
-        TableFormat, typer.Option("--format", help="For the terminal, or to paste into a paper.")
-    ] = TableFormat.table,
-    out: OutFile = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    runs: tuple[Path, ...] = option(MISSING, "Run directories that `cka compare` wrote.", argument=True),
+    *,
+    label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
+    layout: Literal["table", "csv", "markdown", "latex"] = option(
+        "table", "For the terminal, or to paste into a paper.", flag="--format"
+    ),
+    output: Output,
 ) -> None:
     """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
     Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.comparison.run_directory import run_kind
     from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
     from cka_tools.terminal.many_report import print_summary
 
@@ -144,14 +130,14 @@ def summary_command(
                 f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
                 "runs of `cka compare`"
             )
-    found = summary_table(read_runs(runs), label or ())
-    if as_json or table_format is TableFormat.table:
-        emit(lambda console: print_summary(found, console), _summary_json(found), out, quiet=quiet, as_json=as_json)
+    found = summary_table(read_runs(runs), label)
+    if output.as_json or layout == "table":
+        emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    text = FORMATS[table_format.value](found)
-    if out is not None:
-        write_whole(out, text.encode())
-    elif not quiet:
+    text = FORMATS[layout](found)
+    if output.out is not None:
+        write_whole(output.out, text.encode())
+    elif not output.quiet:
         typer.echo(text, nl=False)
 
 
