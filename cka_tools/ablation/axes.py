@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from cka_tools.ablation.settings import DECAYS, FRACTIONS
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import third
 from cka_tools.training.objectives import ObjectiveName
+from cka_tools.training.options import DECAYS, FRACTIONS
 from cka_tools.training.recipe import DECAY_SHARE, DETOURS
 
 StartName = Literal["encoder", "decoder"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from cka_tools.ablation.axes import BASELINE, CLM_BASELINE, DETOUR, REVERSE_DETOUR, check_axis, span
 from cka_tools.ablation.measure import Trained, Trio
-from cka_tools.ablation.settings import DECAYS, FRACTIONS
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, NoiseKind, noise_kind, read_manifest
 from cka_tools.models.folder import hash_json
+from cka_tools.training.options import DECAYS, FRACTIONS
 from cka_tools.training.recipe import DECAY_SHARE, START_PHASES
 from cka_tools.training.start_model import read_config
 

@@ -11,7 +11,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import Cell, check_axis, make_cells
-from cka_tools.ablation.settings import AblationSettings
 from cka_tools.ablation.starts import (
     SECOND_SHAPE,
     START_SEED,
@@ -24,6 +23,7 @@ from cka_tools.ablation.starts import (
 from cka_tools.ablation.tree import Budget, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
+from cka_tools.training.options import AblationSettings
 from cka_tools.training.packing import PackedTokens, pack_texts
 from cka_tools.training.recipe import SCALES, START_TOKENS
 from cka_tools.training.start_model import DEFAULT_START

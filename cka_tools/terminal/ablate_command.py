@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cka_tools.ablation.settings import AblationSettings
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
 from cka_tools.settings import Settings, option, parse_numbers
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import answer, print_saved, run_and_save
-from cka_tools.terminal.progress import TrainingLine, document_progress, tell
+from cka_tools.terminal.output import TrainingLine, answer, document_progress, print_saved, run_and_save, tell
+from cka_tools.training.options import AblationSettings
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan

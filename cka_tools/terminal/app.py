@@ -19,8 +19,7 @@ from cka_tools.terminal.compare_commands import (
     matrix_command,
     trajectory_command,
 )
-from cka_tools.terminal.output import BAD_INPUT, LOST_PROCESS
-from cka_tools.terminal.progress import INTERRUPTED
+from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
 

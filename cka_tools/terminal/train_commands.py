@@ -16,8 +16,7 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import emit, say
-from cka_tools.terminal.progress import TrainingLine, tell
+from cka_tools.terminal.output import TrainingLine, emit, say, tell
 from cka_tools.terminal.tables import Column, print_table
 from cka_tools.training.options import CHECKPOINTS_BY_DEFAULT, RecipeOptions, TrainingOptions
 

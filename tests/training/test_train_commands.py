@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM
 
 from cka_tools.models.folder import hash_weight_files
 from cka_tools.terminal.app import main
-from cka_tools.terminal.progress import duration
+from cka_tools.terminal.output import duration
 from cka_tools.training import checkpoint
 
 Cka = Callable[..., tuple[int, str, str]]
