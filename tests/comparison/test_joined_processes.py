@@ -160,7 +160,8 @@ def test_a_dead_process_ends_kept_runs_and_the_next_goes_on(start, cache, pair, 
     begun = len(passes(tmp_path))
     finish(start("again", 2))
     again = found(tmp_path, "again")
-    assert again["cache"].tolist() == ["resumed"] * 2
+    # Models run one after the other: the process died in the first one's share.
+    assert again["cache"].tolist() == ["resumed", "made"]
     expected = compare(*pair, texts, **OPTIONS, cache=False)
     batches = expected.record["provenance"]["corpus"]["draws"][0]["plan"]["batches"]
     assert len(passes(tmp_path)) - begun < 2 * batches
