@@ -1,5 +1,6 @@
 """Small randomly initialised models of every family, with a small tokenizer, and documents for them."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
+# The workers and the commands that they start share the cores: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 WORDS = [f"w{number}" for number in range(120)]
