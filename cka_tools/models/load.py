@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ class Checkpoint:
         """Whether classes that came with the checkpoint run, which its hashes do not cover."""
         return self.trusted and "auto_map" in self.written
 
+    @cached_property
+    def _tokenizer_sha256(self) -> str:
+        return hash_tokenizer(self.tokenizer)
+
     def fingerprint(self) -> dict[str, Any]:
         """Hashes of weights, config and tokenizer, and the hub's commit; JSON-ready."""
         files = weight_files(self.folder, self.spec.given)
@@ -68,7 +73,7 @@ class Checkpoint:
             **revision,
             "weights_sha256": self._hashed[1],
             "config_sha256": hash_json(self.written),
-            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
+            "tokenizer_sha256": self._tokenizer_sha256,
         }
 
 
