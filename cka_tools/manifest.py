@@ -31,8 +31,8 @@ DIFFER_IN: dict[str, str] = {
 """In what runs of one group differ, by kind of noise: completes "checkpoints that differ in …"."""
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a directory, None where it has none.
+def read_manifest(folder: Path | None) -> dict[str, Any] | None:
+    """Return the manifest of a directory, None where it has none or a model has no directory.
 
     `seed` fixes masks and dropout, `data_seed` the order of the documents. Where a manifest has no
     `data_seed`, one number fixed both: it is filled in.
@@ -40,6 +40,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it cannot be read.
     """
+    if folder is None:
+        return None
     file = folder / MANIFEST
     if not file.is_file():
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction
 from cka_tools.paper import EARLY_SHARE
 from cka_tools.processes import from_first
+from cka_tools.settings import Settings
 from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.hsic import MINIMUM_SAMPLES
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.measures import find_measure, measure_pairs
+from cka_tools.statistics.measures import Measure, find_measure, measure_pairs
 from cka_tools.statistics.pair import FeatureComparison, compare_statistics
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 
@@ -116,14 +118,17 @@ def check_pairs(run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
     plan = _Plan.of(run, pairs)
     if few := [n for one in run.prepared if (n := len(one.kept)) < MINIMUM_SAMPLES]:
         raise UserError(f"{few[0]} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
-    known = [find_measure(name) for name in run.settings.measures if name != "cka"]
-    refused = next((measure.name for measure in known if not measure.streams), None)
+    refused = next((measure.name for measure in _beside_cka(run.settings) if not measure.streams), None)
     if refused and not plan.is_kept:
         raise UserError(
             f"measure {refused!r} needs features that are kept, and these take more than --keep-features "
             f"{run.settings.keep_bytes:,} bytes: raise it, or take fewer documents or layers"
         )
     return plan
+
+
+def _beside_cka(settings: Settings) -> list[Measure]:
+    return [find_measure(name) for name in settings.measures if name != "cka"]
 
 
 @dataclass(frozen=True)
@@ -188,21 +193,20 @@ def _kept_draw(run: FeatureRun, plan: _Plan, features: Sequence[Features], draw:
 
 def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> list[PairResult]:
     settings = run.settings
-    made: dict[tuple[int, bool], ModelStatistics] = {}
 
-    def statistics(model: int, *, rescale: bool = False) -> ModelStatistics:
-        if (model, rescale) not in made:
-            own = ModelStatistics(list(features[model].layers.values()), device=run.device)
-            made.setdefault((model, False), own)
-            if rescale:
-                made[model, True] = made[model, False].rescaled()
-        return made[model, rescale]
+    @cache
+    def statistics(model: int) -> ModelStatistics:
+        return ModelStatistics(list(features[model].layers.values()), device=run.device)
+
+    @cache
+    def rescaled_statistics(model: int) -> ModelStatistics:
+        return statistics(model).rescaled()
 
     def compared(at: int, *, rescale: bool = False) -> FeatureComparison:
-        one = plan.wanted[at]
+        one, of = plan.wanted[at], rescaled_statistics if rescale else statistics
         return compare_statistics(
-            statistics(one.first, rescale=rescale),
-            statistics(one.second, rescale=rescale),
+            of(one.first),
+            of(one.second),
             one.pairs,
             one.early_layers,
             seed=settings.seed,
@@ -219,8 +223,7 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
     def measured(at: int) -> dict[str, list[Interval]]:
         one = plan.wanted[at]
         a, b, called = statistics(one.first), statistics(one.second), plan.pairs[at].called
-        names = [name for name in settings.measures if name != "cka"]
-        return {name: measure_pairs(find_measure(name), a, b, one.pairs, sides=called) for name in names}
+        return {m.name: measure_pairs(m, a, b, one.pairs, sides=called) for m in _beside_cka(settings)}
 
     positions = range(len(plan.pairs))
     plain = [compared(at) for at in positions]
@@ -251,9 +254,7 @@ def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> 
         for draw in draws:
             streamed = stream_draw(run, chosen, models, draw, layers, wanted, told)
             extractions[draw] |= {at: (streamed.extraction, place) for place, at in enumerate(chosen)}
-            found[draw] |= from_first(
-                lambda s=streamed, m=members, w=wanted: _streamed_pairs(run, plan, s, m, w)  # type: ignore[misc]
-            )
+            found[draw] |= from_first(partial(_streamed_pairs, run, plan, streamed, members, wanted))
             streamed.snapshot.finish()
     return [
         DrawResult(
@@ -305,6 +306,17 @@ def known(value: float | None) -> float:
     return np.nan if value is None else value
 
 
+def divergences(pair: PairResult, estimator: str) -> np.ndarray:
+    """Divergence of each layer pair, (pairs,) float64, NaN where undefined."""
+    return np.array([known(getattr(layer, estimator).complement().value) for layer in pair.plain.layers])
+
+
+def without_each(pair: PairResult) -> np.ndarray:
+    """Debiased CKA of each layer pair without each document in turn, (pairs, documents), NaN where undefined."""
+    nothing = np.full(len(pair.plain.left_out), np.nan)
+    return np.stack([nothing if one is None else one for one in pair.plain.leave_one_out])
+
+
 def pair_layers(depth_a: int, depth_b: int) -> list[tuple[int, int]]:
     """Pairs (ℓ, m): index by index, or ℓ of the shallower with floor(ℓ(L_deep − 1)/(L_shallow − 1) + ½)."""
     if depth_a == depth_b:
@@ -327,10 +339,7 @@ def choose_layers(depth_a: int, depth_b: int, layers: Sequence[int] | None) -> l
     pairs = pair_layers(depth_a, depth_b)
     if layers is None:
         return pairs
-    shallow = min(depth_a, depth_b)
-    wrong = [i for i in layers if not 0 <= i < shallow]
-    if wrong or not layers:
-        raise UserError(f"layers {wrong or list(layers)} do not exist: there are {shallow}, 0 to {shallow - 1}")
+    _check_exist("layers", layers, min(depth_a, depth_b))
     side = 0 if depth_a <= depth_b else 1
     return [pair for pair in pairs if pair[side] in set(layers)]
 
@@ -343,7 +352,11 @@ def early_layers(depth: int, given: Sequence[int] | None) -> tuple[int, ...]:
     """
     if given is None:
         return tuple(range(-(-depth * EARLY_SHARE[0] // EARLY_SHARE[1])))
+    _check_exist("early layers", given, depth)
+    return tuple(sorted(set(given)))
+
+
+def _check_exist(called: str, given: Sequence[int], depth: int) -> None:
     wrong = [i for i in given if not 0 <= i < depth]
     if wrong or not given:
-        raise UserError(f"early layers {wrong or list(given)} do not exist: there are {depth}, 0 to {depth - 1}")
-    return tuple(sorted(set(given)))
+        raise UserError(f"{called} {wrong or list(given)} do not exist: there are {depth}, 0 to {depth - 1}")

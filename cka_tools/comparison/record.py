@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from cka_tools.statistics.pair import FeatureComparison, LayerPair
 
 FORMAT = 2
-COMPARISON, TRAJECTORY, MATRIX, ABLATION = "comparison", "trajectory", "matrix", "ablation"
-CONTRAST = "contrast"
+COMPARISON, TRAJECTORY, MATRIX = "comparison", "trajectory", "matrix"
+CONTRAST, ABLATION = "contrast", "ablation"
 COMMANDS = {COMPARISON: "compare", TRAJECTORY: "trajectory", MATRIX: "matrix", CONTRAST: "contrast", ABLATION: "ablate"}
 """The command that writes a run of each kind."""
 
@@ -156,7 +156,7 @@ def control_noise(run: FeatureRun, of: int, control: int) -> NoiseKind:
         of, control: positions among the models that were given.
     """
     folders = [run.sources[run.order[at]].folder for at in (of, control)]
-    return noise_kind(*(None if folder is None else read_manifest(folder) for folder in folders))
+    return noise_kind(*map(read_manifest, folders))
 
 
 def provenance(run: FeatureRun, draws: Sequence[DrawResult], roles: Sequence[str], settings: JsonObject) -> JsonObject:
@@ -239,9 +239,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         if "rescaled" in layer:
             row |= _cka_columns("rescaled_cka", layer["rescaled"])
         if "ratio" in layer:
-            row |= columns("control_divergence", layer["control"], "control") | columns(
-                "ratio", layer["ratio"], "ratio"
-            )
+            row |= _beside_control(layer["control"], layer["ratio"])
         for name, value in layer.get("measures", {}).items():
             row |= {} if name == "cka" else columns(name, value, name)
         rows.append(row)
@@ -250,8 +248,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
         row = shared | {"layer": name, **columns("divergence", both["debiased"])}
         row |= {"divergence_biased": both["biased"]["value"], "reason": both["debiased"].get("reason")}
         if "ratio" in entry:
-            noise, ratio = entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name]
-            row |= columns("control_divergence", noise, "control") | columns("ratio", ratio, "ratio")
+            row |= _beside_control(entry["control"][f"{name}_divergence"]["debiased"], entry["ratio"][name])
         rows.append(row)
     return rows
 
@@ -265,6 +262,10 @@ def columns(name: str, entry: JsonObject, reason: str | None = None) -> JsonObje
     """An interval of the record as three columns of a table, and its reason as one if that has a name."""
     found = {name: entry["value"], f"{name}_low": entry["ci_low"], f"{name}_high": entry["ci_high"]}
     return found if reason is None else found | {f"{reason}_reason": entry.get("reason")}
+
+
+def _beside_control(noise: JsonObject, ratio: JsonObject) -> JsonObject:
+    return columns("control_divergence", noise, "control") | columns("ratio", ratio, "ratio")
 
 
 def _cka_columns(name: str, entry: JsonObject) -> JsonObject:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cka_tools import paper
-from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs
+from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, without_each
 from cka_tools.comparison.record import (
     COMPARISON,
     ESTIMATORS,
@@ -141,18 +141,17 @@ def _control(draw: DrawResult) -> PairResult | None:
 def _arrays(draw: DrawResult) -> dict[str, np.ndarray]:
     """The arrays beside the record: matrices, and each pair's debiased CKA without each document in turn."""
     pair, control = draw.pairs[0], _control(draw)
-    arrays = _arrays_of(pair.plain)
+    arrays = _arrays_of(pair)
     if pair.rescaled is not None:
         arrays |= {f"rescaled.matrix.{e}": pair.rescaled.matrices[e] for e in ESTIMATORS}  # type: ignore[index]
     if control is not None:
-        arrays |= {f"control.{name}": array for name, array in _arrays_of(control.plain).items()}
+        arrays |= {f"control.{name}": array for name, array in _arrays_of(control).items()}
     return arrays
 
 
-def _arrays_of(found: FeatureComparison) -> dict[str, np.ndarray]:
-    nothing = np.full(len(found.left_out), np.nan)
-    without = np.stack([nothing if w is None else w for w in found.leave_one_out])
-    return {f"matrix.{e}": matrix for e, matrix in found.matrices.items()} | {"leave_one_out": without}
+def _arrays_of(pair: PairResult) -> dict[str, np.ndarray]:
+    matrices = {f"matrix.{e}": matrix for e, matrix in pair.plain.matrices.items()}
+    return matrices | {"leave_one_out": without_each(pair)}
 
 
 def _matrices(found: FeatureComparison) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, known
+from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, divergences, without_each
 from cka_tools.comparison.record import CONTRAST, JsonObject, interval_entry, number, pair_entry, provenance
 from cka_tools.comparison.results import Contrast
 from cka_tools.comparison.warnings import many_summary
@@ -56,9 +56,9 @@ def contrast(
     check_run(found, run)
     pairs = [Pair(a, b) for a, b in pair_positions(len(found.sources))]
     draw = compare_pairs(run, pairs, progress)[0]
-    distances = np.array([[known(one.debiased.complement().value) for one in p.plain.layers] for p in draw.pairs])
+    distances = np.stack([divergences(pair, "debiased") for pair in draw.pairs])
     refuse_same([(p.pair.a, p.pair.b) for p, d in zip(draw.pairs, distances, strict=True) if _same(d)], run)
-    without = _without(draw.pairs)
+    without = np.stack([without_each(pair) for pair in draw.pairs])
     first = draw.pairs[0]
     test = contrast_groups(
         distances,
@@ -75,12 +75,6 @@ def contrast(
 def _same(distances: np.ndarray) -> bool:
     """Whether two checkpoints do the same in every layer, whatever their files are."""
     return bool((np.abs(distances) < ROUNDING).all())
-
-
-def _without(pairs: Sequence[PairResult]) -> np.ndarray:
-    """Debiased CKA of each pair and layer without each document in turn, (pairs, layers, documents)."""
-    nothing = np.full(len(pairs[0].plain.left_out), np.nan)
-    return np.array([[nothing if one is None else one for one in p.plain.leave_one_out] for p in pairs])
 
 
 def _arrays(distances: np.ndarray, without: np.ndarray, models: int) -> dict[str, np.ndarray]:
@@ -193,7 +187,7 @@ def find_groups(given: Mapping[str, Sequence[ModelGiven]], *, paired: bool) -> G
         raise UserError(
             f"paired groups of {sizes[0]} and {sizes[1]} checkpoints: give as many in both, in the same order"
         )
-    manifests = [None if one.folder is None else read_manifest(one.folder) for one in sources]
+    manifests = [read_manifest(one.folder) for one in sources]
     return Groups((first, second), sources, (sizes[0], sizes[1]), paired, manifests)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs, known
+from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs, divergences, known
 from cka_tools.comparison.record import ESTIMATORS, MATRIX, MEANS, pair_entry, provenance
 from cka_tools.comparison.results import ModelMatrix
 from cka_tools.comparison.warnings import many_summary
@@ -75,12 +75,12 @@ def _arrays(pairs: Sequence[PairResult], models: int) -> dict[str, np.ndarray]:
         stack[:, range(models), range(models)] = 0.0
         arrays[f"layers.{estimator}"] = stack
         for pair in pairs:
+            found = divergences(pair, estimator)
             for place in ((pair.pair.a, pair.pair.b), (pair.pair.b, pair.pair.a)):
                 for name in MEANS:
                     mean = getattr(getattr(pair.plain, name), estimator)
                     arrays[f"{name}.{estimator}"][place] = known(mean.value)
-                for at, layer in enumerate(pair.plain.layers):
-                    stack[(at, *place)] = known(getattr(layer, estimator).complement().value)
+                stack[(slice(len(found)), *place)] = found
     return arrays
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, known
+from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, divergences
 from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, pair_entry, provenance
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
@@ -104,7 +104,7 @@ def _arrays(draw: DrawResult, series: CheckpointSeries) -> dict[str, np.ndarray]
     for estimator in ESTIMATORS:
         values = np.full((len(pairs), layers), np.nan)
         for at, pair in enumerate(pairs):
-            found = [known(getattr(layer, estimator).complement().value) for layer in pair.plain.layers]
+            found = divergences(pair, estimator)
             values[at, : len(found)] = found
         arrays[f"divergence.{estimator}"] = values
     return arrays
@@ -140,7 +140,7 @@ def find_series(given: Sequence[ModelGiven], x: Sequence[float] | None = None) -
     checkpoints = [as_source(one) for spec in given for one in expand(spec)]
     if not checkpoints:
         raise UserError("no checkpoint is given: name one or more, or a training run's folder")
-    manifests = [None if one.folder is None else read_manifest(one.folder) for one in checkpoints]
+    manifests = [read_manifest(one.folder) for one in checkpoints]
     tokens = [trained_tokens(manifest) for manifest in manifests]
     notes: list[str] = []
     kind: XKind
