@@ -148,6 +148,6 @@ def _finished(folder: Path) -> StoredEntry:
 
 
 def _entry(folder: Path, state: State) -> StoredEntry:
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     created = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return StoredEntry(folder.name, state, size, created)

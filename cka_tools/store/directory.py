@@ -1,7 +1,8 @@
-"""The cache directory: where it lies, and its locks."""
+"""The cache directory: where it lies, its locks, and files that are replaced whole."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,3 +65,45 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def replace_file(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file in a folder of its own beside it, put it on the disk, then in place.
+
+    A kill at any instruction leaves the old file or the new one. A library may write under names that it makes
+    up before it writes under the one it is given (safetensors does): in that folder they are found again, and
+    what a killed call left goes with the next one or with `clear_staging`. Callers hold a lock.
+
+    Raises:
+        OSError: it cannot be written. Whatever `write` raises.
+    """
+    clear_staging(file)
+    fresh = _staging(file) / file.name
+    try:
+        fresh.parent.mkdir()
+        write(fresh)
+        with fresh.open("rb+") as written:
+            os.fsync(written.fileno())
+        fresh.replace(file)
+        _sync_folder(file.parent)
+    finally:
+        clear_staging(file)
+
+
+def clear_staging(file: Path) -> None:
+    """Remove what a killed `replace_file` left."""
+    shutil.rmtree(_staging(file), ignore_errors=True)
+
+
+def _staging(file: Path) -> Path:
+    return file.with_name(f".{file.name}.partial")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; not every system can open a folder."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

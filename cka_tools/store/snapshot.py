@@ -1,7 +1,6 @@
 """Snapshots of a streamed run: one file a process, replaced whole, removed when the run's result is safe."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from cka_tools.errors import reason_of
 from cka_tools.processes import Process
-from cka_tools.store.directory import cache_directory, lock_file, locked, run_folder
+from cka_tools.store.directory import cache_directory, clear_staging, lock_file, locked, replace_file, run_folder
 from cka_tools.store.key import EntryKey
 
 _held: ContextVar[list[Callable[[], None]] | None] = ContextVar("held", default=None)
@@ -86,17 +85,11 @@ class Snapshot:
         """Replace the last state by this one; a kill at any instruction leaves one of the two."""
         if self._path is None:
             return
-        fresh = self._path.with_suffix(".new")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        facts = {"record": json.dumps(record | {"batches": batches})}
         try:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            save_file(tensors, fresh, {"record": json.dumps(record | {"batches": batches})})
-            with fresh.open("rb+") as file:
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            _sync_folder(self._path.parent)
+            replace_file(self._path, lambda fresh: save_file(tensors, fresh, facts))
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                fresh.unlink()
             self._give_up(error)
 
     def finish(self) -> None:
@@ -113,6 +106,7 @@ class Snapshot:
 
     def _remove(self) -> None:
         if self._path is not None:
+            clear_staging(self._path)
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
                 self._path.parent.rmdir()  # the last process finds it empty
@@ -123,13 +117,3 @@ class Snapshot:
         # The library says a failed write in its own words.
         reason = reason_of(error) if isinstance(error, OSError) else str(error)
         self.notes.append(f"No snapshots were kept in {cache_directory()} ({reason}).")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last; not every system can open a folder."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

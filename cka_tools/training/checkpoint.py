@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, read_manifest
 from cka_tools.models.folder import hash_file, hash_weight_files, weight_files
 from cka_tools.models.load import quiet_transformers
-from cka_tools.store.directory import locked
+from cka_tools.store.directory import locked, replace_file
 from cka_tools.training.loop import LossRow, PhaseState
 
 WEIGHTS = "model.safetensors"
@@ -208,20 +208,12 @@ def _round_weights(folder: Path, dtype: WeightsDtype) -> None:
         raise UserError(f"the weights {lost} of {str(folder)!r} are not finite in {dtype}: keep float32")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": dtype}
     try:
-        _replace(file, lambda staging: save_file(rounded, staging, metadata={"format": "pt"}))
-        _replace(folder / "config.json", lambda staging: write_json(staging, config))
+        replace_file(file, lambda staging: save_file(rounded, staging, metadata={"format": "pt"}))
+        replace_file(folder / "config.json", lambda staging: write_json(staging, config))
         manifest |= {"weights_dtype": dtype, "weights_sha256": hash_weight_files(weight_files(folder))}
-        _replace(folder / MANIFEST, lambda staging: write_json(staging, manifest))
+        replace_file(folder / MANIFEST, lambda staging: write_json(staging, manifest))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{str(folder)!r} could not be written ({error}): make room, start again") from error
-
-
-def _replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under another name, then put it in place."""
-    staging = file.with_name(f".{file.name}.partial")
-    write(staging)
-    _flush(staging)
-    staging.replace(file)
 
 
 def versions() -> dict[str, str]:

@@ -1,12 +1,14 @@
 """A snapshot is found again whole or not at all, and goes when its result is safe."""
 
 import os
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cka_tools.processes import Process
+from cka_tools.store import snapshot as snapshots
 from cka_tools.store.catalogue import choose_entries, list_entries, remove_entries
 from cka_tools.store.directory import run_folder
 from cka_tools.store.key import make_key
@@ -103,6 +105,42 @@ def test_a_disk_too_small_for_it_costs_a_note_and_the_last_snapshot_stays(writte
     assert "\n" not in snapshot.notes[0]
     assert [path.name for path in written.parent.iterdir()] == [written.name]
     assert written.read_bytes() == before
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing after the write is done, whatever it left stays."""
+
+
+@pytest.fixture
+def killed(written, monkeypatch):
+    """What a process leaves that is killed within the library's write, which begins under another name."""
+
+    def begin(tensors, path, metadata):
+        path.with_name(".tmpAb3dEf").write_bytes(b"x" * 1000)
+        raise Killed
+
+    snapshot = Snapshot(KEY, Process())
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "save_file", begin)
+        patched.setattr(shutil, "rmtree", lambda *args, **options: None)
+        with pytest.raises(Killed):
+            snapshot.write(STATE, 4, RECORD)
+    snapshot.close()
+    return written.parent
+
+
+def test_what_a_kill_within_a_write_leaves_goes_with_the_next_write(written, killed):
+    assert len(list(killed.rglob(".tmp*"))) == 1
+    snapshot = Snapshot(KEY, Process())
+    snapshot.write(STATE, 5, RECORD)
+    assert list(killed.iterdir()) == [written]
+
+
+def test_what_a_kill_within_a_write_leaves_is_counted_and_goes_with_the_run(written, killed, cache):
+    (entry,) = list_entries(cache)
+    assert entry.size == written.stat().st_size + 1000
+    Snapshot(KEY, Process()).finish()
+    assert not killed.exists()
 
 
 def test_it_goes_when_the_result_is_safe(written):
