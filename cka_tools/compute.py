@@ -18,7 +18,6 @@ from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.extraction import Extraction, Prepared, prepare
 from cka_tools.extraction.extract import feature_bytes, feature_dtype
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
-from cka_tools.models.blocks import text_config
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
 from cka_tools.statistics.measures import find_measure
@@ -135,8 +134,7 @@ class FeatureRun:
     @property
     def widths(self) -> list[int]:
         """Hidden sizes of the models as they were given."""
-        sizes = [int(getattr(text_config(one.model.config), "hidden_size", 0)) for one in self.outlines]
-        return [sizes[at] for at in self.order]
+        return [self.outlines[at].hidden_size for at in self.order]
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import PurePath
 from typing import Any
@@ -96,8 +96,12 @@ def percent(fraction: float | None) -> str:
 
 def percent_interval(entry: dict[str, Any]) -> str | None:
     """`ci_low` and `ci_high` of an entry of the record: "9.1 to 11.3", or None where there is none."""
+    return _interval(entry, percent)
+
+
+def _interval(entry: dict[str, Any], write: Callable[[float], str]) -> str | None:
     low, high = entry.get("ci_low"), entry.get("ci_high")
-    return None if low is None or high is None else f"{percent(low)} to {percent(high)}"
+    return None if low is None or high is None else f"{write(low)} to {write(high)}"
 
 
 def times(ratio: float | None) -> str:
@@ -109,8 +113,7 @@ def times(ratio: float | None) -> str:
 
 def times_interval(entry: dict[str, Any]) -> str | None:
     """`ci_low` and `ci_high` of a ratio: "2.11 to 2.56", or None where there is none."""
-    low, high = entry.get("ci_low"), entry.get("ci_high")
-    return None if low is None or high is None else f"{times(low)} to {times(high)}"
+    return _interval(entry, times)
 
 
 def counted(number: int, noun: str) -> str:
@@ -156,6 +159,11 @@ def layers_in_words(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {layer_list(layers)}"
 
 
+def level_in_words(summary: dict[str, Any]) -> str:
+    """The level of a run's intervals: "95 %"."""
+    return f"{100 * summary['interval']['level']:g} %"
+
+
 def noise_sentence(of: str, kinds: Iterable[str]) -> str:
     """What the seed noise is: the divergence of model `of` from controls of these kinds (`noise_kind`)."""
     words = "; ".join(f"{kind}: {NOISE_IN_WORDS[kind]}" for kind in dict.fromkeys(kinds))
@@ -172,7 +180,7 @@ def ratio_sentence(summary: dict[str, Any]) -> str:
     noise = f" {noise_sentence('B', [summary['noise']])}" if "noise" in summary else ""
     if mean["value"] is None:
         return f"The pair's mean divergence has no ratio to the seed noise; {printable(mean['reason'])}.{noise}"
-    level = f"{100 * summary['interval']['level']:g} % interval "
+    level = f"{level_in_words(summary)} interval "
     text = f"The pair's mean divergence is {_ratio_in_words(mean, ' times the seed noise', level)}"
     if summary["early_layers"]:
         early = _ratio_in_words(ratio["early"])
@@ -199,7 +207,7 @@ def contrast_sentence(record: dict[str, Any]) -> str:
     if c["value"] is None:
         return f"Nothing can be said of {one} and {other}: {printable(c['reason'])}."
     interval = percent_interval(c)
-    level = f"{100 * summary['interval']['level']:g} % interval over {summary['interval']['over']}"
+    level = f"{level_in_words(summary)} interval over {summary['interval']['over']}"
     text = f"Mean divergence between {one} and {other} is {percent(c['value'])} points above that within them"
     text += f" ({f'{level}: {interval}; ' if interval else ''}p = {p:.2g}"
     if smallest > TEST_LEVEL:
@@ -216,6 +224,9 @@ def contrast_sentence(record: dict[str, Any]) -> str:
         "are named after is the cause, should they differ in anything else."
     )
 
+
+MASSIVE_SHARE = 0.5
+"""One feature with more than this share of a layer's variance decides its CKA, which is then said."""
 
 TEST_LEVEL = 0.05
 """Error rate at which a contrast calls layers significant: that of one false layer among all."""

@@ -154,7 +154,7 @@ class Settings:
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)
-    keep_features: int | str = option(
+    keep_features: str | int = option(
         "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False
     )
     snapshot_every: int = option(
@@ -245,12 +245,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fact:
-    """A field with its type: what it may be (`choices`, of a Literal), and whether it may be None."""
+    """A field with its type, without None: what it may be (`choices`, of a Literal)."""
 
     field: dataclasses.Field[Any]
     type: Any
     choices: tuple[str, ...]
-    optional: bool
 
 
 def fact_of(of: dataclasses.Field[Any], hint: Any) -> Fact:
@@ -258,7 +257,7 @@ def fact_of(of: dataclasses.Field[Any], hint: Any) -> Fact:
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     plain = [kind for kind in kinds if kind is not type(None)]
     choices = get_args(plain[0]) if get_origin(plain[0]) is Literal else ()
-    return Fact(of, plain[0], choices, len(plain) < len(kinds))
+    return Fact(of, plain[0], choices)
 
 
 @cache

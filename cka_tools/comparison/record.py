@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from cka_tools import __version__
 from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cka_tools.comparison.pairs import DrawResult, PairResult
     from cka_tools.compute import FeatureRun
     from cka_tools.statistics.intervals import Interval
@@ -274,5 +275,7 @@ def _cka_columns(name: str, entry: JsonObject) -> JsonObject:
 
 def tidy(rows: Sequence[JsonObject]) -> pd.DataFrame:
     """Rows as a table; whole numbers stay whole where some are missing."""
+    import pandas as pd
+
     frame = pd.DataFrame(rows)
     return frame.astype({name: "Int64" for name in _WHOLE if name in frame})

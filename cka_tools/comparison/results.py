@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 
 from cka_tools.comparison.record import (
     ABLATION,
@@ -25,6 +24,7 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import model_names, pairs_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 

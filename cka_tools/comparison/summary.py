@@ -13,7 +13,7 @@ import pandas as pd
 from cka_tools.comparison.record import MEANS, JsonObject
 from cka_tools.comparison.results import Comparison
 from cka_tools.errors import UserError
-from cka_tools.formatting import ELLIPSIS, NOTHING, layer_list, percent, printable, short_names, times
+from cka_tools.formatting import ELLIPSIS, NOTHING, layer_list, level_in_words, percent, printable, short_names, times
 
 NAME_LETTERS = 40
 
@@ -132,7 +132,7 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     if any(run.control is not None for run in runs):
         columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
         columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
-    level = f"{100 * runs[0].summary['interval']['level']:g} %"
+    level = level_in_words(runs[0].summary)
     shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
     early_layers = {layer_list(run.summary["early_layers"]) for run in runs}
     if len(early_layers) == 1:

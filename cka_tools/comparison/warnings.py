@@ -7,8 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from cka_tools.comparison.record import early_of
-from cka_tools.formatting import layer_list
-from cka_tools.statistics.features import MASSIVE_SHARE
+from cka_tools.formatting import MASSIVE_SHARE, layers_in_words
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 
 if TYPE_CHECKING:
@@ -30,10 +29,6 @@ class Warned(TypedDict):
     layers: list[int]
 
 
-def _layers(layers: Sequence[int]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}"
-
-
 def find_warnings(pair: PairResult) -> list[Warned]:
     """Every warning a comparison deserves."""
     warnings: list[Warned] = []
@@ -52,12 +47,12 @@ def find_warnings(pair: PairResult) -> list[Warned]:
         elif one.biased.value is not None and abs(gap := one.biased.value - one.debiased.value) > ESTIMATOR_GAP:
             gaps[layer] = abs(gap)
     if constant:
-        start = _layers(constant).capitalize()
+        start = layers_in_words(constant).capitalize()
         warn("no-variance", f"{start}: no variance over these documents, so CKA is not defined.", constant)
     if gaps:
         warn(
             "estimators-disagree",
-            f"Biased and debiased CKA differ by up to {max(gaps.values()):.2f} ({_layers(list(gaps))}): "
+            f"Biased and debiased CKA differ by up to {max(gaps.values()):.2f} ({layers_in_words(list(gaps))}): "
             f"{plain.n} documents are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
@@ -72,7 +67,7 @@ def find_warnings(pair: PairResult) -> list[Warned]:
             warn(
                 "massive-feature",
                 f"One feature carries more than half of the variance of model {side.upper()} in "
-                f"{_layers([at for at, _, _ in massive])} (feature {top[2].top_feature} carries "
+                f"{layers_in_words([at for at, _, _ in massive])} (feature {top[2].top_feature} carries "
                 f"{100 * top[2].top_feature_share:.0f} % in layer {top[0]}): CKA there is nearly the squared "
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],

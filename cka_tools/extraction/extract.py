@@ -15,7 +15,6 @@ from cka_tools.extraction.activations import HostCopy, PooledForward, accumulati
 from cka_tools.extraction.batches import BatchPlan, make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
-from cka_tools.models.blocks import text_config
 from cka_tools.models.model import LoadedModel
 from cka_tools.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Settings
 
@@ -263,8 +262,7 @@ def feature_dtype(model: LoadedModel) -> np.dtype[Any]:
 
 def feature_bytes(model: LoadedModel, rows: int, layers: Sequence[int] | None) -> int:
     """Bytes of so many rows of a model's features, loaded or not."""
-    hidden = int(getattr(text_config(model.model.config), "hidden_size", 0) or 0)
-    widths = [model.blocks[layer].width or hidden for layer in resolve_layers(model, layers)]
+    widths = [model.blocks[layer].width or model.hidden_size for layer in resolve_layers(model, layers)]
     return rows * sum(widths) * feature_dtype(model).itemsize
 
 
@@ -359,7 +357,7 @@ class _ModelRun:
 
 def non_finite(model: LoadedModel, layer: int, document: str) -> UserError:
     """The error for an activation that is infinite or not a number."""
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = model.dtype_name
     cure = {
         "float16": "float16 overflows at 65,504: use dtype bfloat16 or float32",
         "bfloat16": "use dtype float32",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -76,8 +77,9 @@ def check_padding(loaded: LoadedModel) -> None:
     """
     # Special tokens have a meaning of their own, such as where a sequence ends.
     special = set(loaded.tokenizer.all_special_ids)
-    ordinary = [token for token in range(loaded.vocabulary) if token not in special] or [0]
     long = min(_LONG, loaded.max_length or _LONG)
+    free = (token for token in range(loaded.vocabulary) if token not in special)
+    ordinary = list(islice(free, 2 * long)) or [0]
     tokens = torch.tensor([ordinary[at % len(ordinary)] for at in range(2 * long)]).reshape(2, long)
     short = min(_LENGTH, long - 1)
     row, other, padded = tokens[:1, :short], tokens[1:, :short], tokens[:1].clone()

@@ -88,6 +88,15 @@ def hash_weight_files(files: Iterable[Path]) -> str:
     return hashes[0][1] if len(hashes) == 1 else hashlib.sha256(listing.encode()).hexdigest()
 
 
+def hash_weights(folder: Path) -> str:
+    """sha256 of a directory's weights, as `hash_weight_files`.
+
+    Raises:
+        UserError: as `weight_files`.
+    """
+    return hash_weight_files(weight_files(folder))
+
+
 def hash_state_dict(state: Mapping[str, torch.Tensor]) -> str:
     """sha256 of a state dict: names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()

@@ -186,11 +186,11 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "architecture": type(model.model).__name__,
         "model_type": getattr(config, "model_type", None),
         "layers": len(model.blocks),
-        "hidden_size": model.blocks[-1].width or getattr(config, "hidden_size", None),
+        "hidden_size": model.blocks[-1].width or model.hidden_size or None,
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "max_length": model.max_length,
         "attention": getattr(config, "_attn_implementation", None),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
         "device": str(model.device),
     }
 

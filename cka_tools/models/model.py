@@ -88,6 +88,16 @@ class LoadedModel:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @property
+    def dtype_name(self) -> str:
+        """The number format as a user gives it: float32, not torch.float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of a layer by the config; 0 where it does not say."""
+        return int(getattr(text_config(self.model.config), "hidden_size", 0) or 0)
+
+    @property
     def max_length(self) -> int | None:
         """The longest sequence the model takes, in tokens; None where neither config nor tokenizer says."""
         limits = []

@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from cka_tools.formatting import layer_list
+from cka_tools.formatting import MASSIVE_SHARE, layer_list
 from cka_tools.plotting import style
 from cka_tools.plotting.style import Look
-from cka_tools.statistics.features import MASSIVE_SHARE
 
 MOST_LABELS = 14
 

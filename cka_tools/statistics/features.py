@@ -27,9 +27,6 @@ T = TypeVar("T")
 READ_ROWS = 512
 """Documents read at a time."""
 
-MASSIVE_SHARE = 0.5
-"""One feature with more than this share of a layer's variance decides its CKA."""
-
 
 class ModelStatistics:
     """Features of one model with all that depends on them alone, made once for any number of comparisons.

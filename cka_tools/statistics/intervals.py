@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
@@ -133,7 +133,7 @@ def logit_interval(value: float, variance: Variance) -> Interval:
 
 
 def _quantile(variance: Variance) -> float:
-    return float(stats.t.ppf(0.5 + LEVEL / 2, variance.degrees))
+    return float(stdtrit(variance.degrees, 0.5 + LEVEL / 2))
 
 
 def correlation_interval(value: float, biased: float, variance: Variance, n: int, *, rank_one: bool) -> Interval:

@@ -246,8 +246,9 @@ class LinearCKA:
         """
         if self.n < 2:
             raise UserError(f"{self.n} samples have no variance: give at least two")
-        self._known_sums = None
-        self._fold()
+        if self._buffer.rows:
+            self._known_sums = None
+            self._fold()
         _, *own = self._by_kind(self._moments)
         first, second = ([m.feature_moments() for m in side] for side in own)
         return first, second

@@ -257,13 +257,10 @@ def entry_key(
 
 def known_content(model: LoadedModel, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """What tells a model that is not in memory: its source's fingerprint without the name it was given."""
-    return {
-        "class": f"{type(model.model).__module__.split('.')[0]}.{type(model.model).__qualname__}",
+    return _told_either_way(model) | {
         "files": {k: v for k, v in fingerprint.items() if k.endswith("_sha256") and k != "config_sha256"},
         "mask": fingerprint.get("mask"),
-        "config": hash_json(_config_content(model.model.config.to_dict())),
         "dtype": str(model.dtype),
-        "attention": model.provenance["attention"],
     }
 
 
@@ -272,15 +269,22 @@ def _model_content(model: LoadedModel) -> dict[str, Any]:
     # Rotary frequencies and the like: not among the weights, and a caller may have changed them.
     others = {name: buffer for name, buffer in model.model.named_buffers() if name not in stored}
     attributes, held = hash_attributes(model.model)
-    return {
-        "class": f"{type(model.model).__module__.split('.')[0]}.{type(model.model).__qualname__}",
+    return _told_either_way(model) | {
         "weights": model.provenance.get("weights_sha256") or hash_state_dict(stored),
         "buffers": hash_state_dict(others),
-        "config": hash_json(_config_content(model.model.config.to_dict())),
         "tokenizer": model.provenance["tokenizer_sha256"],
         "attributes": attributes,
         "code": hash_custom_code(model, held),
         "dtypes": sorted({str(p.dtype) for p in model.model.parameters()}),
+    }
+
+
+def _told_either_way(model: LoadedModel) -> dict[str, Any]:
+    """What is said of a model with and without its weights in memory."""
+    kind = type(model.model)
+    return {
+        "class": f"{kind.__module__.split('.')[0]}.{kind.__qualname__}",
+        "config": hash_json(_config_content(model.model.config.to_dict())),
         "attention": model.provenance["attention"],
     }
 

@@ -11,9 +11,12 @@ from rich.text import Text
 
 from cka_tools.comparison import Comparison
 from cka_tools.formatting import (
+    MASSIVE_SHARE,
     NOTHING,
     counted,
     layer_list,
+    layers_in_words,
+    level_in_words,
     percent,
     percent_interval,
     printable,
@@ -23,7 +26,6 @@ from cka_tools.formatting import (
     times,
     times_interval,
 )
-from cka_tools.statistics.features import MASSIVE_SHARE
 from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.tables import WIDE, Column, fitted_table, three_decimals
 
@@ -56,7 +58,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     columns = [
         Column("layer" if same else "layer\nA/B", [*layers, *last.values()], justify="left"),
         Column("divergence\ndebiased %", _percents(values)),
-        Column(f"{_level(summary)} interval", intervals),
+        Column(f"{level_in_words(summary)} interval", intervals),
         Column("biased %", _percents(biased)),
     ]
     if "rescaled" in summary:
@@ -70,7 +72,9 @@ def _columns(comparison: Comparison) -> list[Column]:
         columns += [
             Column("seed\nnoise %", _percents(noise)),
             Column("ratio\nto it", [times(ratio["value"]) for ratio in ratios]),
-            Column(f"{_level(summary)} interval\nof ratio", [times_interval(ratio) or NOTHING for ratio in ratios]),
+            Column(
+                f"{level_in_words(summary)} interval\nof ratio", [times_interval(ratio) or NOTHING for ratio in ratios]
+            ),
         ]
     blank = [""] * len(last)
     for name in entries[0]["measures"] if entries else ():
@@ -88,10 +92,6 @@ def _columns(comparison: Comparison) -> list[Column]:
     if any(e["best_layer_b"] is not None for e in entries):
         columns.append(Column("best\nin B", best + blank, 2))
     return columns
-
-
-def _level(summary: dict[str, Any]) -> str:
-    return f"{100 * summary['interval']['level']:g} %"
 
 
 def _percents(values: Iterable[float | None]) -> list[str]:
@@ -115,13 +115,11 @@ def _share(share: float | None) -> Text:
 def summary_sentence(comparison: Comparison) -> str:
     """Mean and early divergence, debiased, with intervals; documents; how many warnings."""
     summary = comparison.summary
-    level = f"{100 * summary['interval']['level']:g} % interval "
+    level = f"{level_in_words(summary)} interval "
     early = summary["early_layers"]
     parts = [f"Mean divergence {_stated(summary['mean_divergence']['debiased'], level)}"]
     if early:
-        plural = "s" if len(early) > 1 else ""
-        stated = _stated(summary["early_divergence"]["debiased"], "")
-        parts.append(f"early layer{plural} {layer_list(early)} {stated}")
+        parts.append(f"early {layers_in_words(early)} {_stated(summary['early_divergence']['debiased'], '')}")
     parts.append(f"debiased, over {counted(summary['n_documents'], 'document')}")
     warnings = len(comparison.warnings)
     return f"{', '.join(parts)}; {counted(warnings, 'warning') if warnings else 'no warnings'}."
@@ -176,9 +174,7 @@ def null_reasons(comparison: Comparison) -> list[str]:
         explained = entry["layer_a"] in said if entry["cka_debiased"] is None else few
         if entry.get("reason") and not explained:
             by_reason.setdefault(printable(entry["reason"]), []).append(entry["layer_a"])
-    return [
-        f"layer{'s' if len(layers) > 1 else ''} {layer_list(layers)}: {reason}" for reason, layers in by_reason.items()
-    ]
+    return [f"{layers_in_words(layers)}: {reason}" for reason, layers in by_reason.items()]
 
 
 def _ratio_over_draws(protocol: dict[str, Any]) -> str:
@@ -207,6 +203,6 @@ def protocol_table(comparison: Comparison, width: int = WIDE) -> Table:
         Column("divergence %", [", ".join(row) for row in rows], justify="left"),
         Column(f"{len(protocol['seeds'])} draws, mean ± std", over),
         Column("first draw", [percent(entry["value"]) for entry in entries]),
-        Column(f"{_level(summary)} interval", [percent_interval(entry) or NOTHING for entry in entries]),
+        Column(f"{level_in_words(summary)} interval", [percent_interval(entry) or NOTHING for entry in entries]),
     ]
     return fitted_table(columns, width, comparison.table)

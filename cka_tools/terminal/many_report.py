@@ -16,7 +16,8 @@ from cka_tools.formatting import (
     NOTHING,
     contrast_sentence,
     counted,
-    layer_list,
+    layers_in_words,
+    level_in_words,
     noise_sentence,
     p_value,
     percent,
@@ -61,7 +62,7 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     sentence = f"{counted(len(result.checkpoints), 'checkpoint')} over "
     sentence += f"{counted(summary['n_documents'], 'document')}, debiased; x is {stated}"
     if early:
-        sentence += f"; early is layer{'s' if len(early) > 1 else ''} {layer_list(early)}"
+        sentence += f"; early is {layers_in_words(early)}"
     noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
     say(console, f"{sentence}.{noise}", style="bold")
 
@@ -121,7 +122,7 @@ def print_contrast(result: Contrast, console: Console) -> None:
         f"the smallest possible is {p_value(test['smallest_p'])}; * marks layers at 5 % for all together"
     )
     say(console, ("test ", "bold"), text)
-    over = f"{100 * summary['interval']['level']:g} % over {summary['interval']['over']}"
+    over = f"{level_in_words(summary)} over {summary['interval']['over']}"
     reason = summary["interval"].get("reason")
     say(console, ("intervals ", "bold"), over, f" alone: {reason}" if reason else "")
     for line in ratio_refusals([one | {"layer_a": one["layer"]} for one in result.layers]):

@@ -86,7 +86,7 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     told = facts["help"] + ("" if facts["shown"] is None else f"  [default: {facts['shown']}]")
     if fact.choices:
         kind = _one_of(name, fact.choices)
-    elif facts["parse"] is not None or name == "keep_features":
+    elif facts["parse"] is not None:
         kind = str
     elif get_origin(kind) is tuple:
         kind, default = list.__class_getitem__(get_args(kind)[0]), default or None
