@@ -104,10 +104,11 @@ def train_phase(
             finite (the last good checkpoint stays).
     """
     check_start(parent)
-    _check_parent(parent)
+    weights = hash_weight_files(weight_files(parent))
+    _check_parent(parent, weights)
     sequences = sequences_of(phase, data, optimizer, first_sequence)
     step_tokens = optimizer.sequences_per_step * data.length
-    key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
+    key = segment_key(parent, weights, phase, data, sequences, seed, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
@@ -207,19 +208,19 @@ def train_phase(
 
 def segment_key(
     parent: Path,
+    weights_sha256: str,
     phase: Phase,
     data: PackedTokens,
+    sequences: range,
     seed: int,
-    first_sequence: int,
     optimizer: OptimizerSettings,
     bf16: bool,
     phase_index: int = 0,
 ) -> dict[str, Any]:
-    """Return all that fixes a phase's result, as JSON data; of the data only the sequences that it reads."""
-    sequences = sequences_of(phase, data, optimizer, first_sequence)
+    """Return all that fixes a phase's result, as JSON data; of the data only the `sequences` that it reads."""
     moments = parent / OPTIMIZER
     key = {
-        "parent_weights_sha256": hash_weight_files(weight_files(parent)),
+        "parent_weights_sha256": weights_sha256,
         "parent_optimizer_sha256": hash_file(moments) if moments.is_file() else None,
         "parent_config_sha256": hash_file(parent / "config.json"),
         "phase": phase.to_dict(),
@@ -263,10 +264,10 @@ def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[
     return False, None, found
 
 
-def _check_parent(parent: Path) -> None:
-    """Raise a UserError where a parent's weights are not those that its manifest records."""
+def _check_parent(parent: Path, weights_sha256: str) -> None:
+    """Raise a UserError where a parent's weights, of this hash, are not those that its manifest records."""
     recorded = (read_manifest(parent) or {}).get("weights_sha256")
-    if recorded is not None and recorded != hash_weight_files(weight_files(parent)):
+    if recorded is not None and recorded != weights_sha256:
         raise UserError(
             f"start model {str(parent)!r} is damaged: its weights are not those that its {MANIFEST} records; "
             f"copy or train it again"
