@@ -47,7 +47,7 @@ class PackedCorpus:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little") + content)
         self.texts_sha256 = digest.hexdigest()
-        self._tokenizer_sha256 = tokenizer_hash(tokenizer_of)
+        self._tokenizer_sha256 = tokenizer_hash(self.tokenizer)
         self._packed: dict[int, PackedTokens] = {}
 
     @property

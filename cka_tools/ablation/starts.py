@@ -93,15 +93,15 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     starts = list(encoders)
     for one in encoders if with_decoder else ():
         starts.append(given_decoders.get(one.size) or Start("decoder", one.size, None, one.config))
-    words = {tokenizer_hash(start.folder) for start in starts if start.folder is not None}
+    words = {tokenizer_hash(load_tokenizer(start.folder)) for start in starts if start.folder is not None}
     if len(words) > 1:
         raise UserError("the start models have different tokenizers: give models of one tokenizer")
     return starts, template
 
 
-def tokenizer_hash(folder: Path) -> str:
-    """Return a hash of a directory's tokenizer."""
-    return hash_json(load_tokenizer(folder).get_vocab())
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a tokenizer's vocabulary."""
+    return hash_json(tokenizer.get_vocab())
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
