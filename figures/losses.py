@@ -26,9 +26,8 @@ from cka_tools.manifest import read_manifest
 from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
-from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.recipe import DECAY_SHARE, DEMO, START_PHASES
+from cka_tools.training.recipe import DECAY_SHARE, DEMO, START_PHASES, ObjectiveName
 from cka_tools.training.start_model import load_start
 
 LOSSES = RESULTS / "losses.csv"

@@ -17,8 +17,8 @@ from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
-from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.recipe import constant_phase
+from cka_tools.training.objectives import Objective
+from cka_tools.training.recipe import ObjectiveName, constant_phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start, write_random

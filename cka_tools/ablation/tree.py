@@ -16,12 +16,12 @@ from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, control_seed
 from cka_tools.ablation.starts import START_SEED, Start, StartKey
 from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
-from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.recipe import (
     ANNEALING_SHARE,
     START,
     START_LR,
     START_PHASES,
+    ObjectiveName,
     OptimizerSettings,
     Phase,
     Recipe,

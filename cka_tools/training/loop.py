@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import frozen_list, frozen_parameters
-from cka_tools.training.objectives import Objective, ObjectiveName, TargetLoss
+from cka_tools.training.objectives import Objective, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import DECAY_MASKING, OptimizerSettings, Phase
+from cka_tools.training.recipe import DECAY_MASKING, ObjectiveName, OptimizerSettings, Phase
 
 
 def torch_weight_decay(decoupled: float, peak_lr: float) -> float:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from cka_tools.errors import UserError
 from cka_tools.settings import check_options, option, parse_numbers
-
-if TYPE_CHECKING:
-    from cka_tools.training.recipe import OptimizerSettings
-
+from cka_tools.training.recipe import SCALES, OptimizerSettings, preset
 
 CHECKPOINTS_BY_DEFAULT = 20
 
@@ -150,14 +147,10 @@ class AblationSettings:
 
     @property
     def optimizer(self) -> OptimizerSettings:
-        from cka_tools.training.recipe import preset  # brings torch
-
         changed = {"peak_lr": self.peak_lr, "sequences_per_step": self.sequences_per_step}
         given = {name: value for name, value in changed.items() if value is not None}
         return dataclasses.replace(preset("clm-detour", self.preset).optimizer, **dict[str, Any](given))
 
     @property
     def length(self) -> int:
-        from cka_tools.training.recipe import SCALES
-
         return self.sequence_length or SCALES[self.preset].sequence_length
