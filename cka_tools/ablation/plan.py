@@ -1,4 +1,7 @@
-"""The training texts of an ablation: read once, packed once for each seed."""
+"""What an ablation does, planned whole before any training: cells, start models, budget and tree.
+
+Its training texts are read once, and packed once for each seed.
+"""
 
 from __future__ import annotations
 

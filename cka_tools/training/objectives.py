@@ -1,4 +1,7 @@
-"""Logits and their cross-entropy in one, a few rows at a time: the matrix of all logits is never made."""
+"""CLM and MLM: inputs and labels of packed sequences, and the loss of a model on them.
+
+Logits and their cross-entropy are made in one, a few rows at a time: the matrix of all logits is never made.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The learning rate of each step, as a share of the peak. One schedule a phase; steps count from 0 in each.
+"""What a run trains: recipes of phases, each with its objective, masking, learning rates and frozen layers.
 
-`transformers.get_wsd_schedule` warms up *from* its floor and stops one step short of it; these do not.
+Recipes have names at the paper's scale and at a laptop's; those of start models are here too.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ def learning_rate(
 
     "warmup-constant": (s + 1)/W of the peak below W = `warmup_steps`, linear from 0, which no step has; then
     the peak. "1-sqrt": floor + (1 − floor)·(1 − √((s + 1)/D)) of it, from 1, which no step has, to `floor`.
+
+    `transformers.get_wsd_schedule` warms up *from* its floor and stops one step short of it; these do not.
 
     Raises:
         ValueError: a step outside the phase.
