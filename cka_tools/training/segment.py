@@ -110,17 +110,18 @@ def train_phase(
     step_tokens = optimizer.sequences_per_step * data.length
     key = segment_key(parent, weights, phase, data, sequences, seed, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
+    main = accelerator.is_main_process
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
         finished, resume, found = from_first(lambda: _find(out, folder, key, goes_on), accelerator)
-        for damage in found if accelerator.is_main_process else ():
+        for damage in found if main else ():
             (note or _warn)(damage)
         if finished:
-            if accelerator.is_main_process:
+            if main:
                 _clear(folder, keep=keep_checkpoints)
             return out
 
-        source = parent if resume is None else Path(resume)
+        source = resume or parent
         model, tokenizer = load_start(source, attention=attention, device_type=accelerator.device.type)
         attention = str(model.config._attn_implementation)
         check_fits(model, data, sequences, tokenizer.mask_token_id, phase)
@@ -133,7 +134,7 @@ def train_phase(
         notes = [*(before.get("notes", []) if resume is not None else []), *found]
         if resume is not None and (reason := why_not_to_the_bit(before["numerics"], numerics)):
             notes.append(f"resumed at step {state.step} {reason}: not bit-identical to a run in one piece")
-            if accelerator.is_main_process:
+            if main:
                 (note or _warn)(f"{out}: {notes[-1]}")
         manifest = {
             "key": key,
@@ -178,7 +179,6 @@ def train_phase(
                 _clear(folder, keep=keep_checkpoints, but=place)
 
         every = _steps_between(checkpoint_tokens, step_tokens)
-        main = accelerator.is_main_process
         vocabulary = tokenizer.mask_token_id, model.config.vocab_size
         try:
             run_steps(
@@ -236,7 +236,7 @@ def segment_key(
     return cast(dict[str, Any], json.loads(json.dumps(key)))
 
 
-def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, str | None, list[str]]:
+def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, Path | None, list[str]]:
     """Tell whether `out` is finished, from which checkpoint it can go on, and what was found damaged.
 
     Raises:
@@ -259,7 +259,7 @@ def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[
         _check_same(folder, read_manifest(place) or {}, key)
         damage = find_damage(place, optimizer=True)
         if damage is None:
-            return False, str(place), found
+            return False, place, found
         found.append(f"checkpoint {place.name} is damaged ({damage}): passed over for the last sound one")
     return False, None, found
 
