@@ -28,7 +28,7 @@ from points import (
 )
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import PAGE_WIDTH, TEXT, StyledFigure, figure_style
+from cka_tools.plotting.style import PAGE_WIDTH, StyledFigure, figure_style
 
 X_LABELS = {"length": "Phase 1, % of n tokens", "decay": "decay, % of the tokens of Phase 1"}
 LAYERS = {"mean": "all layers", "early": "early layers"}
@@ -60,9 +60,9 @@ def ablation_curves_figure(
             for ax, layers in zip(row, LAYERS, strict=False):
                 references = (published_decay or {}).get(layers, ()) if axis == "decay" else ()
                 _divergence(ax, own[own["layer"].astype(str) == layers], sizes, references)
-                ax.set_title(f"{LAYERS[layers]}: divergence (%)", loc="left", fontsize=TEXT)
+                ax.set_title(f"{LAYERS[layers]}: divergence (%)")
             _ratio(row[2], own[own["layer"].astype(str) == "mean"], sizes)
-            row[2].set_title("all layers: × seed noise", loc="left", fontsize=TEXT)
+            row[2].set_title("all layers: × seed noise")
             for ax in row:
                 ax.set_xlabel(X_LABELS[axis])
         keys = legend_keys(sizes, published=published_decay is not None and "decay" in axes)

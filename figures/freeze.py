@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from points import PUBLISHED, by_capacity, gains_kept, look_of, with_ends
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, TEXT, StyledFigure, figure_style
+from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, StyledFigure, figure_style
 
 ASIDE, APART = 0.09, 0.26
 """Of rows' height: between seeds, and between sizes."""
@@ -52,7 +52,7 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
             for size in sizes:
                 own = rows[(rows["size"] == size) & (rows["layer"].astype(str) == layers)]
                 _dots(ax, own, kinds, what, size, sizes)
-            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_title(title)
             ax.set_xlim(left=0)
             if what == "ratio":
                 ax.axvline(1, **(DASHED | {"zorder": 2}))
@@ -110,7 +110,7 @@ def _published(ax: Axes, published: Sequence[tuple[str, float]]) -> None:
     y = range(len(published))
     ax.plot([100 * share for _, share in published], y, gid="published", **PUBLISHED)
     ax.set_xlim(0, 110)
-    ax.set_title("published: F1 gain kept (%)", loc="left", fontsize=TEXT)
+    ax.set_title("published: F1 gain kept (%)")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, Look, StyledFigure, figure_style
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.objectives import ObjectiveName
@@ -70,7 +70,7 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
             ax.axhline(unigram, color=FAINT, linewidth=0.9, linestyle=(0, (6, 3)), gid="unigram")
             if margin is not None:
                 ax.axhline(unigram - margin, color=FAINT, linewidth=0.7, linestyle=":", gid="margin")
-            ax.set_title(f"{title}: loss (nats a target)", loc="left", fontsize=TEXT)
+            ax.set_title(f"{title}: loss (nats a target)")
             ax.set_xlabel("tokens after θ0 (millions)")
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.grid(axis="y")

@@ -23,18 +23,7 @@ from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
 from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import draw_early_band, layer_axis, numbers
-from cka_tools.plotting.style import (
-    DARK,
-    FIRST,
-    HOLLOW,
-    LOOKS,
-    PAGE_WIDTH,
-    SECOND,
-    TEXT,
-    Look,
-    StyledFigure,
-    figure_style,
-)
+from cka_tools.plotting.style import DARK, FIRST, HOLLOW, LOOKS, PAGE_WIDTH, SECOND, Look, StyledFigure, figure_style
 
 CURVES: dict[str, Look] = {"mean": FIRST, "early": LOOKS[2] | HOLLOW}
 NAMES = {"mean": "right: all layers", "early": "right: early layers"}
@@ -74,11 +63,11 @@ def mechanism_figure(
         for ax in panels[:2]:
             layer_axis(ax, layers)
             ax.set_xlabel("layer")
-        panels[0].set_title("divergence by layer (%)", loc="left", fontsize=TEXT)
-        panels[1].set_title("multiple of seed noise", loc="left", fontsize=TEXT)
+        panels[0].set_title("divergence by layer (%)")
+        panels[1].set_title("multiple of seed noise")
         if trajectory is not None:
             keys += _along(panels[2], trajectory, known)
-            panels[2].set_title("along the decay: divergence (%)", loc="left", fontsize=TEXT)
+            panels[2].set_title("along the decay: divergence (%)")
         keys += band
         if known:
             keys.append(Line2D([], [], label="published, by relative depth", **PUBLISHED))

@@ -27,7 +27,7 @@ from points import (
 )
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TEXT, TINY, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TINY, StyledFigure, figure_style
 
 ASIDE = 0.14
 HALF = 0.3
@@ -80,7 +80,7 @@ def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, R
             log_axis(ax, percent=what == "divergence")
         titles = ("all layers: divergence (%)", "early layers: divergence (%)", "all layers: × seed noise")
         for ax, title in zip(panels, titles, strict=True):
-            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_title(title)
         keys = legend_keys(sizes, published=bool(published))
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.83, wspace=0.16)

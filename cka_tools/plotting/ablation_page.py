@@ -70,7 +70,7 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     for ax, (what, title) in zip(places, panels, strict=False):
         _points(ax, cells, names, sizes, what, 100.0)
         _noise(ax, cells, names, sizes, f"control_{what}")
-        ax.set_title(title, loc="left", fontsize=style.TEXT)
+        ax.set_title(title)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.grid(axis="y")
     ax = places[-1]
@@ -79,7 +79,7 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, 0.8), max(high, 2.0))
     ax.axhline(1.0, **style.DASHED)
-    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=style.TEXT)
+    ax.set_title("mean, as a multiple of seed noise")
     crowded = sum(map(len, names)) > 26
     for ax in places:
         ax.set_xticks(range(len(names)), [printable(n) for n in names])

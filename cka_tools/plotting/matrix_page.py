@@ -97,4 +97,4 @@ def draw_tree(ax: Axes, linkage: Record) -> None:
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.set_xlabel("merged at (%)")
-    ax.set_title("average linkage", loc="left", fontsize=style.TEXT)
+    ax.set_title("average linkage")

@@ -111,6 +111,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": TEXT,
     "grid.color": BAND,
     "grid.linewidth": 0.6,
     **{f"{x}tick.{key}": value for x in "xy" for key, value in _TICKS.items()},

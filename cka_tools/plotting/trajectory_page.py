@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from cka_tools.formatting import model_names, noise_sentence, pairs_of, settings_in_words, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
-from cka_tools.plotting.style import FIRST, INK, SECOND, TEXT, Look, Page, figure_style, undefined_key, warning_notes
+from cka_tools.plotting.style import FIRST, INK, SECOND, Look, Page, figure_style, undefined_key, warning_notes
 
 # Inches.
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2
@@ -124,7 +124,7 @@ def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.n
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())
     ax.set_ylabel("layer of the reference")
-    ax.set_title("every layer", loc="left", fontsize=TEXT)
+    ax.set_title("every layer")
     if len(known) < values.size:
         ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
     draw_scale(scale, mesh, "divergence (%)", 5, "vertical")
