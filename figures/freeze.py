@@ -15,7 +15,7 @@ from figure_files import ablation_argument, parser, read_table, write
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, by_capacity, gains_kept, look_of, with_ends
+from points import PUBLISHED, by_capacity, gains_kept, look_of, seed_steps, with_ends
 
 from cka_tools.errors import UserError
 from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, StyledFigure, figure_style
@@ -92,15 +92,8 @@ def _label(kind: str) -> str:
 
 def _dots(ax: Axes, own: pd.DataFrame, kinds: Sequence[str], what: str, size: str, sizes: Sequence[str]) -> None:
     look = look_of(size, sizes)
-    seeds = sorted(set(own["seed"]))
-    y = np.array(
-        [
-            kinds.index(_kind(cell))
-            + (list(sizes).index(size) - (len(sizes) - 1) / 2) * APART
-            + (seeds.index(seed) - (len(seeds) - 1) / 2) * ASIDE
-            for cell, seed in zip(own["cell"], own["seed"], strict=True)
-        ]
-    )
+    rows = np.array([kinds.index(_kind(cell)) for cell in own["cell"]], dtype=float)
+    y = rows + (list(sizes).index(size) - (len(sizes) - 1) / 2) * APART + seed_steps(own) * ASIDE
     values, low, high = with_ends(own, what, 100.0 if what == "divergence" else 1.0)
     ax.hlines(y, low, high, color=look["color"], linewidth=0.9, gid=f"{what} interval")
     ax.plot(values, y, gid=what, color=look["color"], marker=look["marker"], markerfacecolor="white", linestyle="none")

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_values, with_ends
+from points import PUBLISHED, Reference, at_layers, draw_published, log_axis, mechanism_values, with_ends
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
@@ -89,7 +89,7 @@ def _by_layer(
         ax.vlines(layers, 100 * low, 100 * high, color=look["color"], linewidth=0.9, gid=f"{label} interval")
         keys += ax.plot(layers, 100 * value, label=label, gid=label, **look)
     for name, look in (("pair", FIRST), ("control", SECOND)):
-        draw_published(ax, _at_layers(known.get(name, ()), layers), color=look["color"])
+        draw_published(ax, at_layers(known.get(name, ()), layers), color=look["color"])
     log_axis(ax, percent=True)
     return keys
 
@@ -101,7 +101,7 @@ def _ratio(
     value, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
     ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid="ratio interval")
     ax.plot(layers, value, gid="ratio", **FIRST)
-    draw_published(ax, _at_layers(known.get("ratio", ()), layers))
+    draw_published(ax, at_layers(known.get("ratio", ()), layers))
     log_axis(ax, percent=False)
 
 
@@ -120,12 +120,6 @@ def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference
     ax.set_xlabel("tokens (millions)")
     log_axis(ax, percent=True)
     return keys
-
-
-def _at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
-    """Published values at relative depths, on our layers' axis."""
-    first, last = layers[0], layers[-1]
-    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
 
 
 def main() -> None:

@@ -48,6 +48,12 @@ def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.nda
     return value, low, high
 
 
+def seed_steps(rows: pd.DataFrame) -> np.ndarray:
+    """How many steps aside the point of each row stands, so that those of different seeds are apart, (rows,)."""
+    seeds = sorted(set(rows["seed"]))
+    return np.array([seeds.index(seed) - (len(seeds) - 1) / 2 for seed in rows["seed"]], dtype=float)
+
+
 def draw_seeds(
     ax: Axes, rows: pd.DataFrame, x: Sequence[float] | np.ndarray, what: str, look: Look, *, scale: float = 1.0
 ) -> None:
@@ -98,6 +104,12 @@ def draw_published(ax: Axes, references: Sequence[Reference], **look: Any) -> No
     ax.plot(x, y, gid="published", **(PUBLISHED | look))
 
 
+def at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
+    """Published values at relative depths, on our layers' axis."""
+    first, last = layers[0], layers[-1]
+    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
+
+
 def log_axis(ax: Axes, *, percent: bool) -> None:
     """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1."""
     plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
@@ -109,13 +121,14 @@ def log_axis(ax: Axes, *, percent: bool) -> None:
         ax.axhline(1.0, **DASHED)
 
 
-def share_axis(ax: Axes, shares: Sequence[float]) -> None:
-    """A log x-axis with a tick at each of these shares."""
+def share_axis(ax: Axes, shares: Sequence[float], others: Sequence[float] = ()) -> None:
+    """A log x-axis with a tick at each of these shares, and room for others."""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(list(shares)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(min(shares) / 1.35, max(shares) * 1.35)
+    shown = [*shares, *others]
+    ax.set_xlim(min(shown) / 1.35, max(shown) * 1.35)
 
 
 def legend_keys(sizes: Sequence[str], *, published: bool) -> list[Line2D | Patch]:

@@ -15,7 +15,7 @@ import numpy as np
 from figure_files import RESULTS, parser, write
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, Reference, cka_by_depth, draw_published
+from points import PUBLISHED, Reference, at_layers, cka_by_depth, draw_published
 
 from cka_tools import Comparison
 from cka_tools.formatting import model_names
@@ -53,8 +53,7 @@ def raw_cka_figure(
                 )
             low, high = _ends(entries, name)
             ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid=f"{name} interval")
-            depth = layers[-1] - layers[0]
-            draw_published(ax, [Reference(layers[0] + depth * one.x, one.y) for one in (published or {}).get(name, ())])
+            draw_published(ax, at_layers((published or {}).get(name, ()), layers))
             layer_axis(ax, layers)
             ax.set_title(title)
             ax.set_xlabel("layer")
