@@ -66,9 +66,8 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
 
 def draw_matrix(ax: Axes, values: np.ndarray) -> QuadMesh:
     """Percentages (M, M) cell by cell, the first row above; each with its number where models are few."""
-    known = values[np.isfinite(values)]
-    low, high = min([0.0, *known]), max([1.0, *known])
-    mesh = draw_mesh(ax, values, low, high, "divergence")
+    mesh = draw_mesh(ax, values, "divergence")
+    low, high = mesh.get_clim()
     ax.set_ylim(len(values) - 0.5, -0.5)
     for row, column in np.ndindex(values.shape) if len(values) <= MOST_NUMBERS else ():
         value = float(values[row, column])

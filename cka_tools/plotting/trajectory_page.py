@@ -112,8 +112,7 @@ def tokens_text(count: float) -> str:
 def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
     """Divergence of every layer pair at every checkpoint as a heatmap, the first layer below."""
     values = 100 * arrays["divergence.debiased"].T
-    known = values[np.isfinite(values)]
-    mesh = draw_mesh(ax, values, min([0.0, *known]), max([1.0, *known]), "layers")
+    mesh = draw_mesh(ax, values, "layers")
     layers = max((one["layers"] for one in pairs_of(record, "checkpoint")), key=len)
     names = [entry["layer_b"] for entry in layers]
     ticks = thin(range(len(names)))
@@ -125,6 +124,6 @@ def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.n
         axis.set_minor_locator(NullLocator())
     ax.set_ylabel("layer of the reference")
     ax.set_title("every layer")
-    if len(known) < values.size:
+    if not np.isfinite(values).all():
         ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
     draw_scale(scale, mesh, "divergence (%)", 5, "vertical")
