@@ -164,7 +164,7 @@ def _legend(sizes: Sequence[str]) -> list[Artist]:
 def _notes(record: dict[str, Any]) -> list[str]:
     kinds = [cell["noise"] for cell in record["pairs"] if cell["noise"]]
     notes = [noise_sentence("the baseline", kinds)] if kinds else []
-    notes += style.warning_notes(record["summary"], "pairs", "comparison")
+    notes += style.warning_notes(record["summary"], "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")

@@ -91,4 +91,4 @@ def _footnotes(record: Record) -> list[str]:
     ]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
     notes += [f"No ratio {line}." for line in ratio_refusals(entries)]
-    return notes + warning_notes(summary, "pairs", "pair")
+    return notes + warning_notes(summary, "pair")

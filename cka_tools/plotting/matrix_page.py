@@ -40,7 +40,7 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
     labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
     settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
-    notes = style.warning_notes(record["summary"], "pairs", "pair")
+    notes = style.warning_notes(record["summary"], "pair")
     if "reason" in linkage:
         notes.append(f"No dendrogram: {linkage['reason']}.")
     notes.append(f"Diagonal: {record['summary']['diagonal']}.")

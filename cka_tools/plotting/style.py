@@ -236,16 +236,15 @@ class Page:
         )  # fmt: skip
 
 
-def warning_notes(summary: dict[str, Any], where: str, noun: str) -> list[str]:
+def warning_notes(summary: dict[str, Any], noun: str) -> list[str]:
     """Footnotes of a run of many comparisons: a line for each warning, then the notes.
 
     Args:
-        summary: of the record.
-        where: key under which a warning lists the comparisons that it concerns, if it is of some alone.
-        noun: what they are called.
+        summary: of the record; a warning that is of some comparisons alone lists them as its "pairs".
+        noun: what comparisons are called.
     """
     notes = []
     for warned in summary["warnings"]:
-        concerned = f"in {counted(len(warned[where]), noun)}, such as " if where in warned else ""
+        concerned = f"in {counted(len(warned['pairs']), noun)}, such as " if "pairs" in warned else ""
         notes.append(f"[{warned['code']}] {concerned}{warned['text']}")
     return notes + list(summary["notes"])

@@ -40,7 +40,7 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     reference = shorten(model_names(record, "reference")[0], REFERENCE_LETTERS)
     settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
     notes = [noise_sentence("the reference", [summary["noise"]])] if "noise" in summary else []
-    notes += warning_notes(summary, "pairs", "pair")
+    notes += warning_notes(summary, "pair")
     page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - HEIGHT
     curves = page.panel(LEFT, bottom, CURVES, HEIGHT)
