@@ -11,14 +11,14 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cka_tools.formatting import percent, settings_in_words, shorten
+from cka_tools.formatting import percent, shorten
 from cka_tools.plotting import style
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 
 # Inches.
 SIDE, TREE, GAP = 3.0, 2.2, 0.1
 ABOVE, BELOW, SCALE_HEIGHT, SCALE_GAP = 0.30, 0.36, 0.09, 0.32
-NAME_LETTERS, CORPUS_LETTERS = 30, 48
+NAME_LETTERS = 30
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
 
@@ -39,7 +39,7 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     order = linkage["order"]
     names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
     labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
-    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    settings = style.settings_line(record, "debiased linear CKA")
     notes = style.warning_notes(record["summary"], "pair")
     if "reason" in linkage:
         notes.append(f"No dendrogram: {linkage['reason']}.")

@@ -12,16 +12,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cka_tools.formatting import model_names, noise_sentence, pairs_of, settings_in_words, shorten
+from cka_tools.formatting import model_names, noise_sentence, pairs_of, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
-from cka_tools.plotting.style import FIRST, INK, SECOND, Look, Page, figure_style, undefined_key, warning_notes
+from cka_tools.plotting.style import (
+    FIRST,
+    INK,
+    SECOND,
+    Look,
+    Page,
+    figure_style,
+    settings_line,
+    undefined_key,
+    warning_notes,
+)
 
 # Inches.
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2
 HEIGHT, ABOVE, BELOW = 2.1, 0.42, 0.46
 SCALE_GAP, SCALE_WIDTH = 0.08, 0.09
-REFERENCE_LETTERS, CORPUS_LETTERS = 60, 48
+REFERENCE_LETTERS = 60
 DOTTED = (0, (1, 1.5))
 
 CURVE_LOOKS: dict[str, Look] = {"mean": FIRST, "early": SECOND}
@@ -38,7 +48,7 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     """
     summary = record["summary"]
     reference = shorten(model_names(record, "reference")[0], REFERENCE_LETTERS)
-    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    settings = settings_line(record, "debiased linear CKA")
     notes = [noise_sentence("the reference", [summary["noise"]])] if "noise" in summary else []
     notes += warning_notes(summary, "pair")
     page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
