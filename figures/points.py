@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cka_tools.paper import PublishedValue, published
-from cka_tools.plotting.style import DASHED, HOLLOW, INK, LOOKS, Look, plain_log_axis
+from cka_tools.plotting.style import HOLLOW, INK, LOOKS, Look, plain_log_axis, ratio_axis
 from cka_tools.statistics.pair import layer_ratios
 from cka_tools.training.recipe import PAPER
 
@@ -112,13 +112,12 @@ def at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Re
 
 def log_axis(ax: Axes, *, percent: bool) -> None:
     """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1."""
+    if not percent:
+        ratio_axis(ax)
+        return
     plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
-    if percent:
-        ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
-    else:
-        ax.set_ylim(min(low, 0.8), max(high, 2.0))
-        ax.axhline(1.0, **DASHED)
+    ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
 
 
 def share_axis(ax: Axes, shares: Sequence[float], others: Sequence[float] = ()) -> None:

@@ -75,10 +75,7 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
         ax.grid(axis="y")
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
-    style.plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.8), max(high, 2.0))
-    ax.axhline(1.0, **style.DASHED)
+    style.ratio_axis(ax)
     ax.set_title("mean, as a multiple of seed noise")
     crowded = sum(map(len, names)) > 26
     for ax in places:

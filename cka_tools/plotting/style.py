@@ -157,6 +157,18 @@ def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
     ax.grid(axis="y")
 
 
+NARROWEST_RATIOS = (0.8, 2.0)
+"""Ratios that an axis of them shows at least."""
+
+
+def ratio_axis(ax: Axes) -> None:
+    """A logarithmic y-axis of the ratios that are drawn, with a line at 1."""
+    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, NARROWEST_RATIOS[0]), max(high, NARROWEST_RATIOS[1]))
+    ax.axhline(1.0, **DASHED)
+
+
 def undefined_key(label: str = "undefined") -> Patch:
     """The legend's key for what is not defined, or not there."""
     return Patch(facecolor=VOID, label=label, **HATCHED)
