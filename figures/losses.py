@@ -50,12 +50,12 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
         unigram: nats a token of guessing by token frequency.
         margin: nats below it that count as having learnt; a line of its own.
     """
-    runs = list(dict.fromkeys(table["run"]))
+    looks = {run: LOOKS[at % len(LOOKS)] for at, run in enumerate(dict.fromkeys(table["run"]))}
     with figure_style():
         figure = StyledFigure(figsize=(PAGE_WIDTH, 2.6))
         panels = figure.subplots(1, 2, sharey=True)
         for ax, (objective, title) in zip(panels, TITLES.items(), strict=True):
-            for run, look in zip(runs, _looks(runs).values(), strict=True):
+            for run, look in looks.items():
                 own = table[(table["run"] == run) & (table["objective"] == objective)].sort_values("tokens")
                 trained, held_out = (own[own["kind"] == kind] for kind in ("train", "held-out"))
                 ax.plot(
@@ -74,15 +74,9 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
             ax.set_xlabel("tokens after θ0 (millions)")
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.grid(axis="y")
-        figure.legend(
-            handles=_keys(_looks(runs), unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99)
-        )
+        figure.legend(handles=_keys(looks, unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.84, wspace=0.06)
         return figure
-
-
-def _looks(runs: list[str]) -> Mapping[str, Look]:
-    return {run: LOOKS[at % len(LOOKS)] for at, run in enumerate(runs)}
 
 
 def _keys(looks: Mapping[str, Look], unigram: float, margin: float | None) -> list[Line2D]:
