@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,36 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("CKA_TOOLS_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def call_cka() -> Callable[..., int]:
+    """`call_cka(patch, *arguments)` → exit code of the command line, run in this process."""
+    from cka_tools.terminal.app import main
+
+    def call(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+        patch.setattr(sys, "argv", ["cka", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def cka(
+    call_cka: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = call_cka(monkeypatch, *arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 @dataclass(frozen=True)
