@@ -62,6 +62,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of an empty store that this test alone uses."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CKA_TOOLS_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def call_cka() -> Callable[..., int]:
     """`call_cka(patch, *arguments)` → exit code of the command line, run in this process."""

@@ -35,12 +35,6 @@ def checkpoints(tiny_model):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CKA_TOOLS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def forwards(monkeypatch):
     """Documents that went into the first block of each loaded model, in the order of loading.
 

@@ -14,12 +14,6 @@ from cka_tools.terminal.cache_commands import age_in_words, size_in_words
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CKA_TOOLS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def filled(cache, tiny_model, tiny_documents):
     """Two entries, of mean and of cls pooling."""
     model = load_model(str(tiny_model("bert")))
