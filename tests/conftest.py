@@ -4,7 +4,6 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+from cka_tools.documents import Document
 
 # The workers and the commands that they start share the cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -100,12 +101,6 @@ def cka(
     return run
 
 
-@dataclass(frozen=True)
-class TinyDocument:
-    id: str
-    text: str
-
-
 @pytest.fixture(params=list(_ARCHITECTURES), scope="session")
 def architecture(request: pytest.FixtureRequest) -> str:
     """Every family that is supported, one after the other."""
@@ -175,8 +170,8 @@ def fresh_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
 
 
 @pytest.fixture(scope="session")
-def tiny_documents() -> list[TinyDocument]:
+def tiny_documents() -> list[Document]:
     """40 documents of 3 to 60 known words, no two alike."""
     draw = random.Random(7)
     lengths = [3, 60, *(draw.randint(3, 50) for _ in range(38))]
-    return [TinyDocument(f"d{i}", " ".join(draw.choices(WORDS, k=k))) for i, k in enumerate(lengths)]
+    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=k))) for i, k in enumerate(lengths)]
