@@ -23,6 +23,9 @@ from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.pair import compare_features, compare_statistics
 from cka_tools.statistics.ratio import divergence_ratio, ratio_second_order
 
+MASSIVE = 30.0
+"""Spread of a massive feature among features of spread 1."""
+
 Draw = Callable[[np.random.Generator, int], tuple[list[np.ndarray], list[np.ndarray]]]
 
 
@@ -50,10 +53,10 @@ def mixed(p: int, share: float, spectrum: np.ndarray | None = None, q: int | Non
     return float(population), draw
 
 
-def massive(cka: float, p: int = 64, size: float = 30.0) -> tuple[float, Draw]:
+def massive(cka: float, p: int = 64) -> tuple[float, Draw]:
     """One feature carries nearly all the variance: CKA is the squared correlation of that feature."""
     d = np.ones(p)
-    d[0] = size
+    d[0] = MASSIVE
 
     def draw(rng: np.random.Generator, n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         z, w = rng.normal(size=(n, p)), rng.normal(size=(n, p))

@@ -108,10 +108,10 @@ def take(name: str, run: Path, corpora: Path, out: Path) -> None:
     print(f"{name}: {manifest['held_out_mlm_loss']:.3f} nats a masked token", flush=True)
 
 
-def thinned(rows: list[LossRow], most: int = LOSS_ROWS) -> list[LossRow]:
-    """Return a loss curve of at most so many rows: means of equally many neighbours within a phase."""
+def thinned(rows: list[LossRow]) -> list[LossRow]:
+    """Return a loss curve of at most `LOSS_ROWS` rows: means of equally many neighbours within a phase."""
     phases = {phase: [r for r in rows if r.phase == phase] for phase in dict.fromkeys(r.phase for r in rows)}
-    together = -(-len(rows) // (most - len(phases)))
+    together = -(-len(rows) // (LOSS_ROWS - len(phases)))
     return [
         replace(part[-1], loss=sum(row.loss for row in part) / len(part))
         for own in phases.values()

@@ -20,9 +20,7 @@ LEFT_OUT_EVERY = 50
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def train_tokenizer(
-    texts: Iterable[str], *, vocabulary_size: int = 4096, model_max_length: int = 1024
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE whose first five ids are the special tokens; a text becomes [CLS] … [SEP].
 
     Byte-level: every string can be written, so [UNK] never occurs. Texts are put into Unicode form NFC first.
@@ -51,7 +49,7 @@ def train_tokenizer(
         cls_token=CLS,
         sep_token=SEP,
         mask_token=MASK,
-        model_max_length=model_max_length,
+        model_max_length=CONTEXT,
         model_input_names=["input_ids", "attention_mask"],
     )
 
@@ -67,7 +65,7 @@ def main() -> None:
         for i, text in enumerate(read_texts(corpus, options.corpora))
         if i % LEFT_OUT_EVERY
     ]
-    train_tokenizer(texts, vocabulary_size=VOCABULARY, model_max_length=CONTEXT).save_pretrained(options.out)
+    train_tokenizer(texts).save_pretrained(options.out)
 
 
 if __name__ == "__main__":

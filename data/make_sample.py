@@ -154,22 +154,22 @@ def write_abstract(grammar: Grammar, generator: random.Random) -> str:
     return f"{title}. {text}" if generator.random() < 0.5 else text
 
 
-def sample_rows(documents: int = DOCUMENTS, seed: int = SEED) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the corpus; the first ones are the same for any number of documents."""
+def sample_rows() -> Iterator[dict[str, Any]]:
+    """Yield the rows of the corpus; the first ones are the same for any `DOCUMENTS`."""
     grammar = load_grammar()
     seen: set[str] = set()
-    while len(seen) < documents:
+    while len(seen) < DOCUMENTS:
         # A generator for each document: `random.Random` of a string is the same on every platform.
-        text = write_abstract(grammar, random.Random(f"sample {seed} {len(seen)}"))
+        text = write_abstract(grammar, random.Random(f"sample {SEED} {len(seen)}"))
         if text in seen or not LEAST_WORDS <= len(text.split()) <= MOST_WORDS:
             raise RuntimeError(f"document {len(seen) + 1} is a duplicate or out of length: choose another seed")
         seen.add(text)
         yield {"id": f"sample-{len(seen):04d}", "text": text, "synthetic": True}
 
 
-def sample_bytes(documents: int = DOCUMENTS) -> bytes:
+def sample_bytes() -> bytes:
     """The JSON lines, uncompressed."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(documents)).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows()).encode()
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from figure_files import ablation_argument, parser, read_table, write
 from matplotlib.axes import Axes
@@ -24,11 +23,12 @@ from points import (
     legend_keys,
     log_axis,
     look_of,
+    seed_steps,
     share_axis,
 )
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import PAGE_WIDTH, TEXT, StyledFigure, figure_style
+from cka_tools.plotting.style import PAGE_WIDTH, StyledFigure, figure_style
 
 X_LABELS = {"length": "Phase 1, % of n tokens", "decay": "decay, % of the tokens of Phase 1"}
 LAYERS = {"mean": "all layers", "early": "early layers"}
@@ -59,10 +59,10 @@ def ablation_curves_figure(
             own = table[table["axis"] == axis]
             for ax, layers in zip(row, LAYERS, strict=False):
                 references = (published_decay or {}).get(layers, ()) if axis == "decay" else ()
-                _divergence(ax, own[own["layer"].astype(str) == layers], sizes, references)
-                ax.set_title(f"{LAYERS[layers]}: divergence (%)", loc="left", fontsize=TEXT)
-            _ratio(row[2], own[own["layer"].astype(str) == "mean"], sizes)
-            row[2].set_title("all layers: × seed noise", loc="left", fontsize=TEXT)
+                _curves(ax, own[own["layer"].astype(str) == layers], sizes, "divergence", references)
+                ax.set_title(f"{LAYERS[layers]}: divergence (%)")
+            _curves(row[2], own[own["layer"].astype(str) == "mean"], sizes, "ratio")
+            row[2].set_title("all layers: × seed noise")
             for ax in row:
                 ax.set_xlabel(X_LABELS[axis])
         keys = legend_keys(sizes, published=published_decay is not None and "decay" in axes)
@@ -73,43 +73,27 @@ def ablation_curves_figure(
         return figure
 
 
-def _divergence(ax: Axes, rows: pd.DataFrame, sizes: Sequence[str], references: Sequence[Reference]) -> None:
+def _curves(
+    ax: Axes, rows: pd.DataFrame, sizes: Sequence[str], what: str, references: Sequence[Reference] = ()
+) -> None:
+    """Seeds and their mean along an axis, "divergence" in percent over seed noise, or "ratio"."""
+    percent = what == "divergence"
+    scale = 100 if percent else 1
     for size in sizes:
         own, look = rows[rows["size"] == size], look_of(size, sizes)
         if own.empty:
             continue
-        for share, cell in own.groupby("position"):
+        for share, cell in own.groupby("position") if percent else ():
             assert isinstance(share, float | int)
             draw_noise(ax, cell, share / 1.12, share * 1.12, look)
-        draw_seeds(ax, own, _places(own), "divergence", look, scale=100)
-        means = own.groupby("position")["divergence"].mean()
-        ax.plot(means.index, 100 * means, color=look["color"], linestyle=look["linestyle"], zorder=2)
+        places = own["position"].to_numpy(dtype=float) * ASIDE ** seed_steps(own)
+        draw_seeds(ax, own, places, what, look, scale=scale)
+        means = own.groupby("position")[what].mean()
+        ax.plot(means.index, scale * means, color=look["color"], linestyle=look["linestyle"], zorder=2)
     if references:
         draw_published(ax, references)
-    shares = sorted({*rows["position"], *(one.x for one in references)})
-    share_axis(ax, sorted(set(rows["position"])))
-    ax.set_xlim(min(shares) / 1.35, max(shares) * 1.35)
-    log_axis(ax, percent=True)
-
-
-def _ratio(ax: Axes, rows: pd.DataFrame, sizes: Sequence[str]) -> None:
-    for size in sizes:
-        own, look = rows[rows["size"] == size], look_of(size, sizes)
-        if own.empty:
-            continue
-        draw_seeds(ax, own, _places(own), "ratio", look)
-        means = own.groupby("position")["ratio"].mean()
-        ax.plot(means.index, means, color=look["color"], linestyle=look["linestyle"], zorder=2)
-    share_axis(ax, sorted(set(rows["position"])))
-    log_axis(ax, percent=False)
-
-
-def _places(rows: pd.DataFrame) -> np.ndarray:
-    """Where each row stands: its share, moved aside by its seed."""
-    seeds = sorted(set(rows["seed"]))
-    aside = np.array([seeds.index(seed) - (len(seeds) - 1) / 2 for seed in rows["seed"]])
-    places: np.ndarray = rows["position"].to_numpy(dtype=float) * ASIDE**aside
-    return places
+    share_axis(ax, sorted(set(rows["position"])), [one.x for one in references])
+    log_axis(ax, percent=percent)
 
 
 def main() -> None:

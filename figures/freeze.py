@@ -15,10 +15,10 @@ from figure_files import ablation_argument, parser, read_table, write
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, by_capacity, gains_kept, look_of, with_ends
+from points import PUBLISHED, by_capacity, gains_kept, look_of, seed_steps, with_ends
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, TEXT, StyledFigure, figure_style
+from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, StyledFigure, figure_style
 
 ASIDE, APART = 0.09, 0.26
 """Of rows' height: between seeds, and between sizes."""
@@ -52,7 +52,7 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
             for size in sizes:
                 own = rows[(rows["size"] == size) & (rows["layer"].astype(str) == layers)]
                 _dots(ax, own, kinds, what, size, sizes)
-            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_title(title)
             ax.set_xlim(left=0)
             if what == "ratio":
                 ax.axvline(1, **(DASHED | {"zorder": 2}))
@@ -92,15 +92,8 @@ def _label(kind: str) -> str:
 
 def _dots(ax: Axes, own: pd.DataFrame, kinds: Sequence[str], what: str, size: str, sizes: Sequence[str]) -> None:
     look = look_of(size, sizes)
-    seeds = sorted(set(own["seed"]))
-    y = np.array(
-        [
-            kinds.index(_kind(cell))
-            + (list(sizes).index(size) - (len(sizes) - 1) / 2) * APART
-            + (seeds.index(seed) - (len(seeds) - 1) / 2) * ASIDE
-            for cell, seed in zip(own["cell"], own["seed"], strict=True)
-        ]
-    )
+    rows = np.array([kinds.index(_kind(cell)) for cell in own["cell"]], dtype=float)
+    y = rows + (list(sizes).index(size) - (len(sizes) - 1) / 2) * APART + seed_steps(own) * ASIDE
     values, low, high = with_ends(own, what, 100.0 if what == "divergence" else 1.0)
     ax.hlines(y, low, high, color=look["color"], linewidth=0.9, gid=f"{what} interval")
     ax.plot(values, y, gid=what, color=look["color"], marker=look["marker"], markerfacecolor="white", linestyle="none")
@@ -110,7 +103,7 @@ def _published(ax: Axes, published: Sequence[tuple[str, float]]) -> None:
     y = range(len(published))
     ax.plot([100 * share for _, share in published], y, gid="published", **PUBLISHED)
     ax.set_xlim(0, 110)
-    ax.set_title("published: F1 gain kept (%)", loc="left", fontsize=TEXT)
+    ax.set_title("published: F1 gain kept (%)")
 
 
 def main() -> None:

@@ -23,12 +23,11 @@ from matplotlib.ticker import MaxNLocator
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, Look, StyledFigure, figure_style
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
-from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.packing import pack_texts
-from cka_tools.training.recipe import DECAY_SHARE, DEMO, START_PHASES
+from cka_tools.training.recipe import DECAY_SHARE, DEMO, START_PHASES, ObjectiveName
 from cka_tools.training.start_model import load_start
 
 LOSSES = RESULTS / "losses.csv"
@@ -50,12 +49,12 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
         unigram: nats a token of guessing by token frequency.
         margin: nats below it that count as having learnt; a line of its own.
     """
-    runs = list(dict.fromkeys(table["run"]))
+    looks = {run: LOOKS[at % len(LOOKS)] for at, run in enumerate(dict.fromkeys(table["run"]))}
     with figure_style():
         figure = StyledFigure(figsize=(PAGE_WIDTH, 2.6))
         panels = figure.subplots(1, 2, sharey=True)
         for ax, (objective, title) in zip(panels, TITLES.items(), strict=True):
-            for run, look in zip(runs, _looks(runs).values(), strict=True):
+            for run, look in looks.items():
                 own = table[(table["run"] == run) & (table["objective"] == objective)].sort_values("tokens")
                 trained, held_out = (own[own["kind"] == kind] for kind in ("train", "held-out"))
                 ax.plot(
@@ -70,19 +69,13 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
             ax.axhline(unigram, color=FAINT, linewidth=0.9, linestyle=(0, (6, 3)), gid="unigram")
             if margin is not None:
                 ax.axhline(unigram - margin, color=FAINT, linewidth=0.7, linestyle=":", gid="margin")
-            ax.set_title(f"{title}: loss (nats a target)", loc="left", fontsize=TEXT)
+            ax.set_title(f"{title}: loss (nats a target)")
             ax.set_xlabel("tokens after θ0 (millions)")
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.grid(axis="y")
-        figure.legend(
-            handles=_keys(_looks(runs), unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99)
-        )
+        figure.legend(handles=_keys(looks, unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.84, wspace=0.06)
         return figure
-
-
-def _looks(runs: list[str]) -> Mapping[str, Look]:
-    return {run: LOOKS[at % len(LOOKS)] for at, run in enumerate(runs)}
 
 
 def _keys(looks: Mapping[str, Look], unigram: float, margin: float | None) -> list[Line2D]:

@@ -17,24 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from points import PUBLISHED, Reference, draw_published, log_axis, mechanism_values, with_ends
+from points import PUBLISHED, Reference, at_layers, draw_published, log_axis, mechanism_values, with_ends
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
 from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import draw_early_band, layer_axis, numbers
-from cka_tools.plotting.style import (
-    DARK,
-    FIRST,
-    HOLLOW,
-    LOOKS,
-    PAGE_WIDTH,
-    SECOND,
-    TEXT,
-    Look,
-    StyledFigure,
-    figure_style,
-)
+from cka_tools.plotting.style import DARK, FIRST, HOLLOW, LOOKS, PAGE_WIDTH, SECOND, Look, StyledFigure, figure_style
 
 CURVES: dict[str, Look] = {"mean": FIRST, "early": LOOKS[2] | HOLLOW}
 NAMES = {"mean": "right: all layers", "early": "right: early layers"}
@@ -74,11 +63,11 @@ def mechanism_figure(
         for ax in panels[:2]:
             layer_axis(ax, layers)
             ax.set_xlabel("layer")
-        panels[0].set_title("divergence by layer (%)", loc="left", fontsize=TEXT)
-        panels[1].set_title("multiple of seed noise", loc="left", fontsize=TEXT)
+        panels[0].set_title("divergence by layer (%)")
+        panels[1].set_title("multiple of seed noise")
         if trajectory is not None:
             keys += _along(panels[2], trajectory, known)
-            panels[2].set_title("along the decay: divergence (%)", loc="left", fontsize=TEXT)
+            panels[2].set_title("along the decay: divergence (%)")
         keys += band
         if known:
             keys.append(Line2D([], [], label="published, by relative depth", **PUBLISHED))
@@ -100,7 +89,7 @@ def _by_layer(
         ax.vlines(layers, 100 * low, 100 * high, color=look["color"], linewidth=0.9, gid=f"{label} interval")
         keys += ax.plot(layers, 100 * value, label=label, gid=label, **look)
     for name, look in (("pair", FIRST), ("control", SECOND)):
-        draw_published(ax, _at_layers(known.get(name, ()), layers), color=look["color"])
+        draw_published(ax, at_layers(known.get(name, ()), layers), color=look["color"])
     log_axis(ax, percent=True)
     return keys
 
@@ -112,7 +101,7 @@ def _ratio(
     value, low, high = (numbers(ratios, key) for key in ("value", "ci_low", "ci_high"))
     ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid="ratio interval")
     ax.plot(layers, value, gid="ratio", **FIRST)
-    draw_published(ax, _at_layers(known.get("ratio", ()), layers))
+    draw_published(ax, at_layers(known.get("ratio", ()), layers))
     log_axis(ax, percent=False)
 
 
@@ -131,12 +120,6 @@ def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference
     ax.set_xlabel("tokens (millions)")
     log_axis(ax, percent=True)
     return keys
-
-
-def _at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
-    """Published values at relative depths, on our layers' axis."""
-    first, last = layers[0], layers[-1]
-    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
 
 
 def main() -> None:

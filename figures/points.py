@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cka_tools.paper import PublishedValue, published
-from cka_tools.plotting.style import DASHED, HOLLOW, INK, LOOKS, Look, plain_log_axis
+from cka_tools.plotting.style import HOLLOW, INK, LOOKS, Look, plain_log_axis, ratio_axis
 from cka_tools.statistics.pair import layer_ratios
 from cka_tools.training.recipe import PAPER
 
@@ -46,6 +46,12 @@ def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.nda
     names = (what, f"{what}_low", f"{what}_high")
     value, low, high = (scale * rows[name].to_numpy(dtype=float) for name in names)
     return value, low, high
+
+
+def seed_steps(rows: pd.DataFrame) -> np.ndarray:
+    """How many steps aside the point of each row stands, so that those of different seeds are apart, (rows,)."""
+    seeds = sorted(set(rows["seed"]))
+    return np.array([seeds.index(seed) - (len(seeds) - 1) / 2 for seed in rows["seed"]], dtype=float)
 
 
 def draw_seeds(
@@ -98,24 +104,30 @@ def draw_published(ax: Axes, references: Sequence[Reference], **look: Any) -> No
     ax.plot(x, y, gid="published", **(PUBLISHED | look))
 
 
+def at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
+    """Published values at relative depths, on our layers' axis."""
+    first, last = layers[0], layers[-1]
+    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
+
+
 def log_axis(ax: Axes, *, percent: bool) -> None:
     """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1."""
+    if not percent:
+        ratio_axis(ax)
+        return
     plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
     low, high = ax.get_ylim()
-    if percent:
-        ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
-    else:
-        ax.set_ylim(min(low, 0.8), max(high, 2.0))
-        ax.axhline(1.0, **DASHED)
+    ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
 
 
-def share_axis(ax: Axes, shares: Sequence[float]) -> None:
-    """A log x-axis with a tick at each of these shares."""
+def share_axis(ax: Axes, shares: Sequence[float], others: Sequence[float] = ()) -> None:
+    """A log x-axis with a tick at each of these shares, and room for others."""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(list(shares)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(min(shares) / 1.35, max(shares) * 1.35)
+    shown = [*shares, *others]
+    ax.set_xlim(min(shown) / 1.35, max(shown) * 1.35)
 
 
 def legend_keys(sizes: Sequence[str], *, published: bool) -> list[Line2D | Patch]:

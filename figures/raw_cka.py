@@ -15,12 +15,12 @@ import numpy as np
 from figure_files import RESULTS, parser, write
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, Reference, cka_by_depth, draw_published
+from points import PUBLISHED, Reference, at_layers, cka_by_depth, draw_published
 
 from cka_tools import Comparison
 from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import BIASED, DEBIASED, layer_axis, numbers
-from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, TEXT, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, Look, StyledFigure, figure_style
 
 PREFIXES = {"pair": "", "control": "control."}
 LOOKS: dict[str, Look] = {"debiased": DEBIASED | {"zorder": 4}, "biased": BIASED | {"zorder": 3}}
@@ -53,10 +53,9 @@ def raw_cka_figure(
                 )
             low, high = _ends(entries, name)
             ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid=f"{name} interval")
-            depth = layers[-1] - layers[0]
-            draw_published(ax, [Reference(layers[0] + depth * one.x, one.y) for one in (published or {}).get(name, ())])
+            draw_published(ax, at_layers((published or {}).get(name, ()), layers))
             layer_axis(ax, layers)
-            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_title(title)
             ax.set_xlabel("layer")
             ax.grid(axis="y")
         axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)

@@ -24,12 +24,15 @@ from points import (
     log_axis,
     look_of,
     mean_divergences,
+    seed_steps,
 )
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TEXT, TINY, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TINY, StyledFigure, figure_style
 
 ASIDE = 0.14
+"""Between seeds."""
+
 HALF = 0.3
 """Of the band of seed noise."""
 
@@ -70,7 +73,7 @@ def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, R
                 look = look_of(size, sizes)
                 if what == "divergence":
                     draw_noise(ax, own, at - HALF, at + HALF, look)
-                draw_seeds(ax, own, _places(own, at), what, look, scale=100 if what == "divergence" else 1)
+                draw_seeds(ax, own, at + seed_steps(own) * ASIDE, what, look, scale=100 if what == "divergence" else 1)
             labels = list(names)
             if layers == "mean" and what == "divergence" and published:
                 labels += _add_published(ax, published, len(groups))
@@ -80,7 +83,7 @@ def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, R
             log_axis(ax, percent=what == "divergence")
         titles = ("all layers: divergence (%)", "early layers: divergence (%)", "all layers: × seed noise")
         for ax, title in zip(panels, titles, strict=True):
-            ax.set_title(title, loc="left", fontsize=TEXT)
+            ax.set_title(title)
         keys = legend_keys(sizes, published=bool(published))
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.83, wspace=0.16)
@@ -93,11 +96,6 @@ def _add_published(ax: Axes, published: Sequence[tuple[str, Reference]], first: 
     draw_published(ax, places)
     ax.axvline(first - 0.5, color=FAINT, linewidth=0.6, linestyle=":")
     return [name for name, _ in published]
-
-
-def _places(rows: pd.DataFrame, at: int) -> list[float]:
-    seeds = sorted(set(rows["seed"]))
-    return [at + (seeds.index(seed) - (len(seeds) - 1) / 2) * ASIDE for seed in rows["seed"]]
 
 
 def main() -> None:

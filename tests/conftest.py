@@ -2,8 +2,8 @@
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+from cka_tools.documents import Document
 
 # The workers and the commands that they start share the cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,10 +63,42 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@dataclass(frozen=True)
-class TinyDocument:
-    id: str
-    text: str
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of an empty store that this test alone uses."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CKA_TOOLS_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def call_cka() -> Callable[..., int]:
+    """`call_cka(patch, *arguments)` → exit code of the command line, run in this process."""
+    from cka_tools.terminal.app import main
+
+    def call(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+        patch.setattr(sys, "argv", ["cka", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def cka(
+    call_cka: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = call_cka(monkeypatch, *arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 @pytest.fixture(params=list(_ARCHITECTURES), scope="session")
@@ -136,8 +170,8 @@ def fresh_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
 
 
 @pytest.fixture(scope="session")
-def tiny_documents() -> list[TinyDocument]:
+def tiny_documents() -> list[Document]:
     """40 documents of 3 to 60 known words, no two alike."""
     draw = random.Random(7)
     lengths = [3, 60, *(draw.randint(3, 50) for _ in range(38))]
-    return [TinyDocument(f"d{i}", " ".join(draw.choices(WORDS, k=k))) for i, k in enumerate(lengths)]
+    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=k))) for i, k in enumerate(lengths)]

@@ -3,14 +3,12 @@
 import dataclasses
 import inspect
 import re
-import sys
 
 import pytest
 
 from cka_tools import compare, matrix, trajectory
 from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Settings
-from cka_tools.terminal.app import main
 
 #: Not on the terminal: what the paper's protocol fixes, and what a test or a small machine needs.
 PYTHON_ONLY = {"plan", "batch_size", "memory_limit", "spill_folder"}
@@ -92,13 +90,11 @@ def test_a_signature_shows_the_settings(function, command):
 
 
 @pytest.mark.parametrize("command", LACKING)
-def test_a_command_has_every_setting_unless_it_lacks_it_on_purpose(command, monkeypatch, capsys):
+def test_a_command_has_every_setting_unless_it_lacks_it_on_purpose(cka, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["cka", command, "--help"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    options = set(re.findall(r"(?m)^\s+(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out))
+    code, out, _ = cka(command, "--help")
+    assert code == 0
+    options = set(re.findall(r"(?m)^\s+(?:-\w, )?(--[a-z-]+)", out))
     named = {name: FLAGS.get(name, f"--{name.replace('_', '-')}") for name in FIELDS}
     if command == "ablate":
         named["seed"] = "--document-seed"

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.training.freezing import third
-from cka_tools.training.objectives import ObjectiveName
 from cka_tools.training.options import DECAYS, FRACTIONS
-from cka_tools.training.recipe import DECAY_SHARE, DETOURS
+from cka_tools.training.recipe import DECAY_SHARE, DETOURS, ObjectiveName, third
 
 StartName = Literal["encoder", "decoder"]
 Objectives = tuple[ObjectiveName, ObjectiveName]

@@ -27,7 +27,6 @@ from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import Progress, open_run
 from cka_tools.manifest import NoiseKind, read_manifest
 from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, as_source
-from cka_tools.models.folder import hash_json
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
@@ -244,7 +243,7 @@ def plan_trios(plan: Plan, out: Path) -> list[Trio]:
 
     def trained(use: Use) -> Trained:
         leaf = plan.tree.leaf(use)
-        recipe = hash_json(plan.budget.recipe(use.branch).to_dict())
+        recipe = plan.budget.recipe(use.branch).fingerprint
         folder, tokens = segment_folder(out, leaf.key), plan.budget.tokens(use.branch)
         return Trained(folder, use.run.masks, use.run.data, tokens, recipe)
 

@@ -1,4 +1,7 @@
-"""The training texts of an ablation: read once, packed once for each seed."""
+"""What an ablation does, planned whole before any training: cells, start models, budget and tree.
+
+Its training texts are read once, and packed once for each seed.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class PackedCorpus:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little") + content)
         self.texts_sha256 = digest.hexdigest()
-        self._tokenizer_sha256 = tokenizer_hash(tokenizer_of)
+        self._tokenizer_sha256 = tokenizer_hash(self.tokenizer)
         self._packed: dict[int, PackedTokens] = {}
 
     @property

@@ -77,13 +77,13 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     Raises:
         UserError: a model that cannot be trained, two of one size, tokenizers that differ.
     """
-    models = [find_start(spec) for spec in (*given, *decoders) if parse_shape(spec) is None]
-    template = models[0] if models else find_start(DEFAULT_START)
-    encoders = [_start("encoder", spec, template) for spec in given]
+    models = {spec: find_start(spec) for spec in (*given, *decoders) if parse_shape(spec) is None}
+    template = next(iter(models.values())) if models else find_start(DEFAULT_START)
+    encoders = [_start("encoder", spec, models, template) for spec in given]
     sizes = [start.size for start in encoders]
     if twice := next((size for size in sizes if sizes.count(size) > 1), None):
         raise UserError(f"two --start models are {twice}: give one of each size")
-    given_decoders = {start.size: start for start in (_start("decoder", spec, template) for spec in decoders)}
+    given_decoders = {start.size: start for start in (_start("decoder", spec, models, template) for spec in decoders)}
     for size in given_decoders:
         if size not in sizes:
             raise UserError(
@@ -93,15 +93,15 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     starts = list(encoders)
     for one in encoders if with_decoder else ():
         starts.append(given_decoders.get(one.size) or Start("decoder", one.size, None, one.config))
-    words = {tokenizer_hash(start.folder) for start in starts if start.folder is not None}
+    words = {tokenizer_hash(load_tokenizer(start.folder)) for start in starts if start.folder is not None}
     if len(words) > 1:
         raise UserError("the start models have different tokenizers: give models of one tokenizer")
     return starts, template
 
 
-def tokenizer_hash(folder: Path) -> str:
-    """Return a hash of a directory's tokenizer."""
-    return hash_json(load_tokenizer(folder).get_vocab())
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a tokenizer's vocabulary."""
+    return hash_json(tokenizer.get_vocab())
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -109,9 +109,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def _start(name: StartName, given: str, template: Path) -> Start:
+def _start(name: StartName, given: str, models: dict[str, Path], template: Path) -> Start:
     shape = parse_shape(given)
     if shape is None:
-        folder = find_start(given)
+        folder = models[given]
         return Start(name, given, folder, read_config(folder))
     return Start(name, given, None, shaped_config(read_config(template), *shape))

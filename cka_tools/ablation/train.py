@@ -17,8 +17,8 @@ from cka_tools.manifest import read_manifest
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import OPTIMIZER, find_damage, round_weights
 from cka_tools.training.loop import PhaseState, StepReport, adamw, run_steps
-from cka_tools.training.objectives import Objective, ObjectiveName
-from cka_tools.training.recipe import constant_phase
+from cka_tools.training.objectives import Objective
+from cka_tools.training.recipe import ObjectiveName, constant_phase
 from cka_tools.training.run import claim
 from cka_tools.training.segment import BeingTrainedError, train_phase
 from cka_tools.training.start_model import load_start, write_random
@@ -95,8 +95,13 @@ def train_tree(
             },
         )
 
+    sound: set[str] = set()  # keys of those that were hashed once and found finished
+
     def is_sound(segment: Segment) -> bool:
-        return is_finished(folders[segment.key], segment.key, optimizer=goes_on(segment))
+        folder = folders[segment.key]
+        if segment.key not in sound and is_finished(folder, segment.key):
+            sound.add(segment.key)
+        return segment.key in sound and ((folder / OPTIMIZER).is_file() or not goes_on(segment))
 
     def goes_on(segment: Segment) -> bool:
         """Tell whether a segment's optimizer state is still needed: a start model hands none on."""
@@ -147,10 +152,10 @@ def segment_folder(out: Path, key: str) -> Path:
     return out / SEGMENTS / key[:KEY_LETTERS]
 
 
-def is_finished(folder: Path, key: str, *, optimizer: bool = False) -> bool:
+def is_finished(folder: Path, key: str) -> bool:
     """Tell whether a directory holds this very segment, trained to its end and undamaged."""
     manifest = read_manifest(folder)
-    return manifest is not None and manifest.get("segment") == key and find_damage(folder, optimizer=optimizer) is None
+    return manifest is not None and manifest.get("segment") == key and find_damage(folder) is None
 
 
 def finished_tokens(plan: Plan, out: Path) -> dict[tuple[str, str], int]:

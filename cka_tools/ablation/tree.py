@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -16,12 +15,13 @@ from cka_tools.ablation.axes import RECIPE_NAMES, Branch, Cell, control_seed
 from cka_tools.ablation.starts import START_SEED, Start, StartKey
 from cka_tools.errors import UserError
 from cka_tools.manifest import NoiseKind
-from cka_tools.training.objectives import ObjectiveName
+from cka_tools.models.folder import hash_json
 from cka_tools.training.recipe import (
     ANNEALING_SHARE,
     START,
     START_LR,
     START_PHASES,
+    ObjectiveName,
     OptimizerSettings,
     Phase,
     Recipe,
@@ -273,7 +273,7 @@ def grow_tree(
         content = [root, identity, phase.to_dict(), index, run.masks, first]
         # Left out where one number is both: as in trees of before there were two.
         content += [] if run.data == run.masks else [run.data]
-        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        key = hash_json(content)
         steps = phase.tokens // budget.step
         tree.segments[key] = Segment(key, parent, start.key, phase, index, run.masks, run.data, first, steps, recipe)
         return key

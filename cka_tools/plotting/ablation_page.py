@@ -70,16 +70,13 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     for ax, (what, title) in zip(places, panels, strict=False):
         _points(ax, cells, names, sizes, what, 100.0)
         _noise(ax, cells, names, sizes, f"control_{what}")
-        ax.set_title(title, loc="left", fontsize=style.TEXT)
+        ax.set_title(title)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.grid(axis="y")
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
-    style.plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.8), max(high, 2.0))
-    ax.axhline(1.0, **style.DASHED)
-    ax.set_title("mean, as a multiple of seed noise", loc="left", fontsize=style.TEXT)
+    style.ratio_axis(ax)
+    ax.set_title("mean, as a multiple of seed noise")
     crowded = sum(map(len, names)) > 26
     for ax in places:
         ax.set_xticks(range(len(names)), [printable(n) for n in names])
@@ -164,7 +161,7 @@ def _legend(sizes: Sequence[str]) -> list[Artist]:
 def _notes(record: dict[str, Any]) -> list[str]:
     kinds = [cell["noise"] for cell in record["pairs"] if cell["noise"]]
     notes = [noise_sentence("the baseline", kinds)] if kinds else []
-    notes += style.warning_notes(record["summary"], "pairs", "comparison")
+    notes += style.warning_notes(record["summary"], "comparison")
     missing = [c for c in record["pairs"] if c["ratio"]["mean"]["value"] is None]
     if missing:
         reason = missing[0]["ratio"]["mean"].get("reason", "undefined")

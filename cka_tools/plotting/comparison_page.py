@@ -15,13 +15,12 @@ from cka_tools.formatting import (
     percent_interval,
     ratio_refusals,
     ratio_sentence,
-    settings_in_words,
     short_names,
     shorten,
 )
 from cka_tools.plotting import layer_curves
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
-from cka_tools.plotting.style import Page, figure_style
+from cka_tools.plotting.style import Page, figure_style, settings_line
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
 LEFT, CURVES_WIDTH = 0.58, 3.02
@@ -31,7 +30,7 @@ ABOVE, BELOW = 0.46, 0.42
 LEGEND_COLUMNS, LEGEND_LINES, LEGEND_LINE = 3, 2, 0.13  # lines of a legend that ABOVE holds, height of more
 SCALE_HEIGHT, HEAT_LABELS = 0.09, 0.37
 NARROWEST = 0.35  # of the heatmap's side: its shorter side where depths differ
-NAME_LETTERS, CORPUS_LETTERS = 44, 48
+NAME_LETTERS = 44
 
 Record = dict[str, Any]
 
@@ -50,8 +49,7 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     with_control = bool(model_names(record, "control"))
     stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
     above = ABOVE + LEGEND_LINE * max(0, _legend_lines(record) - LEGEND_LINES)
-    settings = " · ".join(settings_in_words(record, CORPUS_LETTERS))
-    page = Page((f"{a} (A)", f"against {b} (B)"), settings, above + stack + BELOW, _footnotes(record))
+    page = Page((f"{a} (A)", f"against {b} (B)"), settings_line(record), above + stack + BELOW, _footnotes(record))
     floor, ceiling = page.floor + BELOW, page.ceiling - above
     page.write(LEFT, page.ceiling - 0.03, _numbers(summary))
     heat = "the paired layers" if "reason" in record["matrix"] else "every layer of A with every layer of B"

@@ -9,14 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import contrast_sentence, ratio_refusals, settings_in_words, shorten, significant_layers
+from cka_tools.formatting import contrast_sentence, ratio_refusals, shorten, significant_layers
 from cka_tools.plotting import layer_curves
-from cka_tools.plotting.style import INK, Look, Page, StyledFigure, figure_style, undefined_key, warning_notes
+from cka_tools.plotting.style import (
+    INK,
+    Look,
+    Page,
+    StyledFigure,
+    figure_style,
+    settings_line,
+    undefined_key,
+    warning_notes,
+)
 
 # Inches.
 LEFT, WIDTH, GAP = 0.58, 2.95, 0.58
 HEIGHT, ABOVE, BELOW = 2.0, 0.32, 0.42
-NAME_LETTERS, CORPUS_LETTERS = 30, 48
+NAME_LETTERS = 30
 
 BETWEEN: Look = layer_curves.DEBIASED
 WITHIN: Look = layer_curves.CONTROL
@@ -35,7 +44,7 @@ def contrast_figure(record: Record) -> StyledFigure:
     summary = record["summary"]
     groups = summary["groups"]
     title = " and ".join(f"{shorten(g['name'], NAME_LETTERS)} ({g['members']} checkpoints)" for g in groups)
-    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    settings = settings_line(record, "debiased linear CKA")
     page = Page([title], settings, ABOVE + HEIGHT + BELOW, _footnotes(record))
     bottom = page.floor + BELOW
     left = page.panel(LEFT, bottom, WIDTH, HEIGHT)
@@ -91,4 +100,4 @@ def _footnotes(record: Record) -> list[str]:
     ]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
     notes += [f"No ratio {line}." for line in ratio_refusals(entries)]
-    return notes + warning_notes(summary, "pairs", "pair")
+    return notes + warning_notes(summary, "pair")

@@ -17,16 +17,20 @@ from cka_tools.plotting.layer_curves import thin
 from cka_tools.plotting.style import HATCHED, HEAT, INK, SMALL, VOID, Look, undefined_key
 
 
-def draw_mesh(ax: Axes, values: np.ndarray, low: float, high: float, gid: str) -> QuadMesh:
-    """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k."""
+def draw_mesh(ax: Axes, values: np.ndarray, gid: str) -> QuadMesh:
+    """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k.
+
+    The colours reach over all values, and from 0 to 1 at least.
+    """
+    known = values[np.isfinite(values)]
     ax.patch.set(facecolor=VOID, **HATCHED)
     return ax.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5,
         np.arange(values.shape[0] + 1) - 0.5,
         np.ma.masked_invalid(values),
         cmap=HEAT,
-        vmin=low,
-        vmax=high,
+        vmin=min([0.0, *known]),
+        vmax=max([1.0, *known]),
         rasterized=False,
         edgecolors="face",
         linewidth=0.1,
@@ -53,9 +57,7 @@ def draw_heatmap(
         cell: size of a cell's shorter side in points.
         absent: what the legend calls a NaN.
     """
-    known = matrix[np.isfinite(matrix)]
-    low, high = min([0.0, *known]), max([1.0, *known])
-    mesh = draw_mesh(ax, matrix, low, high, "cka")
+    mesh = draw_mesh(ax, matrix, "cka")
     row, column = ({layer: at for at, layer in enumerate(layers)} for layers in (layers_a, layers_b))
     size = min(0.55 * cell, 7.0)
     thickness = min(0.6, 0.1 * cell)
@@ -77,7 +79,7 @@ def draw_heatmap(
     ]
     if best:
         handles.append(Line2D([], [], label="best match in B", markersize=3.2, markeredgewidth=0.5, **dot))
-    if len(known) < matrix.size:
+    if not np.isfinite(matrix).all():
         handles.append(undefined_key(absent))
     return mesh, handles
 

@@ -168,9 +168,6 @@ def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
 
 CONTROL: Look = style.LOOKS[3] | {"markersize": 2.8, "zorder": 3}
 RATIO: Look = DEBIASED
-NARROWEST_RANGE = (0.8, 2.0)
-"""Ratios that the axis shows at least."""
-
 TICKS = ((1000.0, (1.0,)), (60.0, (1.0, 3.0)), (8.0, (1.0, 2.0, 5.0)), (0.0, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
 """Multiples of powers of ten that are labelled where the axis spans more than a factor."""
 
@@ -222,7 +219,7 @@ def draw_ratio(
 def _ratio_axis(ax: Axes, values: np.ndarray) -> None:
     """A log axis that holds all values, 1 and some room."""
     known = values[np.isfinite(values) & (values > 0)]
-    low = min(NARROWEST_RANGE[0], *known / 1.15) if len(known) else NARROWEST_RANGE[0]
-    high = max(NARROWEST_RANGE[1], *known * 1.15) if len(known) else NARROWEST_RANGE[1]
+    low, high = style.NARROWEST_RATIOS
+    low, high = min([low, *known / 1.15]), max([high, *known * 1.15])
     style.plain_log_axis(ax, next(subs for least, subs in TICKS if high / low > least))
     ax.set_ylim(low, high)

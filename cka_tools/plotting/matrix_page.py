@@ -11,14 +11,14 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cka_tools.formatting import percent, settings_in_words, shorten
+from cka_tools.formatting import percent, shorten
 from cka_tools.plotting import style
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 
 # Inches.
 SIDE, TREE, GAP = 3.0, 2.2, 0.1
 ABOVE, BELOW, SCALE_HEIGHT, SCALE_GAP = 0.30, 0.36, 0.09, 0.32
-NAME_LETTERS, CORPUS_LETTERS = 30, 48
+NAME_LETTERS = 30
 MOST_NUMBERS = 12
 """Models up to which a cell holds its number."""
 
@@ -39,8 +39,8 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     order = linkage["order"]
     names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
     labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
-    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
-    notes = style.warning_notes(record["summary"], "pairs", "pair")
+    settings = style.settings_line(record, "debiased linear CKA")
+    notes = style.warning_notes(record["summary"], "pair")
     if "reason" in linkage:
         notes.append(f"No dendrogram: {linkage['reason']}.")
     notes.append(f"Diagonal: {record['summary']['diagonal']}.")
@@ -66,9 +66,8 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
 
 def draw_matrix(ax: Axes, values: np.ndarray) -> QuadMesh:
     """Percentages (M, M) cell by cell, the first row above; each with its number where models are few."""
-    known = values[np.isfinite(values)]
-    low, high = min([0.0, *known]), max([1.0, *known])
-    mesh = draw_mesh(ax, values, low, high, "divergence")
+    mesh = draw_mesh(ax, values, "divergence")
+    low, high = mesh.get_clim()
     ax.set_ylim(len(values) - 0.5, -0.5)
     for row, column in np.ndindex(values.shape) if len(values) <= MOST_NUMBERS else ():
         value = float(values[row, column])
@@ -97,4 +96,4 @@ def draw_tree(ax: Axes, linkage: Record) -> None:
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     ax.set_xlabel("merged at (%)")
-    ax.set_title("average linkage", loc="left", fontsize=style.TEXT)
+    ax.set_title("average linkage")

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from cka_tools.formatting import counted, printable
+from cka_tools.formatting import counted, printable, settings_in_words
 
 POINTS_PER_INCH = 72.0
 LINE_HEIGHT = 1.3
@@ -111,6 +111,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": TEXT,
     "grid.color": BAND,
     "grid.linewidth": 0.6,
     **{f"{x}tick.{key}": value for x in "xy" for key, value in _TICKS.items()},
@@ -153,6 +155,18 @@ def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(axis="y")
+
+
+NARROWEST_RATIOS = (0.8, 2.0)
+"""Ratios that an axis of them shows at least."""
+
+
+def ratio_axis(ax: Axes) -> None:
+    """A logarithmic y-axis of the ratios that are drawn, with a line at 1."""
+    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, NARROWEST_RATIOS[0]), max(high, NARROWEST_RATIOS[1]))
+    ax.axhline(1.0, **DASHED)
 
 
 def undefined_key(label: str = "undefined") -> Patch:
@@ -234,16 +248,24 @@ class Page:
         )  # fmt: skip
 
 
-def warning_notes(summary: dict[str, Any], where: str, noun: str) -> list[str]:
+CORPUS_LETTERS = 48
+"""Of a corpus's name under the title."""
+
+
+def settings_line(record: dict[str, Any], *more: str) -> str:
+    """The line under a page's title: a run's settings, and what else is said there."""
+    return " · ".join([*settings_in_words(record, CORPUS_LETTERS), *more])
+
+
+def warning_notes(summary: dict[str, Any], noun: str) -> list[str]:
     """Footnotes of a run of many comparisons: a line for each warning, then the notes.
 
     Args:
-        summary: of the record.
-        where: key under which a warning lists the comparisons that it concerns, if it is of some alone.
-        noun: what they are called.
+        summary: of the record; a warning that is of some comparisons alone lists them as its "pairs".
+        noun: what comparisons are called.
     """
     notes = []
     for warned in summary["warnings"]:
-        concerned = f"in {counted(len(warned[where]), noun)}, such as " if where in warned else ""
+        concerned = f"in {counted(len(warned['pairs']), noun)}, such as " if "pairs" in warned else ""
         notes.append(f"[{warned['code']}] {concerned}{warned['text']}")
     return notes + list(summary["notes"])

@@ -12,16 +12,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cka_tools.formatting import model_names, noise_sentence, pairs_of, settings_in_words, shorten
+from cka_tools.formatting import model_names, noise_sentence, pairs_of, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
-from cka_tools.plotting.style import FIRST, INK, SECOND, TEXT, Look, Page, figure_style, undefined_key, warning_notes
+from cka_tools.plotting.style import (
+    FIRST,
+    INK,
+    SECOND,
+    Look,
+    Page,
+    figure_style,
+    settings_line,
+    undefined_key,
+    warning_notes,
+)
 
 # Inches.
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2
 HEIGHT, ABOVE, BELOW = 2.1, 0.42, 0.46
 SCALE_GAP, SCALE_WIDTH = 0.08, 0.09
-REFERENCE_LETTERS, CORPUS_LETTERS = 60, 48
+REFERENCE_LETTERS = 60
 DOTTED = (0, (1, 1.5))
 
 CURVE_LOOKS: dict[str, Look] = {"mean": FIRST, "early": SECOND}
@@ -38,9 +48,9 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     """
     summary = record["summary"]
     reference = shorten(model_names(record, "reference")[0], REFERENCE_LETTERS)
-    settings = " · ".join([*settings_in_words(record, CORPUS_LETTERS), "debiased linear CKA"])
+    settings = settings_line(record, "debiased linear CKA")
     notes = [noise_sentence("the reference", [summary["noise"]])] if "noise" in summary else []
-    notes += warning_notes(summary, "pairs", "pair")
+    notes += warning_notes(summary, "pair")
     page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
     bottom = page.ceiling - ABOVE - HEIGHT
     curves = page.panel(LEFT, bottom, CURVES, HEIGHT)
@@ -112,8 +122,7 @@ def tokens_text(count: float) -> str:
 def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
     """Divergence of every layer pair at every checkpoint as a heatmap, the first layer below."""
     values = 100 * arrays["divergence.debiased"].T
-    known = values[np.isfinite(values)]
-    mesh = draw_mesh(ax, values, min([0.0, *known]), max([1.0, *known]), "layers")
+    mesh = draw_mesh(ax, values, "layers")
     layers = max((one["layers"] for one in pairs_of(record, "checkpoint")), key=len)
     names = [entry["layer_b"] for entry in layers]
     ticks = thin(range(len(names)))
@@ -124,7 +133,7 @@ def draw_layers(ax: Axes, scale: Axes, record: Record, arrays: Mapping[str, np.n
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())
     ax.set_ylabel("layer of the reference")
-    ax.set_title("every layer", loc="left", fontsize=TEXT)
-    if len(known) < values.size:
+    ax.set_title("every layer")
+    if not np.isfinite(values).all():
         ax.legend(handles=[undefined_key()], loc="lower right", bbox_to_anchor=(1, 1))
     draw_scale(scale, mesh, "divergence (%)", 5, "vertical")

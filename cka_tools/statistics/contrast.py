@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cka_tools.statistics.intervals import Interval, Variance, jackknife_variance, t_interval, too_few
-from cka_tools.statistics.ratio import CLEAR_CONTROL, NOT_CLEAR, ROUNDING
+from cka_tools.statistics.ratio import NOT_ABOVE_0, ROUNDING, divisor_refusal, from_logarithm
 
 MOST_RELABELINGS = 10_000
 """More distinct relabelings than these are sampled."""
@@ -244,23 +244,14 @@ def _contrast(
     of_within, variance, _ = interval(within, (0, 1))
     difference, _, share = interval(between - within, (1, -1))
     if variance is None:
-        ratio = (
-            too_few(between / within, n)
-            if min(between, within) > ROUNDING
-            else Interval(None, reason=f"{NOT_CLEAR}: a divergence is not above 0")
-        )
+        ratio = too_few(between / within, n) if min(between, within) > ROUNDING else Interval(None, reason=NOT_ABOVE_0)
+    elif (refusal := divisor_refusal("the divergence within groups", within, variance)) is not None:
+        ratio = Interval(None, reason=refusal)
+    elif between <= 0:
+        ratio = Interval(None, reason="no logarithm: the divergence between groups is not above 0")
     else:
-        low = of_within.ci_low or 0.0
-        if low <= ROUNDING or within < CLEAR_CONTROL * math.sqrt(variance.total):
-            shown = f"{100 * within:.2f} % (95 % bound {100 * low:.2f} %)"
-            ratio = Interval(None, reason=f"{NOT_CLEAR}: the divergence within groups {shown} is not clear of 0")
-        elif between <= 0:
-            ratio = Interval(None, reason="no logarithm: the divergence between groups is not above 0")
-        else:
-            log, _, _ = interval(math.log(between / within), (1 / between, -1 / within))
-            assert log.ci_low is not None
-            assert log.ci_high is not None
-            ratio = Interval(between / within, math.exp(log.ci_low), math.exp(log.ci_high))
+        log, _, _ = interval(math.log(between / within), (1 / between, -1 / within))
+        ratio = from_logarithm(between / within, log)
     return GroupContrast(of_between, of_within, difference, ratio, p, single, share)
 
 

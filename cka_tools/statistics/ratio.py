@@ -12,7 +12,14 @@ import torch
 from cka_tools.errors import UserError
 from cka_tools.statistics.features import ModelStatistics
 from cka_tools.statistics.influence import INFLUENCE_TILE, LinearisedCKA, add_row_sums, second_order
-from cka_tools.statistics.intervals import Interval, debiased_variance, jackknife_variance, t_interval, too_few
+from cka_tools.statistics.intervals import (
+    Interval,
+    Variance,
+    debiased_variance,
+    jackknife_variance,
+    t_interval,
+    too_few,
+)
 from cka_tools.statistics.moments import upper_tiles
 from cka_tools.statistics.pair import FeatureComparison, hsic_of_pairs, mean_divergence, ratio_of_means
 
@@ -24,6 +31,9 @@ CLEAR_CONTROL = 3.0
 
 NOT_CLEAR = "nothing to divide by"
 """What a refusal begins with, before its numbers: readers group refusals by it."""
+
+NOT_ABOVE_0 = f"{NOT_CLEAR}: a divergence is not above 0"
+"""Of two divergences without intervals."""
 
 
 SecondOrder = Mapping[tuple[int, ...], float]
@@ -102,21 +112,36 @@ def _ratio(
     if left[0] is None or left[1] is None:
         if min(d, e) > ROUNDING:
             return too_few(ratio_of_means(cka, control_cka), pair.n)
-        return Interval(None, reason=f"{NOT_CLEAR}: a divergence is not above 0")
-    control_variance = jackknife_variance(torch.from_numpy(left[1]), pair.n)
-    low = t_interval(e, control_variance).ci_low or 0.0
-    if low <= ROUNDING or e < CLEAR_CONTROL * math.sqrt(control_variance.total):
-        bound = f"{100 * e:.2f} % (95 % bound {100 * low:.2f} %)"
-        return Interval(None, reason=f"{NOT_CLEAR}: the control's divergence {bound} is not clear of 0")
+        return Interval(None, reason=NOT_ABOVE_0)
+    refusal = divisor_refusal("the control's divergence", e, jackknife_variance(torch.from_numpy(left[1]), pair.n))
+    if refusal is not None:
+        return Interval(None, reason=refusal)
     if min(d, left[0].min()) <= 0:
         return Interval(None, reason=f"no logarithm: the pair's divergence {100 * d:.2f} % is not above 0")
     logs = torch.from_numpy(np.log(left[0]) - np.log(left[1]))
     component = second.get(tuple(usable))
     variance = jackknife_variance(logs, pair.n) if component is None else debiased_variance(logs, component, pair.n)
-    interval = t_interval(math.log(d / e), variance)
-    assert interval.ci_low is not None
-    assert interval.ci_high is not None
-    return Interval(ratio_of_means(cka, control_cka), math.exp(interval.ci_low), math.exp(interval.ci_high))
+    return from_logarithm(ratio_of_means(cka, control_cka), t_interval(math.log(d / e), variance))
+
+
+def divisor_refusal(what: str, value: float, variance: Variance) -> str | None:
+    """Why a divergence is not clear enough of 0 to divide by; None where it is.
+
+    Args:
+        what: its name, at the place of a subject.
+        variance: of its value.
+    """
+    low = t_interval(value, variance).ci_low or 0.0
+    if low <= ROUNDING or value < CLEAR_CONTROL * math.sqrt(variance.total):
+        return f"{NOT_CLEAR}: {what} {100 * value:.2f} % (95 % bound {100 * low:.2f} %) is not clear of 0"
+    return None
+
+
+def from_logarithm(ratio: float, log: Interval) -> Interval:
+    """A ratio with the interval of its logarithm."""
+    assert log.ci_low is not None
+    assert log.ci_high is not None
+    return Interval(ratio, math.exp(log.ci_low), math.exp(log.ci_high))
 
 
 def _cka(found: FeatureComparison, members: Sequence[int]) -> list[float]:

@@ -12,24 +12,7 @@ from transformers import PreTrainedModel
 from cka_tools.errors import UserError
 from cka_tools.settings import parse_layers
 from cka_tools.training.objectives import prediction_head
-from cka_tools.training.recipe import FrozenModule, Phase, Recipe
-
-THIRDS = ("low", "middle", "high")
-
-
-def third(name: str, layers: int) -> tuple[int, ...]:
-    """Return the layers of a third, whose borders are rounded up: of 22 they are 0–7, 8–14 and 15–21.
-
-    Raises:
-        UserError: no such third, or no layer in it.
-    """
-    if name not in THIRDS:
-        raise UserError(f"no third of the layers is called {name!r}: choose from {', '.join(THIRDS)}")
-    k = THIRDS.index(name)
-    chosen = tuple(range(-(-k * layers // 3), -(-(k + 1) * layers // 3)))
-    if not chosen:
-        raise UserError(f"a model of {layers} layers has no {name} third: give the layers outright")
-    return chosen
+from cka_tools.training.recipe import THIRDS, FrozenModule, Phase, Recipe, third
 
 
 def named_layers(given: str, layers: int) -> tuple[int, ...]:

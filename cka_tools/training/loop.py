@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
 from cka_tools.training.freezing import frozen_list, frozen_parameters
-from cka_tools.training.objectives import Objective, ObjectiveName, TargetLoss
+from cka_tools.training.objectives import Objective, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import DECAY_MASKING, OptimizerSettings, Phase
+from cka_tools.training.recipe import DECAY_MASKING, ObjectiveName, OptimizerSettings, Phase
 
 
 def torch_weight_decay(decoupled: float, peak_lr: float) -> float:
@@ -79,7 +79,6 @@ class StepReport:
     learning_rate: float
     loss: float
     tokens_per_second: float
-    seconds_left: float
 
 
 @dataclass
@@ -185,7 +184,7 @@ def run_steps(
             if report is not None:
                 pace = (now - began) / (state.step - began_at)
                 at = state.step, steps, state.step * tokens_per_step
-                report(StepReport(*names, *at, rate, loss, tokens_per_step / pace, (steps - state.step) * pace))
+                report(StepReport(*names, *at, rate, loss, tokens_per_step / pace))
             if after_step is not None:
                 after_step(state)
     model.eval()

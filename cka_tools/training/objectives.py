@@ -1,10 +1,13 @@
-"""Logits and their cross-entropy in one, a few rows at a time: the matrix of all logits is never made."""
+"""CLM and MLM: inputs and labels of packed sequences, and the loss of a model on them.
+
+Logits and their cross-entropy are made in one, a few rows at a time: the matrix of all logits is never made.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from transformers import PreTrainedModel
 from cka_tools.errors import UserError
 from cka_tools.training.attention import attention_masks
 from cka_tools.training.packing import PackedTokens
+from cka_tools.training.recipe import Masking, ObjectiveName
 
 ROWS = 512
 """Rows of logits at once: as many as stay in a processor's cache at a small vocabulary."""
@@ -80,34 +84,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
     return total
 
 
-ObjectiveName = Literal["clm", "mlm"]
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How MLM corrupts its input.
-
-    Of the ordinary tokens a share `rate` becomes targets; of these a share `mask` is replaced by [MASK], a
-    share `random` by a random ordinary token, and the rest stays as it is. The paper states its rates but not
-    its replacement rule: 80/10/10 is BERT's.
-
-    Raises:
-        UserError: shares that are none.
-    """
-
-    rate: float
-    mask: float = 0.8
-    random: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise UserError(f"a masking rate of {self.rate} does not fit: give a share between 0 and 1")
-        if min(self.mask, self.random) < 0 or self.mask + self.random > 1 + 1e-12:
-            raise UserError(
-                f"a replacement rule of mask {self.mask} and random {self.random} does not fit: "
-                f"both must be at least 0 and their sum at most 1"
-            )
 
 
 def clm_labels(input_ids: np.ndarray, document_ids: np.ndarray) -> np.ndarray:

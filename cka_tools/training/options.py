@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from cka_tools.errors import UserError
 from cka_tools.settings import check_options, option, parse_numbers
-
-if TYPE_CHECKING:
-    from cka_tools.training.recipe import OptimizerSettings
-
+from cka_tools.training.recipe import SCALES, OptimizerSettings, preset
 
 CHECKPOINTS_BY_DEFAULT = 20
+
+
+def _given(options: object, *names: str) -> dict[str, Any]:
+    """Return those of the options that are not None."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ class TrainingOptions(RecipeOptions):
     @property
     def constants(self) -> dict[str, float]:
         """The recipe's constants that are given."""
-        names = ("peak_lr", "sequence_length", "sequences_per_step")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return _given(self, "peak_lr", "sequence_length", "sequences_per_step")
 
 
 FRACTIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -150,14 +151,9 @@ class AblationSettings:
 
     @property
     def optimizer(self) -> OptimizerSettings:
-        from cka_tools.training.recipe import preset  # brings torch
-
-        changed = {"peak_lr": self.peak_lr, "sequences_per_step": self.sequences_per_step}
-        given = {name: value for name, value in changed.items() if value is not None}
-        return dataclasses.replace(preset("clm-detour", self.preset).optimizer, **dict[str, Any](given))
+        given = _given(self, "peak_lr", "sequences_per_step")
+        return dataclasses.replace(preset("clm-detour", self.preset).optimizer, **given)
 
     @property
     def length(self) -> int:
-        from cka_tools.training.recipe import SCALES
-
         return self.sequence_length or SCALES[self.preset].sequence_length

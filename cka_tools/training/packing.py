@@ -48,7 +48,9 @@ class PackedTokens:
         return int(self.input_ids.size)
 
     def part(self, sequences: range) -> "PackedTokens":
-        """Return some of the sequences, as a view."""
+        """Return some of the sequences, as a view; all of them are these tokens themselves."""
+        if sequences == range(self.sequences):
+            return self
         rows = slice(sequences.start, sequences.stop)
         return PackedTokens(self.input_ids[rows], self.document_ids[rows], self.separator, self.special_ids)
 

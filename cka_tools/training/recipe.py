@@ -1,6 +1,6 @@
-"""The learning rate of each step, as a share of the peak. One schedule a phase; steps count from 0 in each.
+"""What a run trains: recipes of phases, each with its objective, masking, learning rates and frozen layers.
 
-`transformers.get_wsd_schedule` warms up *from* its floor and stops one step short of it; these do not.
+Recipes have names at the paper's scale and at a laptop's; those of start models are here too.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from cka_tools.errors import UserError
-from cka_tools.training.objectives import Masking, ObjectiveName
 
+ObjectiveName = Literal["clm", "mlm"]
 ScheduleName = Literal["warmup-constant", "1-sqrt"]
 
 
@@ -24,6 +24,8 @@ def learning_rate(
     "warmup-constant": (s + 1)/W of the peak below W = `warmup_steps`, linear from 0, which no step has; then
     the peak. "1-sqrt": floor + (1 − floor)·(1 − √((s + 1)/D)) of it, from 1, which no step has, to `floor`.
 
+    `transformers.get_wsd_schedule` warms up *from* its floor and stops one step short of it; these do not.
+
     Raises:
         ValueError: a step outside the phase.
     """
@@ -34,7 +36,50 @@ def learning_rate(
     return peak * (floor + (1 - floor) * (1 - math.sqrt((step + 1) / steps)))
 
 
+@dataclass(frozen=True)
+class Masking:
+    """How MLM corrupts its input.
+
+    Of the ordinary tokens a share `rate` becomes targets; of these a share `mask` is replaced by [MASK], a
+    share `random` by a random ordinary token, and the rest stays as it is. The paper states its rates but not
+    its replacement rule: 80/10/10 is BERT's.
+
+    Raises:
+        UserError: shares that are none.
+    """
+
+    rate: float
+    mask: float = 0.8
+    random: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise UserError(f"a masking rate of {self.rate} does not fit: give a share between 0 and 1")
+        if min(self.mask, self.random) < 0 or self.mask + self.random > 1 + 1e-12:
+            raise UserError(
+                f"a replacement rule of mask {self.mask} and random {self.random} does not fit: "
+                f"both must be at least 0 and their sum at most 1"
+            )
+
+
 FrozenModule = Literal["embeddings", "head"]
+
+THIRDS = ("low", "middle", "high")
+
+
+def third(name: str, layers: int) -> tuple[int, ...]:
+    """Return the layers of a third, whose borders are rounded up: of 22 they are 0–7, 8–14 and 15–21.
+
+    Raises:
+        UserError: no such third, or no layer in it.
+    """
+    if name not in THIRDS:
+        raise UserError(f"no third of the layers is called {name!r}: choose from {', '.join(THIRDS)}")
+    k = THIRDS.index(name)
+    chosen = tuple(range(-(-k * layers // 3), -(-(k + 1) * layers // 3)))
+    if not chosen:
+        raise UserError(f"a model of {layers} layers has no {name} third: give the layers outright")
+    return chosen
 
 
 @dataclass(frozen=True)

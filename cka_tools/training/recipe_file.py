@@ -35,8 +35,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.training.objectives import ObjectiveName
-from cka_tools.training.recipe import PRESETS, Recipe, ScaleName, preset
+from cka_tools.training.recipe import PRESETS, ObjectiveName, Recipe, ScaleName, preset
 
 OWN_SCALE = "own"
 _WORDS = {int: "whole number", float: "number", str: "string"}

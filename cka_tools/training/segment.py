@@ -104,22 +104,24 @@ def train_phase(
             finite (the last good checkpoint stays).
     """
     check_start(parent)
-    _check_parent(parent)
+    weights = hash_weight_files(weight_files(parent))
+    _check_parent(parent, weights)
     sequences = sequences_of(phase, data, optimizer, first_sequence)
     step_tokens = optimizer.sequences_per_step * data.length
-    key = segment_key(parent, phase, data, seed, first_sequence, optimizer, bf16, phase_index)
+    key = segment_key(parent, weights, phase, data, sequences, seed, optimizer, bf16, phase_index)
     accelerator = make_accelerator(cpu=device == "cpu")
+    main = accelerator.is_main_process
     folder = out.with_name(f"{out.name}-checkpoints")
     with _one_writer(out, accelerator):
         finished, resume, found = from_first(lambda: _find(out, folder, key, goes_on), accelerator)
-        for damage in found if accelerator.is_main_process else ():
+        for damage in found if main else ():
             (note or _warn)(damage)
         if finished:
-            if accelerator.is_main_process:
+            if main:
                 _clear(folder, keep=keep_checkpoints)
             return out
 
-        source = parent if resume is None else Path(resume)
+        source = resume or parent
         model, tokenizer = load_start(source, attention=attention, device_type=accelerator.device.type)
         attention = str(model.config._attn_implementation)
         check_fits(model, data, sequences, tokenizer.mask_token_id, phase)
@@ -132,7 +134,7 @@ def train_phase(
         notes = [*(before.get("notes", []) if resume is not None else []), *found]
         if resume is not None and (reason := why_not_to_the_bit(before["numerics"], numerics)):
             notes.append(f"resumed at step {state.step} {reason}: not bit-identical to a run in one piece")
-            if accelerator.is_main_process:
+            if main:
                 (note or _warn)(f"{out}: {notes[-1]}")
         manifest = {
             "key": key,
@@ -177,7 +179,6 @@ def train_phase(
                 _clear(folder, keep=keep_checkpoints, but=place)
 
         every = _steps_between(checkpoint_tokens, step_tokens)
-        main = accelerator.is_main_process
         vocabulary = tokenizer.mask_token_id, model.config.vocab_size
         try:
             run_steps(
@@ -207,19 +208,19 @@ def train_phase(
 
 def segment_key(
     parent: Path,
+    weights_sha256: str,
     phase: Phase,
     data: PackedTokens,
+    sequences: range,
     seed: int,
-    first_sequence: int,
     optimizer: OptimizerSettings,
     bf16: bool,
     phase_index: int = 0,
 ) -> dict[str, Any]:
-    """Return all that fixes a phase's result, as JSON data; of the data only the sequences that it reads."""
-    sequences = sequences_of(phase, data, optimizer, first_sequence)
+    """Return all that fixes a phase's result, as JSON data; of the data only the `sequences` that it reads."""
     moments = parent / OPTIMIZER
     key = {
-        "parent_weights_sha256": hash_weight_files(weight_files(parent)),
+        "parent_weights_sha256": weights_sha256,
         "parent_optimizer_sha256": hash_file(moments) if moments.is_file() else None,
         "parent_config_sha256": hash_file(parent / "config.json"),
         "phase": phase.to_dict(),
@@ -235,7 +236,7 @@ def segment_key(
     return cast(dict[str, Any], json.loads(json.dumps(key)))
 
 
-def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, str | None, list[str]]:
+def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[bool, Path | None, list[str]]:
     """Tell whether `out` is finished, from which checkpoint it can go on, and what was found damaged.
 
     Raises:
@@ -258,15 +259,15 @@ def _find(out: Path, folder: Path, key: dict[str, Any], goes_on: bool) -> tuple[
         _check_same(folder, read_manifest(place) or {}, key)
         damage = find_damage(place, optimizer=True)
         if damage is None:
-            return False, str(place), found
+            return False, place, found
         found.append(f"checkpoint {place.name} is damaged ({damage}): passed over for the last sound one")
     return False, None, found
 
 
-def _check_parent(parent: Path) -> None:
-    """Raise a UserError where a parent's weights are not those that its manifest records."""
+def _check_parent(parent: Path, weights_sha256: str) -> None:
+    """Raise a UserError where a parent's weights, of this hash, are not those that its manifest records."""
     recorded = (read_manifest(parent) or {}).get("weights_sha256")
-    if recorded is not None and recorded != hash_weight_files(weight_files(parent)):
+    if recorded is not None and recorded != weights_sha256:
         raise UserError(
             f"start model {str(parent)!r} is damaged: its weights are not those that its {MANIFEST} records; "
             f"copy or train it again"

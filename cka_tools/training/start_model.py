@@ -98,7 +98,7 @@ def load_start(
         )
     name = given or str(folder)
     model_class = CLASSES[check_start(folder, given)]
-    dropout = check_folder(name, folder).get("attention_dropout") or 0.0
+    dropout = read_config(folder).get("attention_dropout") or 0.0
     if dropout and attention == BLOCKED:
         raise UserError(
             f"start model {name!r} has attention dropout of {dropout}, which blocked attention does not "

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,9 @@ from cka_tools.comparison.results import Ablation
 from cka_tools.compute import FeatureRun
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.models import CausalSource, as_source, load_model
-from cka_tools.terminal.app import main
 
 SMALL = ("--sequence-length", 16, "--sequences-per-step", 2, "--precision", "float32", "--device", "cpu")
 N = 40 * 32
-Cka = Callable[..., tuple[int, str, str]]
 
 
 def write_corpus(path: Path, seed: int, documents: int) -> Path:
@@ -32,26 +28,6 @@ def write_corpus(path: Path, seed: int, documents: int) -> Path:
     texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(documents)]
     path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
     return path
-
-
-def call(patch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> int:
-    patch.setattr(sys, "argv", ["cka", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture
-def cka(monkeypatch, capsys, tmp_path) -> Cka:
-    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def runner(*arguments: object) -> tuple[int, str, str]:
-        code = call(monkeypatch, arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return runner
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +48,12 @@ def options(texts, start) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def everything(options, tmp_path_factory) -> Path:
+def everything(call_cka, options, tmp_path_factory) -> Path:
     """All axes for two sizes, one seed."""
     out = tmp_path_factory.mktemp("runs") / "all"
     with pytest.MonkeyPatch.context() as patch:
         given = (*options, "--start", "2x16", "--start-tokens", 640, "--seeds", "1", "--out", out, "--quiet")
-        assert call(patch, ("ablate", "all", *given)) == 0
+        assert call_cka(patch, "ablate", "all", *given) == 0
     return out
 
 
@@ -361,7 +337,7 @@ def numbers_of(run: Ablation) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def recompared(everything, texts, tmp_path_factory):
+def recompared(call_cka, everything, texts, tmp_path_factory):
     """`recompared(axis, *options)` → that part of the ablation again, of the same checkpoints."""
     folders = [p.parent for p in sorted((everything / "segments").glob("*/training.json"))]
     same = ("--compare-on", texts[1], "--max-length", 32, "--n", N, "--device", "cpu", "--no-cache", "--quiet")
@@ -370,7 +346,7 @@ def recompared(everything, texts, tmp_path_factory):
         out = tmp_path_factory.mktemp("again") / "run"
         with pytest.MonkeyPatch.context() as patch:
             given = ("ablate", axis, "--checkpoints", *folders, *same, *more, "--out", out)
-            assert call(patch, given) == 0
+            assert call_cka(patch, *given) == 0
         return Ablation.load(out)
 
     return run
@@ -491,7 +467,7 @@ def test_the_directory_of_another_ablation_is_refused(cka, options, everything, 
     assert "holds something else" in err
 
 
-def test_two_runs_of_one_command_share_the_tree(cka, options, monkeypatch, tmp_path):
+def test_two_runs_of_one_command_share_the_tree(cka, call_cka, options, monkeypatch, tmp_path):
     """While one trains, a second call takes other branches; no segment is trained twice."""
     trained: list[str] = []
     train, inner = ablation_run.train_phase, []
@@ -508,7 +484,7 @@ def test_two_runs_of_one_command_share_the_tree(cka, options, monkeypatch, tmp_p
                     with monkeypatch.context() as patch:
                         patch.setattr(ablation_run.time, "sleep", give_up)
                         with pytest.raises(TimeoutError):
-                            call(patch, ("ablate", "length", *options, "--quiet", "--out", tmp_path / "run"))
+                            call_cka(patch, "ablate", "length", *options, "--quiet", "--out", tmp_path / "run")
 
             settings["report"] = meanwhile
         result = train(parent, phase, data, out=out, **settings)

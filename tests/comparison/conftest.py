@@ -1,12 +1,10 @@
-"""Texts, models and a store of their own for comparisons that are streamed or shared."""
+"""Texts and models for comparisons that are streamed or shared."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from cka_tools.store.directory import VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +18,3 @@ def texts() -> list[str]:
 def pair(tiny_model: Callable[..., Path]) -> tuple[str, str]:
     """Two models of one family."""
     return str(tiny_model("bert", seed=0)), str(tiny_model("bert", seed=1))
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store that this test alone uses."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"

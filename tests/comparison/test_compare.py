@@ -13,12 +13,6 @@ from cka_tools.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def texts():
-    rng = np.random.default_rng(0)
-    return [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(5, 40))) for _ in range(120)]
-
-
-@pytest.fixture(scope="module")
 def pair(tiny_model):
     return str(tiny_model("modernbert", seed=0)), str(tiny_model("modernbert", seed=1))
 

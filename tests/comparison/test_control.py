@@ -12,9 +12,8 @@ from cka_tools.formatting import ratio_refusals, ratio_sentence
 
 
 @pytest.fixture(scope="module")
-def texts():
-    rng = np.random.default_rng(0)
-    return [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(5, 40))) for _ in range(60)]
+def texts(texts):
+    return texts[:60]
 
 
 @pytest.fixture(scope="module")

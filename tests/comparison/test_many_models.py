@@ -24,20 +24,13 @@ SEEDS = range(7)
 
 
 @pytest.fixture(scope="module")
-def texts():
-    rng = np.random.default_rng(0)
-    return [" ".join(f"w{w}" for w in rng.integers(0, 120, size=rng.integers(5, 40))) for _ in range(60)]
+def texts(texts):
+    return texts[:60]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny_model):
     return [str(tiny_model("modernbert", seed=seed, layers=3)) for seed in SEEDS]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CKA_TOOLS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

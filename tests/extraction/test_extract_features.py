@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction, prepare
 from cka_tools.extraction.extract import is_out_of_memory
@@ -18,12 +19,6 @@ from cka_tools.extraction.features import FeatureStore, Layout
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
-
-
-@dataclass
-class Text:
-    id: str
-    text: str
 
 
 @pytest.fixture
@@ -313,7 +308,7 @@ def test_a_non_finite_activation_names_model_layer_document_and_cure(
     pooling: str, dtype: str, advice: str, tiny_model: Callable[..., Path], tiny_documents: list[Any]
 ) -> None:
     model = load_model(tiny_model("bert"), device="cpu", dtype=dtype)
-    documents = [*tiny_documents[:20], Text("the-one", "w1 strange w2"), *tiny_documents[20:]]
+    documents = [*tiny_documents[:20], Document("the-one", "w1 strange w2"), *tiny_documents[20:]]
     overflow(model, 3, model.tokenizer.unk_token_id, float("inf"))
     with pytest.raises(UserError) as caught:
         extract_one(model, documents, settings(pooling=pooling, batch_tokens=1024))
@@ -331,7 +326,7 @@ def test_what_is_not_finite_in_padding_alone_does_no_harm(bert: LoadedModel, tin
 def test_documents_without_a_token_of_text_are_left_out_and_reported(
     bert: LoadedModel, tiny_documents: list[Any]
 ) -> None:
-    documents = [Text("blank", " "), *tiny_documents[:5], Text("specials", "[SEP] [PAD]")]
+    documents = [Document("blank", " "), *tiny_documents[:5], Document("specials", "[SEP] [PAD]")]
     extraction = extract_one(bert, documents, settings())
     assert extraction.kept.tolist() == [1, 2, 3, 4, 5]
     assert "2 documents" in extraction.notes[0]
@@ -354,7 +349,7 @@ def test_a_length_above_the_models_is_refused_and_the_default_gives_way(
     for architecture in ("roberta", "gpt2"):
         model = load_model(tiny_model(architecture), device="cpu")
         assert "max-length 65" in refusal([model], tiny_documents, max_length=65)
-        extraction = extract_one(model, [Text("long", "w1 " * 200)] * 4, settings(max_length=None))
+        extraction = extract_one(model, [Document("long", "w1 " * 200)] * 4, settings(max_length=None))
         assert extraction.tokens[0]["max_length"] == 64
         assert "64 tokens" in extraction.notes[0]
     assert "leaves no token" in refusal([load_model(tiny_model(), device="cpu")], tiny_documents, max_length=2)
@@ -365,7 +360,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 ) -> None:
     tokenizer = fresh_tokenizer(words=[f"x{i}" for i in range(500)])
     model = load_model((fresh_model("bert"), tokenizer))
-    assert "belongs to another model" in refusal([model], [Text("a", "x1 x400")])
+    assert "belongs to another model" in refusal([model], [Document("a", "x1 x400")])
 
 
 def test_settings_that_mean_nothing_are_refused(bert: LoadedModel, tiny_documents: list[Any]) -> None:

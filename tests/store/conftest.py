@@ -1,8 +1,7 @@
-"""Stores of their own, and models loaded once."""
+"""Models loaded once, and what went through them."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,6 @@ from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 
 SETTINGS = Settings(max_length=64, batch_tokens=256)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store that this test alone uses."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("CKA_TOOLS_CACHE", str(folder))
-    return folder
 
 
 @pytest.fixture(scope="session")

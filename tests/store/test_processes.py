@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import store_process
 
-from cka_tools.documents import Document
 from cka_tools.extraction import prepare
 from cka_tools.store import extract_cached
 from cka_tools.store.directory import lock_file, locked
@@ -36,9 +35,7 @@ def start(cache, tiny_model, tiny_documents, tmp_path):
     running = []
 
     def begin(name, seconds=0.0, **options):
-        # A class of the conftest cannot be found by another process.
-        documents = [Document(document.id, document.text) for document in tiny_documents]
-        arguments = (str(tiny_model("bert")), documents, tmp_path / "log", tmp_path / f"{name}.npz", seconds)
+        arguments = (str(tiny_model("bert")), tiny_documents, tmp_path / "log", tmp_path / f"{name}.npz", seconds)
         process = CONTEXT.Process(target=run_in, args=(str(cache), arguments, options))
         process.start()
         running.append(process)

@@ -1,24 +1,17 @@
-"""The command line, run in this process."""
+"""A corpus for commands that compare."""
 
-import sys
-from collections.abc import Callable
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cka_tools.terminal.app import main
 
-
-@pytest.fixture
-def cka(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
-    """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cka", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """40 documents of 20 known words each."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("corpus") / "words.jsonl"
+    texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(40)]
+    path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
+    return path

@@ -1,7 +1,7 @@
 """`cka cache` on a store that an extraction filled."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
 
@@ -10,14 +10,7 @@ from cka_tools.settings import Settings
 from cka_tools.store import extract_cached
 from cka_tools.store.directory import lock_file, locked
 from cka_tools.store.entry import mark_of
-from cka_tools.terminal.app import main
 from cka_tools.terminal.cache_commands import age_in_words, size_in_words
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CKA_TOOLS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -30,17 +23,10 @@ def filled(cache, tiny_model, tiny_documents):
 
 
 @pytest.fixture
-def cka(monkeypatch, capsys):
-    """`cka(*arguments)` → exit code, standard output, standard error."""
+def cka(cka, monkeypatch):
+    """`cka(*arguments)` is `cka cache …`."""
     monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cka", "cache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return (int(stop.value.code or 0), *capsys.readouterr())
-
-    return run
+    return partial(cka, "cache")
 
 
 def keys(cache):

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from tiny_start import PER_STEP, SETTINGS, write_start
 
-from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens
-from cka_tools.training.recipe import Phase
+from cka_tools.training.recipe import Masking, Phase
 from cka_tools.training.segment import train_phase
 
 # Some hundred tokens a step and the demo's learning rate: rounding to bfloat16 is averaged over targets.

@@ -10,9 +10,9 @@ from cka_tools.errors import UserError
 from cka_tools.processes import make_accelerator
 from cka_tools.training.attention import IMPLEMENTATIONS
 from cka_tools.training.loop import LOSS_ROWS, PhaseState, adamw, check_fits, evaluate, run_steps, sequences_of
-from cka_tools.training.objectives import Masking, Objective, ObjectiveName, TargetLoss
+from cka_tools.training.objectives import Objective, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
-from cka_tools.training.recipe import Phase, Recipe
+from cka_tools.training.recipe import Masking, ObjectiveName, Phase, Recipe
 
 MASK, SEPARATOR, SPECIAL, VOCABULARY = 4, 3, (0, 1, 2, 3, 4), 32
 Build = Callable[..., ModernBertForMaskedLM]

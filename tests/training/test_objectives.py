@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cka_tools.errors import UserError
-from cka_tools.training.objectives import IGNORED, Masking, Objective, clm_labels, mlm_inputs_and_labels
+from cka_tools.training.objectives import IGNORED, Objective, clm_labels, mlm_inputs_and_labels
 from cka_tools.training.packing import PackedTokens
+from cka_tools.training.recipe import Masking
 
 VOCABULARY, SEPARATOR, MASK = 32, 3, 4
 SPECIAL = (0, 1, 2, 3, 4)

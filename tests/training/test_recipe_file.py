@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cka_tools.errors import UserError
-from cka_tools.training.freezing import freeze, named_layers, third
-from cka_tools.training.objectives import Masking
-from cka_tools.training.recipe import DETOURS, Phase, Recipe, preset
+from cka_tools.training.freezing import freeze, named_layers
+from cka_tools.training.recipe import DETOURS, Masking, Phase, Recipe, preset, third
 from cka_tools.training.recipe_file import find_recipe, parse_recipe, read_recipe, to_toml
 
 shares = st.floats(0.01, 0.99)

@@ -14,9 +14,8 @@ from cka_tools.errors import UserError
 from cka_tools.training import checkpoint, segment
 from cka_tools.training.attention import IMPLEMENTATIONS
 from cka_tools.training.loop import sequences_of
-from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens
-from cka_tools.training.recipe import OptimizerSettings, Phase
+from cka_tools.training.recipe import Masking, OptimizerSettings, Phase
 from cka_tools.training.segment import train_phase
 
 Start = tuple[Path, PackedTokens]

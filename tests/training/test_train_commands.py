@@ -17,24 +17,11 @@ from tiny_start import TEXTS, write_start
 from transformers import AutoModelForMaskedLM
 
 from cka_tools.models.folder import hash_weight_files
-from cka_tools.terminal.app import main
 from cka_tools.terminal.output import duration
 from cka_tools.training import checkpoint
 
 Cka = Callable[..., tuple[int, str, str]]
 SMALL = ("--sequence-length", "16", "--sequences-per-step", "4", "--seed", "3", "--tokens", "1280", "--device", "cpu")
-
-
-@pytest.fixture
-def cka(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cka:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cka", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

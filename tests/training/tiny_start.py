@@ -13,9 +13,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cka_tools.training.objectives import Masking
 from cka_tools.training.packing import PackedTokens, pack_texts
-from cka_tools.training.recipe import OptimizerSettings, Phase
+from cka_tools.training.recipe import Masking, OptimizerSettings, Phase
 
 sys.path.append(str(Path(__file__).parents[2] / "data"))
 from make_demo_tokenizer import train_tokenizer
