@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cka_tools.ablation.axes import StartName
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
-from cka_tools.models.folder import hash_json, hash_weight_files, weight_files
+from cka_tools.models.folder import hash_json, hash_weights
 from cka_tools.models.load import quiet_transformers
 from cka_tools.training.recipe import Phase
 from cka_tools.training.start_model import DEFAULT_START, find_start, parse_shape, read_config, shaped_config
@@ -59,7 +59,7 @@ class Start:
     def identity(self) -> dict[str, Any]:
         """JSON data that fixes its weights, or the random ones that `pretraining` begins with."""
         if self.folder is not None:
-            return {"weights_sha256": hash_weight_files(weight_files(self.folder))}
+            return {"weights_sha256": hash_weights(self.folder)}
         described = {k: v for k, v in self.config.items() if k not in ("transformers_version", "dtype")}
         return {"random": hash_json(described), "seed": START_SEED}
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import MANIFEST, read_manifest
-from cka_tools.models.folder import hash_file, hash_weight_files, weight_files
+from cka_tools.models.folder import hash_file, hash_weights
 from cka_tools.models.load import quiet_transformers
 from cka_tools.store.directory import locked, replace_file
 from cka_tools.training.loop import LossRow, PhaseState
@@ -85,7 +85,7 @@ def write_checkpoint(
         write_json(staging / STATE, dataclasses.asdict(state))
         write_losses(staging / LOSSES, state.losses)
         written = {
-            "weights_sha256": hash_weight_files(weight_files(staging)),
+            "weights_sha256": hash_weights(staging),
             "optimizer_sha256": hash_file(staging / OPTIMIZER),
             "state_sha256": hash_file(staging / STATE),
             "versions": versions(),
@@ -152,10 +152,10 @@ def find_damage(folder: Path, *, optimizer: bool = False) -> str | None:
     if not (folder / "config.json").is_file():
         return "config.json is missing"
     try:
-        weights = weight_files(folder)
+        weights = hash_weights(folder)
     except UserError:
         return f"{WEIGHTS} is missing"
-    if manifest.get("weights_sha256") != hash_weight_files(weights):
+    if manifest.get("weights_sha256") != weights:
         return f"{WEIGHTS} is not what was written"
     try:
         read_state(folder)
@@ -210,7 +210,7 @@ def _round_weights(folder: Path, dtype: WeightsDtype) -> None:
     try:
         replace_file(file, lambda staging: save_file(rounded, staging, metadata={"format": "pt"}))
         replace_file(folder / "config.json", lambda staging: write_json(staging, config))
-        manifest |= {"weights_dtype": dtype, "weights_sha256": hash_weight_files(weight_files(folder))}
+        manifest |= {"weights_dtype": dtype, "weights_sha256": hash_weights(folder)}
         replace_file(folder / MANIFEST, lambda staging: write_json(staging, manifest))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{str(folder)!r} could not be written ({error}): make room, start again") from error

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.models.folder import hash_weight_files, weight_files
+from cka_tools.models.folder import hash_weights
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits, sequences_of
@@ -61,7 +61,7 @@ def train_run(
     check_run(recipe, start, data, attention=attention)
     identity = {
         "recipe": recipe.to_dict(),
-        "start_weights_sha256": hash_weight_files(weight_files(start)),
+        "start_weights_sha256": hash_weights(start),
         "data_sha256": data.fingerprint,
         "seed": seed,
         "data_seed": data_seed,

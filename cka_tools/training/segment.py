@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from cka_tools.errors import UserError, one_line
 from cka_tools.manifest import MANIFEST, read_manifest
-from cka_tools.models.folder import hash_file, hash_weight_files, weight_files
+from cka_tools.models.folder import hash_file, hash_weights
 from cka_tools.processes import from_first, make_accelerator
 from cka_tools.store.directory import locked
 from cka_tools.training.checkpoint import (
@@ -104,7 +104,7 @@ def train_phase(
             finite (the last good checkpoint stays).
     """
     check_start(parent)
-    weights = hash_weight_files(weight_files(parent))
+    weights = hash_weights(parent)
     _check_parent(parent, weights)
     sequences = sequences_of(phase, data, optimizer, first_sequence)
     step_tokens = optimizer.sequences_per_step * data.length

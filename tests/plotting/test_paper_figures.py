@@ -16,6 +16,7 @@ from mechanism import mechanism_figure
 from points import Reference, by_capacity
 from raw_cka import raw_cka_figure
 from scale_direction import scale_direction_figure
+from start_loss import start_loss_figure
 from synthetic_comparison import make_comparison
 
 from cka_tools import Comparison
@@ -123,6 +124,19 @@ def test_losses_stand_beside_token_frequency() -> None:
     for ax in figure.axes:
         levels = {line.get_gid(): line.get_ydata()[0] for line in ax.lines if len(line.get_ydata())}
         assert (levels["unigram"], levels["margin"]) == (6.8, pytest.approx(6.3))
+
+
+def test_the_loss_of_the_start_model_shows_where_it_is_annealed() -> None:
+    rows = [("train", "pretraining", at * 30_000, 8 - at / 10) for at in range(1, 5)]
+    rows += [("train", "annealing", 150_000, 7.0), ("held-out", "pretraining", 60_000, 7.9)]
+    rows += [("held-out", "pretraining", 120_000, 7.8), ("held-out", "annealing", 150_000, 7.2)]
+    figure = start_loss_figure(pd.DataFrame(rows, columns=["kind", "phase", "tokens", "loss"]))
+    nothing_is_clipped(figure)
+    assert marked(figure, "held-out") == [(0.06, 7.9), (0.12, 7.8), (0.15, 7.2)]
+    assert {x for x, _ in marked(figure, "annealing")} == {0.12}
+    # Bins of 60,000 tokens: 30k; 60k and 90k; 120k; the annealing's own.
+    expected = [(0.03, 7.9), (0.075, 7.75), (0.12, 7.6), (0.15, 7.0)]
+    assert marked(figure, "train") == [pytest.approx(one) for one in expected]
 
 
 def test_sizes_are_ordered_by_capacity() -> None:
