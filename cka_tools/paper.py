@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -40,6 +40,7 @@ class PublishedValue:
         quantity, case: what it is, and of which case.
         value: a fraction, or in `unit`. std: over the draws, None where none is given.
         at: where it stands on `axis`, None where it stands on none.
+        layers: the first and the last of those that it is the mean of, None where it is of all or of none.
         models: which models it is of.
     """
 
@@ -49,6 +50,7 @@ class PublishedValue:
     models: str
     std: float | None = None
     at: float | None = None
+    layers: Sequence[int] | None = None
     axis: str | None = None
     unit: str | None = None
 

@@ -70,7 +70,7 @@ def mechanism_figure(
             panels[2].set_title("along the decay: divergence (%)")
         keys += band
         if known:
-            keys.append(Line2D([], [], label="published, by relative depth", **PUBLISHED))
+            keys.append(Line2D([], [], label="published, by relative depth; dotted: means of regions", **PUBLISHED))
         figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.01, 0.99))
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.16, top=0.83, wspace=0.17)
         return figure

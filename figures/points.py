@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,12 @@ PERCENT_TOP = 135.0
 
 @dataclass(frozen=True)
 class Reference:
-    """A published value at a place of an axis, with its stated spread."""
+    """A published value at a place of an axis, with its stated spread; a mean over places reaches to `until`."""
 
     x: float
     y: float
     spread: float = 0.0
+    until: float | None = None
 
 
 def with_ends(rows: pd.DataFrame, what: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,14 +101,19 @@ def draw_published(ax: Axes, references: Sequence[Reference], **look: Any) -> No
         if one.spread:
             ends = one.y - one.spread, one.y + one.spread
             ax.vlines(one.x, *ends, color=INK, linewidth=0.7, zorder=5.5, gid="published spread")
-    x, y = [one.x for one in references], [one.y for one in references]
-    ax.plot(x, y, gid="published", **(PUBLISHED | look))
+        if one.until is not None:
+            ax.hlines(one.y, one.x, one.until, linewidth=1.0, linestyle=":", gid="published mean", **look)
+    places = [one for one in references if one.until is None]
+    ax.plot([one.x for one in places], [one.y for one in places], gid="published", **(PUBLISHED | look))
 
 
 def at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Reference]:
     """Published values at relative depths, on our layers' axis."""
-    first, last = layers[0], layers[-1]
-    return [Reference(first + (last - first) * one.x, one.y, one.spread) for one in references]
+    first, span = layers[0], layers[-1] - layers[0]
+    return [
+        replace(one, x=first + span * one.x, until=None if one.until is None else first + span * one.until)
+        for one in references
+    ]
 
 
 def log_axis(ax: Axes, *, percent: bool) -> None:
@@ -197,8 +203,8 @@ def mechanism_values() -> dict[str, list[Reference]]:
     layers = published().layers
     pair, control = (layers[key].cka for key in (PAIR, CONTROL))
     return {
-        "pair": _by_depth([100 * (1 - cka) for cka in pair]),
-        "control": _by_depth([100 * (1 - cka) for cka in control]),
+        "pair": _by_depth([100 * (1 - cka) for cka in pair]) + _by_region(PAIR, len(pair)),
+        "control": _by_depth([100 * (1 - cka) for cka in control]) + _by_region(CONTROL, len(control)),
         "ratio": _by_depth(layer_ratios(pair, control).tolist()),
         **along_the_decay(),
     }
@@ -206,6 +212,15 @@ def mechanism_values() -> dict[str, list[Reference]]:
 
 def _by_depth(values: Sequence[float]) -> list[Reference]:
     return [Reference(at / (len(values) - 1), value) for at, value in enumerate(values)]
+
+
+def _by_region(pair: str, layers: int) -> list[Reference]:
+    """Means over a region's layers, in percent of divergence, from its first to its last layer's depth."""
+    found = []
+    for value in published().of("divergence by region", pair):
+        first, last = (at / (layers - 1) for at in value.layers or ())
+        found.append(Reference(first, 100 * value.value, until=last))
+    return found
 
 
 def _percent(value: PublishedValue) -> Reference:

@@ -35,6 +35,15 @@ def test_means_and_early_means_of_the_published_layers_are_the_published_ones():
     assert list(range(8)) == EARLY
 
 
+def test_the_published_regions_are_means_of_the_published_layers():
+    for pair, cka in (("detour-baseline", PAIR), ("baseline-baseline", NOISE)):
+        regions = published().of("divergence by region", pair)
+        assert [tuple(one.layers) for one in regions] == [(0, 7), (8, 14), (15, 21)]
+        for one in regions:
+            first, last = one.layers
+            assert one.value == pytest.approx(1 - np.mean(cka[first : last + 1]), abs=5e-4)
+
+
 def test_ratios_of_the_published_layers_are_the_published_ones():
     ratios = layer_ratios(PAIR, NOISE)
     assert round(ratios[0], 1) == 46.7

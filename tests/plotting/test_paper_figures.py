@@ -173,7 +173,8 @@ def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
             for x in (2e6, 3e6)
         ]
     )
-    published = {"pair": [Reference(0.0, 14.0), Reference(1.0, 97.0)], "mean": [Reference(0.5, 57.0)]}
+    region = Reference(0.0, 15.0, until=1.0)
+    published = {"pair": [Reference(0.0, 14.0), Reference(1.0, 97.0), region], "mean": [Reference(0.5, 57.0)]}
     figure = mechanism_figure(comparison.record, trajectory, published)
     nothing_is_clipped(figure)
     layers = len(comparison.layers)
@@ -182,6 +183,8 @@ def test_the_mechanism_shows_pair_control_ratio_and_decay() -> None:
     assert marked(figure, "along mean") == [(2.0, 10.0), (3.0, 10.0)]
     first, last = comparison.layers[0]["layer_a"], comparison.layers[-1]["layer_a"]
     assert marked(figure, "published") == [(first, 14.0), (last, 97.0), (2.5, 57.0)]
+    (lines,) = [one for ax in figure.axes for one in ax.collections if one.get_gid() == "published mean"]
+    assert lines.get_segments()[0].tolist() == [[first, 15.0], [last, 15.0]]  # type: ignore[attr-defined]
 
 
 def test_the_mechanism_needs_a_control() -> None:
