@@ -21,7 +21,7 @@ from bare_passes import bare_forward, batches_of
 from end_to_end import CORPUS, pretrained_encoder
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import prepare
+from cka_tools.extraction.extract import prepare
 from cka_tools.models import load_model
 from cka_tools.settings import Settings
 

@@ -37,7 +37,7 @@ from cka_tools.comparison.pairs import Pair, PairResult, compare_pairs
 from cka_tools.compute import open_run
 from cka_tools.documents import draw_documents
 from cka_tools.errors import UserError
-from cka_tools.extraction import prepare
+from cka_tools.extraction.extract import prepare
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
 

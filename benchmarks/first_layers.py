@@ -20,8 +20,8 @@ from bare_passes import bare_forward, batches_of
 from transformers import ModernBertConfig, ModernBertModel
 
 from cka_tools.documents import draw_documents
-from cka_tools.extraction import prepare
 from cka_tools.extraction.activations import PooledForward
+from cka_tools.extraction.extract import prepare
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
 

@@ -55,7 +55,7 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
     from cka_tools.comparison.pairs import Pair, compare_pairs
     from cka_tools.compute import open_run
     from cka_tools.documents import draw_documents
-    from cka_tools.extraction import prepare
+    from cka_tools.extraction.extract import prepare
     from cka_tools.models import load_model
     from cka_tools.settings import Settings
     from cka_tools.statistics.pair import compare_features

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from cka_tools.documents import DocumentDraw, draw_documents
-from cka_tools.extraction import Extraction, Prepared, prepare
-from cka_tools.extraction.extract import feature_bytes, feature_dtype
+from cka_tools.extraction.extract import Extraction, Prepared, feature_bytes, feature_dtype, prepare
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings

@@ -9,7 +9,8 @@ import numpy as np
 
 from cka_tools.comparison import Comparison, run_comparison
 from cka_tools.compute import FeatureRun, Features
-from cka_tools.extraction import BatchPlan, Extraction, Prepared
+from cka_tools.extraction.batches import BatchPlan
+from cka_tools.extraction.extract import Extraction, Prepared
 from cka_tools.models import LoadOptions
 from cka_tools.settings import Settings
 

@@ -17,7 +17,7 @@ from cka_tools.comparison.streaming import StreamedDraw, Wanted, stream_draw
 from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
 from cka_tools.documents import DocumentDraw
 from cka_tools.errors import UserError
-from cka_tools.extraction import Extraction
+from cka_tools.extraction.extract import Extraction
 from cka_tools.paper import EARLY_SHARE
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
 from cka_tools.documents import Document
-from cka_tools.extraction import BatchPlan, Extraction, Prepared
 from cka_tools.extraction.activations import PooledForward
-from cka_tools.extraction.batches import WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
-from cka_tools.extraction.extract import describe, plan_forwards, run_batches, without_padding
+from cka_tools.extraction.batches import BatchPlan, WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.extract import Extraction, Prepared, describe, plan_forwards, run_batches, without_padding
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.extraction.gathered_rows import run_share
 from cka_tools.formatting import size_in_words

@@ -21,7 +21,6 @@ import numpy as np
 
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.store.directory import entry_folder
-from cka_tools.store.key import EntryKey, canonical, make_key
 
 _CHUNK = 8 * 1024**2
 # Hashing leaves the interpreter free; beyond a few threads the disk is what one waits for.
@@ -49,6 +48,28 @@ FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
 VERIFIED = "verified"
 """Holds the mark of the feature file that was written, or verified, in this place."""
+
+
+@dataclass(frozen=True)
+class EntryKey:
+    """`digest` is sha256, hex, of the canonical JSON of `content`."""
+
+    digest: str
+    content: dict[str, Any]
+
+
+def make_key(content: dict[str, Any]) -> EntryKey:
+    """The key of some content."""
+    return EntryKey(hashlib.sha256(canonical(content)).hexdigest(), content)
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON: sorted names, no spaces, ASCII.
+
+    Raises:
+        TypeError: a value that JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 class DamagedEntry(Exception):  # noqa: N818 - a condition that is repaired, not a fault

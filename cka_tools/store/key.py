@@ -2,12 +2,10 @@
 
 import hashlib
 import inspect
-import json
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from cka_tools.models.content import NotKeyed, hash_attributes
 from cka_tools.models.folder import hash_file, hash_json, hash_state_dict
 from cka_tools.models.model import LoadedModel
 from cka_tools.settings import Settings
+from cka_tools.store.entry import EntryKey, make_key
 
 # Both pick kernels; libraries read them when they start.
 _KERNEL_VARIABLES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
@@ -187,28 +186,6 @@ FORMAT = 2
 
 # What a config says of where it was loaded from and by whom; versions enter the key on their own.
 _NOT_CONTENT = {"_name_or_path", "name_or_path", "transformers_version"}
-
-
-@dataclass(frozen=True)
-class EntryKey:
-    """`digest` is sha256, hex, of the canonical JSON of `content`."""
-
-    digest: str
-    content: dict[str, Any]
-
-
-def make_key(content: dict[str, Any]) -> EntryKey:
-    """The key of some content."""
-    return EntryKey(hashlib.sha256(canonical(content)).hexdigest(), content)
-
-
-def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted names, no spaces, ASCII.
-
-    Raises:
-        TypeError: a value that JSON does not have.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def entry_key(

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cka_tools.extraction import plan_corpus_order, plan_sorted
-from cka_tools.extraction.batches import make_batch, plan_equal_lengths
+from cka_tools.extraction.batches import make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.tokens import TokenTable
 
 lengths_of_documents = st.lists(st.integers(1, 512), min_size=1, max_size=60)

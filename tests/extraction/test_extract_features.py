@@ -13,12 +13,11 @@ import torch
 
 from cka_tools.documents import Document
 from cka_tools.errors import UserError
-from cka_tools.extraction import Extraction, prepare
-from cka_tools.extraction.extract import is_out_of_memory
+from cka_tools.extraction.extract import Extraction, is_out_of_memory, prepare
 from cka_tools.extraction.features import FeatureStore, Layout
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from cka_tools.models import attention as document_attention
 from cka_tools.models import load_model
 from cka_tools.models.attention import BY_DOCUMENT, BY_DOCUMENT_MODELS
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 
 LENGTHS = (61, 60, 33, 2)
 CASES = [(kind, False) for kind in sorted(BY_DOCUMENT_MODELS)]

@@ -11,10 +11,10 @@ from transformers import BertModel, ConvBertConfig, ConvBertModel, FNetConfig, F
 
 from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
-from cka_tools.extraction import prepare
+from cka_tools.extraction.extract import prepare
 from cka_tools.models import LoadOptions, as_source, load_model
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 
 
 class MaskDropped(BertModel):

@@ -11,7 +11,7 @@ import torch
 from cka_tools.extraction.activations import PooledForward
 from cka_tools.models import load_model
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 
 SETTINGS = Settings(max_length=64, batch_tokens=64)
 

@@ -17,9 +17,10 @@ from cka_tools.extraction import extract as extract_module
 from cka_tools.extraction.extract import run_splitting
 from cka_tools.models import load_model
 from cka_tools.settings import Settings
-from cka_tools.store import cache_directory, extract_cached, partial
+from cka_tools.store import partial
+from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.catalogue import verify_entries
-from cka_tools.store.directory import entry_folder
+from cka_tools.store.directory import cache_directory, entry_folder
 from cka_tools.store.entry import FEATURES, MANIFEST, VERIFIED, mark_of
 
 

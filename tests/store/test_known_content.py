@@ -10,7 +10,7 @@ import pytest
 from cka_tools.extraction.extract import plan_forwards, prepare
 from cka_tools.models import CausalSource, LoadOptions, as_source, load_model
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import entry_key, known_content
 
 SETTINGS = Settings(max_length=64, batch_tokens=256)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import store_process
 
-from cka_tools.extraction import prepare
-from cka_tools.store import extract_cached
+from cka_tools.extraction.extract import prepare
+from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.directory import lock_file, locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a POSIX signal")

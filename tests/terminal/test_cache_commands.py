@@ -7,7 +7,7 @@ import pytest
 
 from cka_tools.models import load_model
 from cka_tools.settings import Settings
-from cka_tools.store import extract_cached
+from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.directory import lock_file, locked
 from cka_tools.store.entry import mark_of
 from cka_tools.terminal.cache_commands import age_in_words, size_in_words
