@@ -1,6 +1,7 @@
 """Where a model comes from: a spec, a pair in memory, a causal view; each loads to a checked model."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -193,10 +194,15 @@ class MemorySource:
     def fingerprint(self) -> None:
         """None: its objects may have been changed in any way, which hashes of its weights do not tell."""
 
+    @cached_property
+    def _tokenizer_sha256(self) -> str:
+        """Hashed once: a source lives as long as one run."""
+        return hash_tokenizer(self.tokenizer)
+
     def outline(self, options: LoadOptions) -> ModelOutline:
         """The model itself, not yet checked."""
         base, place = self._base(options)
-        origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": hash_tokenizer(self.tokenizer)}
+        origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": self._tokenizer_sha256}
         return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True)
 
     def load(self, options: LoadOptions) -> LoadedModel:
@@ -207,7 +213,7 @@ class MemorySource:
             "kind": "memory",
             "weights_sha256": hash_state_dict(base.state_dict()),
             "config_sha256": hash_json(base.config.to_dict()),
-            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
+            "tokenizer_sha256": self._tokenizer_sha256,
         }
         return finish(LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True))
 
