@@ -48,11 +48,15 @@ SECOND = (
     "Made as `mlm-baseline` from the same data in the same order with another seed, so other masks: the yardstick "
     "for what chance alone does."
 )
+MATCHED = "{} Here the decay is as long as Phase 1, where that of `{}` is a tenth of it."
 ORIGIN = {
     "theta0": "The start model of the family: MLM on general English text, from random weights, annealed at its end.",
     "clm-detour": DETOUR,
     "mlm-baseline": BASELINE,
     "mlm-baseline-2": SECOND,
+    "clm-detour-matched": MATCHED.format(DETOUR, "clm-detour"),
+    "mlm-baseline-matched": MATCHED.format(BASELINE, "mlm-baseline"),
+    "mlm-baseline-2-matched": MATCHED.format(SECOND, "mlm-baseline-2"),
 }
 CORPORA = {
     "general": "13,479 documents of general English text (film reviews, the Brown corpus, news, speeches, web pages), 3.8M words",

@@ -11,7 +11,9 @@ from cka_tools.manifest import noise_kind
 from cka_tools.models.folder import hash_weight_files
 
 PAIR = ("clm-detour", "mlm-baseline")
-FAMILY = ("theta0", *PAIR, "mlm-baseline-2")
+TRIO = (*PAIR, "mlm-baseline-2")
+MATCHED = tuple(f"{name}-matched" for name in TRIO)
+FAMILY = ("theta0", *TRIO, *MATCHED)
 family = pytest.mark.parametrize("name", FAMILY)
 
 
@@ -58,13 +60,25 @@ def test_a_bundled_model_has_learnt_more_than_token_frequencies(name: str) -> No
     assert tokenizer.convert_tokens_to_ids(",") in best
 
 
-def test_the_three_saw_the_same_data_in_the_same_order_and_the_control_has_other_masks() -> None:
-    detour, baseline, control = (manifest(name) for name in (*PAIR, "mlm-baseline-2"))
+@pytest.mark.parametrize("names", [TRIO, MATCHED], ids=["trio", "matched"])
+def test_the_three_saw_the_same_data_in_the_same_order_and_the_control_has_other_masks(names: tuple[str, ...]) -> None:
+    detour, baseline, control = (manifest(name) for name in names)
     assert detour["data_sha256"] == baseline["data_sha256"] == control["data_sha256"]
     assert detour["tokens"] == baseline["tokens"] == control["tokens"]
     assert [phase["objective"] for phase in detour["recipe"]["phases"]] == ["clm", "mlm"]
     assert (baseline["seed"], baseline["data_seed"]) == (detour["seed"], detour["data_seed"]) == (1, 1)
     assert noise_kind(baseline, control) == "masks"
+
+
+def test_a_matched_decay_is_as_long_as_phase_1_and_the_rest_of_the_run_is_the_same() -> None:
+    for name in TRIO:
+        short, long = manifest(name), manifest(f"{name}-matched")
+        first, decay = long["recipe"]["phases"]
+        assert first == short["recipe"]["phases"][0]
+        assert long["tokens"] == pytest.approx(2 * first["tokens"], rel=1e-3)
+        assert decay["objective"] == "mlm"
+        assert (long["seed"], long["data_seed"]) == (short["seed"], short["data_seed"])
+        assert long["final_loss"][first["name"]] == short["final_loss"][first["name"]]
 
 
 def test_the_start_model_is_annealed_and_phase_1_runs_below_its_peak() -> None:
