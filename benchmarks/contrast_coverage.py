@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,16 @@ class Population:
 
     def draw(self, rng: np.random.Generator, count: int, n: int, fixed: int) -> np.ndarray:
         """Features of all checkpoints, (2 count, n, WIDTH)."""
+        return self.draw_layers(rng, count, n, fixed, [self.noise])[0]
+
+    def draw_layers(
+        self, rng: np.random.Generator, count: int, n: int, fixed: int, noises: list[float]
+    ) -> list[np.ndarray]:
+        """The same in several layers, which share their seeds' part and the documents and differ in their noise."""
         A = self.maps(rng, count, np.random.default_rng(fixed))
         z = rng.normal(size=(n, SIGNALS))
-        noise = rng.normal(size=(2 * count, n, WIDTH)) * self.noise / np.sqrt(WIDTH)
-        return z @ A.transpose(0, 2, 1) + noise
+        size = (2 * count, n, WIDTH)
+        return [z @ A.transpose(0, 2, 1) + rng.normal(size=size) * noise / np.sqrt(WIDTH) for noise in noises]
 
 
 POPULATIONS = (
@@ -173,6 +179,30 @@ def coverage(population: Population, size: int, draws: int, documents: int, seed
     }
 
 
+def standing_out(population: Population, size: int, draws: int, documents: int, seed: int) -> dict[str, Any]:
+    """One row: how often the interval of R early / R rest holds the truth, the rest being noisier."""
+    layers = [replace(population, noise=noise) for noise in (population.noise, 2 * population.noise)]
+    (b, w), (other_b, other_w) = (layer.truth(seed) for layer in layers)
+    truth = (b / w) / (other_b / other_w)
+    rng = np.random.default_rng([seed, size])
+    held, width = [], []
+    for _ in range(draws):
+        drawn = population.draw_layers(rng, size, documents, seed, [layer.noise for layer in layers])
+        values, left = zip(*(divergences(X, left_out=True) for X in drawn), strict=True)
+        found = contrast_groups(np.hstack(values), np.hstack(left), (size, size), [0], documents, most=1).early_to_rest
+        held.append(covers(found, truth))
+        width.append(np.nan if found.ci_low is None else np.log((found.ci_high or np.nan) / found.ci_low))
+    return {
+        "population": population.name,
+        "K": size,
+        "draws": draws,
+        "R early / R rest": truth,
+        "coverage": np.nanmean(held),
+        "given": float(np.isfinite(held).mean()),
+        "median width, log": np.nanmedian(width),
+    }
+
+
 def alarms(seed_effect: float, size: int, draws: int, documents: int, seed: int) -> dict[str, Any]:
     """One row: how often the test calls equal groups different, for the mean and for any of four layers."""
     population = Population("", 0.0, seed_effect)
@@ -211,7 +241,7 @@ def show(rows: Iterator[dict[str, Any]], out: Path) -> None:
 
 
 def main() -> None:
-    """Print both tables and write them as CSV."""
+    """Print the tables and write them as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--null-draws", type=int, default=1000)
@@ -233,6 +263,13 @@ def main() -> None:
             alarms(effect, size, options.null_draws, 40, options.seed) for effect in (0.15, 1.0) for size in (4, 5, 10)
         )
         show(null, options.out / "contrast_alarms.csv")
+    shares = (
+        standing_out(one, size, options.draws, options.documents, 100 * options.seed + at)
+        for at, one in chosen
+        if one.group and one.rank == SIGNALS
+        for size in (3, 5, 10)
+    )
+    show(shares, options.out / "contrast_early.csv")
     show(coverages, options.out / "contrast_coverage.csv")
     print(f"{time.process_time() - start:.0f} CPU s")
 

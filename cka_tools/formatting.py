@@ -219,10 +219,27 @@ def contrast_sentence(record: dict[str, Any]) -> str:
     if p <= smallest * (1 + 1e-9):
         text += f", the least that {sizes} checkpoints can give"
     where = f"in {layers_in_words(layers)} at 5 % for all layers together" if layers else "in no layer by itself"
-    return (
-        f"{text}), {where}: the groups differ by more than their runs do, which does not say that what they "
+    text += (
+        f"), {where}: the groups differ by more than their runs do, which does not say that what they "
         "are named after is the cause, should they differ in anything else."
     )
+    early = early_to_rest_sentence(summary)
+    return f"{text} {early}" if early else text
+
+
+def early_to_rest_sentence(summary: dict[str, Any]) -> str:
+    """Whether the early layers of a contrast stand out, as multiples of what runs differ by anyway."""
+    found = summary.get("early_to_rest", {})
+    if found.get("value") is None:
+        return ""
+    interval = times_interval(found)
+    text = f"B / W of early {layers_in_words(summary['early_layers'])} is {times(found['value'])}"
+    text += f" ({interval}) times that of the other layers" if interval else " times that of the other layers"
+    if interval is None:
+        return f"{text}."
+    if found["ci_low"] > 1:
+        return f"{text}: they stand out."
+    return f"{text}: {'the others stand out' if found['ci_high'] < 1 else 'neither is shown to stand out'}."
 
 
 MASSIVE_SHARE = 0.5

@@ -99,6 +99,7 @@ def _record(groups: Groups, run: FeatureRun, draw: DrawResult, test: ContrastTes
         "test": {"relabelings": test.relabelings, "exact": test.exact, "smallest_p": test.smallest_p},
         "mean": _entry(test.mean),
         "early": _entry(test.early),
+        "early_to_rest": interval_entry(test.early_to_rest),
     }
     layers = [
         {"layer": first.layers_a[pair.layer_a], "early": at in first.early_layers, **_entry(one)}

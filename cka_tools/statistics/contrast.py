@@ -58,6 +58,8 @@ class ContrastTest:
 
     Attributes:
         layers: one entry a layer. mean, early: of the divergence averaged over layers.
+        early_to_rest: R of the early layers over R of the others, with its interval: above 1 where the groups'
+            mark stands out there, as a multiple of what runs differ by anyway.
         relabelings: that were compared, the observed one among them. exact: whether these are all there are.
         no_seeds: why the intervals are over documents alone; None where they hold training seeds as well.
     """
@@ -65,6 +67,7 @@ class ContrastTest:
     layers: list[GroupContrast]
     mean: GroupContrast
     early: GroupContrast
+    early_to_rest: Interval
     relabelings: int
     exact: bool
     no_seeds: str | None
@@ -105,7 +108,9 @@ def contrast_groups(
     """
     design = _Design(sizes, paired)
     usable = [at for at in range(divergence.shape[1]) if np.isfinite(divergence[:, at]).all()]
-    groups = [[at] for at in usable] + [usable, [at for at in early_layers if at in usable]]
+    early = [at for at in usable if at in early_layers]
+    rest = [at for at in usable if at not in early_layers]
+    groups = [[at] for at in usable] + [usable, early, rest]
     rows = [divergence[:, group].mean(1) if group else None for group in groups]
     labels, exact = relabelings(sizes, paired=paired, seed=seed, most=most)
     between, within = design.weights(labels)
@@ -123,7 +128,13 @@ def contrast_groups(
     layers = [_undefined(UNDEFINED)] * divergence.shape[1]
     for at, one in zip(usable, found, strict=False):
         layers[at] = one
-    return ContrastTest(layers, found[-2], found[-1], len(labels), exact, design.no_seeds)
+    refused = [one.ratio.reason for one in found[-2:] if one.ratio.value is None]
+    if refused or rows[-2] is None or rows[-1] is None:
+        share = Interval(None, reason=refused[0])
+    else:
+        left_out = None if without is None else (without[:, early].mean(1), without[:, rest].mean(1))
+        share = _ratio_of_ratios(design, rows[-2], rows[-1], left_out, n)
+    return ContrastTest(layers, found[-3], found[-2], share, len(labels), exact, design.no_seeds)
 
 
 def relabelings(
@@ -212,14 +223,14 @@ class _Design:
         between, one, other = (part / part.sum(1, keepdims=True) for part in parts)
         return between, (one + other) / 2
 
-    def seed_variance(self, values: np.ndarray, weights: tuple[float, float]) -> list[np.ndarray]:
-        """Delete-one variance of weights · (B, W) over the units, for each group.
+    def seed_variance(self, of_between: np.ndarray, of_within: np.ndarray) -> list[np.ndarray]:
+        """Delete-one variance of B of one array + W of another over the units, for each group.
 
         Args:
-            values: of the pairs, (pairs,) or (pairs, columns).
+            of_between, of_within: of the pairs, (pairs,) or (pairs, columns).
         """
         between, within = self.without
-        left = (weights[0] * between + weights[1] * within) @ values
+        left = between @ of_between + within @ of_within
         found = []
         for stratum in self.strata:
             own = left[list(stratum)]
@@ -237,7 +248,8 @@ def _contrast(
     def interval(value: float, weights: tuple[float, float]) -> tuple[Interval, Variance | None, float | None]:
         if left is None:
             return too_few(value, n), None, None
-        variance, share = _variance(design, row, left, n, weights)
+        one, other = weights
+        variance, share = _variance(design, (one * row, other * row), (one * left, other * left), n)
         return t_interval(value, variance), variance, share
 
     of_between, _, _ = interval(between, (1, 0))
@@ -255,23 +267,40 @@ def _contrast(
     return GroupContrast(of_between, of_within, difference, ratio, p, single, share)
 
 
+def _ratio_of_ratios(
+    design: _Design, early: np.ndarray, rest: np.ndarray, left: tuple[np.ndarray, np.ndarray] | None, n: int
+) -> Interval:
+    """R of one row of divergences over R of another; its logarithm is linearised as that of R is."""
+    weights = design.between, design.within
+    (b, other_b), (w, other_w) = ([float(part @ row) for row in (early, rest)] for part in weights)
+    value = b / w / (other_b / other_w)
+    if left is None:
+        return too_few(value, n)
+    of_b, of_w = ([one / first - other / second for one, other in ((early, rest), left)]
+                  for first, second in ((b, other_b), (-w, -other_w)))  # fmt: skip
+    variance, _ = _variance(design, (of_b[0], of_w[0]), (of_b[1], of_w[1]), n)
+    return from_logarithm(value, t_interval(math.log(value), variance))
+
+
 def _variance(
-    design: _Design, row: np.ndarray, left: np.ndarray, n: int, weights: tuple[float, float]
+    design: _Design, row: tuple[np.ndarray, np.ndarray], left: tuple[np.ndarray, np.ndarray], n: int
 ) -> tuple[Variance, float | None]:
-    """Variance of weights · (B, W), to first order, and the part of it that is due to seeds.
+    """Variance of B of one row + W of another, to first order, and the part of it that is due to seeds.
+
+    Args:
+        row: what B and what W is taken of, (pairs,) each; left: the same without each document, (pairs, m).
 
     Given the checkpoints, documents give V_d; given the documents, leaving checkpoints out gives V_s. What a
     document does to one checkpoint alone is in both: leaving out a checkpoint and a document together tells
     how much, and it is taken out of V_s.
     """
-    effect = weights[0] * design.between + weights[1] * design.within
-    documents = jackknife_variance(torch.from_numpy(effect @ left), n)
+    documents = jackknife_variance(torch.from_numpy(design.between @ left[0] + design.within @ left[1]), n)
     if design.no_seeds is not None:
         return documents, None
-    m = left.shape[1]
-    deviations = left - left.mean(1, keepdims=True)
-    strata = [float(part) for part in design.seed_variance(row, weights)]
-    both = sum(float(part.sum()) for part in design.seed_variance(deviations, weights)) * (m - 1) / n
+    m = left[0].shape[1]
+    deviations = [one - one.mean(1, keepdims=True) for one in left]
+    strata = [float(part) for part in design.seed_variance(*row)]
+    both = sum(float(part.sum()) for part in design.seed_variance(*deviations)) * (m - 1) / n
     seeds = max(sum(strata) - both, 0.0)
     total = documents.total + seeds
     kept = seeds / sum(strata) if sum(strata) > 0 else 0.0

@@ -235,3 +235,43 @@ def test_false_alarms_are_as_rare_as_the_level_says(rng, paired):
     expected = 1 / 8 if paired else 1 / 35
     # With one error rate for both layers, at most the level; not much less, as the layers are independent.
     assert expected / 3 < np.mean(alarms) < expected + 3 * np.sqrt(expected / draws)
+
+
+def test_early_layers_stand_out_by_their_ratio_and_not_by_their_divergence(rng):
+    between = np.subtract.outer([0] * 4 + [1] * 4, [0] * 4 + [1] * 4) != 0
+    low, high = (vector(np.where(between, *ends)) for ends in ((0.2, 0.02), (0.4, 0.1)))
+    values = np.hstack([low, high]) * np.exp(0.1 * rng.normal(size=(28, 2)))
+    left = with_documents(rng, values, 300, 0.05)
+    found = contrast_groups(values, left, (4, 4), [0], 300)
+    share = found.early_to_rest
+    assert share.value == pytest.approx(found.layers[0].ratio.value / found.layers[1].ratio.value)
+    assert share.ci_low < 10 / 4 < share.ci_high
+    assert share.ci_low > 1
+    # The logarithm itself with one unit left out, instead of its linearisation.
+    labels = [0] * 4 + [1] * 4
+
+    def log_share(rows, kept):
+        totals = []
+        for row in rows.T:
+            parts = {key: [] for key in ("b", 0, 1)}
+            for (i, j), value in zip(pair_positions(8), row, strict=True):
+                if i in kept and j in kept:
+                    parts["b" if labels[i] != labels[j] else labels[i]].append(value)
+            totals.append(np.log(np.mean(parts["b"]) / np.mean([np.mean(parts[0]), np.mean(parts[1])])))
+        return totals[0] - totals[1]
+
+    over_documents = np.array([log_share(left[:, :, at], range(8)) for at in range(300)])
+    variance = 299 / 300 * np.square(over_documents - over_documents.mean()).sum()
+    for group in (range(4), range(4, 8)):
+        own = np.array([log_share(values, set(range(8)) - {one}) for one in group])
+        variance += 3 / 4 * np.square(own - own.mean()).sum()
+    width = np.log(share.ci_high / share.ci_low)
+    # The t quantile of 3 to 6 degrees of freedom and up; a part of the documents' variance is in both terms.
+    assert 2 * 1.96 * 0.9 < width / np.sqrt(variance) < 2 * 3.2
+
+
+def test_early_layers_that_are_all_layers_have_nothing_to_stand_out_from(rng):
+    values = rng.random((15, 2)) + 0.5
+    found = contrast_groups(values, None, (3, 3), [0, 1], 50).early_to_rest
+    assert found.value is None
+    assert found.reason
