@@ -137,13 +137,24 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
     settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
     words = [
         f"corpus {printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)}",
-        counted(record["summary"]["n_documents"], "document"),
+        counted(record["summary"]["n_documents"], "document")
+        + ("" if corpus_letters else units_in_words(origin["corpus"])),
         f"at most {settings['max_length']} tokens",
         f"{settings['pooling']} pooling",
         f"{settings['sites']} sites",
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
+
+
+def units_in_words(corpus: dict[str, Any]) -> str:
+    """What a document of the corpus is, where there was a choice: " (lines)", " (column 'text')"."""
+    source = corpus["source"]
+    if corpus["spec"] in ("sample", "pubmed"):
+        return ""
+    columns = [*source.get("columns", {}).values(), *([source["column"]] if "column" in source else [])]
+    words = [f"column {printable(column)!r}" for column in columns] + [*source.get("units", {}).values()]
+    return f" ({' or '.join(dict.fromkeys(words))})" if words else ""
 
 
 def layer_list(layers: Sequence[int]) -> str:

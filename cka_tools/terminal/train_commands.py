@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING, printable
-from cka_tools.settings import option
+from cka_tools.formatting import NOTHING, counted, printable, units_in_words
+from cka_tools.settings import Reading, option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import TrainingLine, emit, say, tell
 from cka_tools.terminal.tables import Column, print_table
@@ -55,6 +55,7 @@ def train_command(
         "such as 8x128, of random weights. Pretraining takes a model's shape alone.",
     ),
     corpus: str = option(MISSING, "Texts to train on, as `cka compare --corpus` takes them."),
+    reading: Reading,
     options: TrainingOptions,
     output: TrainOutput,
 ) -> None:
@@ -68,9 +69,10 @@ def train_command(
 
     Example: cka train pretraining --start 8x128 --corpus texts.jsonl.gz --epochs 2 --out runs/start
     """
+    from cka_tools.documents.corpus_spec import open_corpus
     from cka_tools.documents.draw import stream_documents
     from cka_tools.manifest import read_manifest
-    from cka_tools.processes import leave
+    from cka_tools.processes import launched_first, leave
     from cka_tools.training.freezing import freeze as frozen_by
     from cka_tools.training.packing import pack_texts
     from cka_tools.training.recipe import DETOURS, PRETRAINING
@@ -85,7 +87,10 @@ def train_command(
             f"--start {start!r} has random weights, recipe {recipe!r} goes on from a trained model: "
             f"train it by the recipe {PRETRAINING} first"
         )
-    texts = [document.text for document in stream_documents(corpus)]
+    opened = open_corpus(corpus, reading=reading)
+    texts = [document.text for document in stream_documents(opened)]
+    if not output.quiet and launched_first() and (units := units_in_words({"spec": corpus, "source": opened.source})):
+        tell(f"note: the corpus holds {counted(len(texts), 'document')}{units}")
     with start_folder(start, random=recipe == PRETRAINING, seed=seed) as folder:
         model, tokenizer = load_start(folder, given=start)
         for intervention in options.freeze:
