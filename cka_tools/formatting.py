@@ -20,10 +20,16 @@ def parse_bytes(size: int | str, option: str) -> int:
     Raises:
         UserError: not a size; `option` names where it was given.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", str(size))
     if match is None or match[2].lower() not in _UNITS:
-        raise UserError(f"{option} {size!r} is not a valid size: write it like 8GiB, 512MiB or 0")
+        raise UserError(f"{option} {quoted(size)} is not a valid size: write it like 8GiB, 512MiB or 0")
     return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def quoted(given: object, letters: int = 60) -> str:
+    """What was given, in quotes; of a longer one both ends."""
+    text = str(given)
+    return repr(text if len(text) <= letters else f"{text[: letters // 2]}{ELLIPSIS}{text[-(letters // 2) :]}")
 
 
 def size_in_words(size: float) -> str:
@@ -41,9 +47,16 @@ NOTHING = "–"
 ELLIPSIS = "…"
 
 
+def visible(text: str, keep: str = "") -> str:
+    """Text without control characters, which a terminal would obey, bar those to `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def printable(text: str) -> str:
-    """Text on one line, without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    """Text on one line, white space run together, without control characters."""
+    return visible(" ".join(text.split()))
 
 
 def shorten(text: str, limit: int) -> str:
