@@ -95,7 +95,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
-        _let_go_of_output()
+        sys.stderr.close()
         sys.exit(BAD_INPUT)
     except Exception as error:
         # Usage errors of the parser: known by their interface, as typer brings a parser of its own.
@@ -116,11 +116,6 @@ def _kept() -> str:
 def _unforeseen(error: Exception, *, debug: bool) -> str:
     """One line for an exception that nobody made a message of, and where its traceback is."""
     if isinstance(error, OSError):
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _let_go_of_output()
-            return f"standard output cannot be written ({reason_of(error)}): what was saved before is kept"
         where = f"{str(error.filename)!r}: " if error.filename else ""
         what = f"{where}{reason_of(error)}"
     elif isinstance(error, MemoryError):
@@ -136,12 +131,6 @@ def _unforeseen(error: Exception, *, debug: bool) -> str:
     except OSError:
         return f"{what}; add {DEBUG} for the traceback"
     return f"{what}; this was not foreseen: the traceback is in {file}"
-
-
-def _let_go_of_output() -> None:
-    """Standard output is gone: Python shall not say so again at its end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int, *, debug: bool = False) -> NoReturn:

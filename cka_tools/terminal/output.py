@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
+from cka_tools.errors import UserError, reason_of
 from cka_tools.formatting import counted, printable, visible
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Output
@@ -138,9 +140,34 @@ def tell(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 
-def echo(text: str) -> None:
-    """Print a line, on standard output."""
-    print(visible(text))
+class OutputLost(UserError):  # noqa: N818 - a condition
+    """Standard output takes nothing more."""
+
+    exit_code = 1
+
+
+@contextmanager
+def to_output() -> Iterator[None]:
+    """Print to standard output inside, which may be full.
+
+    Raises:
+        OutputLost: it is.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left shall not fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputLost(f"standard output cannot be written ({reason_of(error)}): what was saved is kept") from error
+
+
+def echo(text: str, end: str = "\n") -> None:
+    """Print text, on standard output."""
+    with to_output():
+        print(visible(text, keep="\n"), end=end)
 
 
 def as_json(data: Any) -> str:
@@ -186,7 +213,8 @@ def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
     if output.as_json:
         echo(data)
     elif not output.quiet:
-        show(Terminal())
+        with to_output():
+            show(Terminal())
 
 
 def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:

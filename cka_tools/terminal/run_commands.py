@@ -13,7 +13,7 @@ from cka_tools.comparison.record import COMPARISON
 from cka_tools.comparison.results import KINDS, RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING
+from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import as_json, echo, emit, print_result
@@ -70,7 +70,7 @@ def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
     if output.as_json:
         echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
-        echo(f"Wrote {' and '.join(str(t) for t in targets)}")
+        echo(f"Wrote {' and '.join(printable(str(t)) for t in targets)}")
 
 
 @with_options()
@@ -136,7 +136,7 @@ def summary_command(
     if output.out is not None:
         write_whole(output.out, text)
     elif not output.quiet:
-        print(text, end="")
+        echo(text, end="")
 
 
 def _summary_json(found: SummaryTable) -> str:

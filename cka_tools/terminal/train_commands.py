@@ -136,7 +136,7 @@ def train_command(
     elif not output.quiet:
         stated = ", ".join(f"{loss:.3f} in {name}" for name, loss in losses.items() if loss is not None)
         tokens_read = f"{manifest.get('run_tokens', 0):,} tokens from {held}"
-        echo(f"Wrote {final} ({tokens_read}; last training losses in nats a target: {stated})")
+        echo(f"Wrote {printable(str(final))} ({tokens_read}; last training losses in nats a target: {stated})")
 
 
 @recipe_app.command("show")
