@@ -23,7 +23,6 @@ from cka_tools.comparison.record import (
     ABLATION,
     COMMANDS,
     COMPARISON,
-    CONTRAST,
     FORMAT,
     MATRIX,
     MEANS,
@@ -31,6 +30,7 @@ from cka_tools.comparison.record import (
     JsonObject,
     csv_bytes,
 )
+from cka_tools.comparison.schema import find_fault
 from cka_tools.errors import UserError, one_line, reason_of
 from cka_tools.formatting import quoted
 from cka_tools.store.directory import locked
@@ -39,16 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-
-SHARED = ("summary", "pairs", "provenance")
-PARTS = {
-    COMPARISON: (*SHARED, "layers", "matrix", "best_match"),
-    TRAJECTORY: SHARED,
-    MATRIX: (*SHARED, "linkage"),
-    CONTRAST: (*SHARED, "layers"),
-    ABLATION: (*SHARED, "axis"),
-}
-"""What the record of each kind must hold."""
 
 RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
 FIGURE_SUFFIXES = ("pdf", "png")
@@ -100,7 +90,7 @@ def resolved(path: Path) -> Path:
         place.exists()
     except (OSError, RuntimeError, ValueError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"--out {quoted(path)} cannot be used ({reason}): name another place") from error
+        raise UserError(f"--out {quoted(path, 400)} cannot be used ({reason}): name another place") from error
     return place
 
 
@@ -253,10 +243,22 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def run_kind(run_dir: Path) -> str | None:
     """What a run directory holds: COMPARISON, or a kind its record names; None where it cannot be read."""
     try:
-        record = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _kind(_read_json(run_dir / RESULT))
+    except (OSError, ValueError, RecursionError):
         return None
-    return _kind(record)
+
+
+def _read_json(path: Path) -> Any:
+    """JSON as the standard has it.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, or is not that.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def _kind(record: Any) -> str | None:
@@ -272,28 +274,36 @@ def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[JsonObject, dict[st
     Raises:
         UserError: no run of this kind there, or one that is damaged or of a later format.
     """
-    path = run_dir / RESULT
+    path, name = run_dir / RESULT, quoted(run_dir, 400)
     command = f"`cka {COMMANDS[kind]}`"
-    if not path.is_file():
-        raise UserError(f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that {command} wrote")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
-    if _kind(record) != kind:
-        raise UserError(f"{str(path)!r} is not a {kind}'s result: name a directory that {command} wrote")
+        if not path.is_file():
+            raise UserError(f"{name} is not a run: it holds no {RESULT}; name a directory that {command} wrote")
+        record = _read_json(path)
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"{name} is damaged ({reason}): make the run again") from error
+    if (found := _kind(record)) != kind:
+        if found not in (*COMMANDS, None):
+            raise UserError(f"{name} is a run of the kind {quoted(found)}, which is not known: upgrade to read it")
+        raise UserError(f"{quoted(path, 400)} is not a {kind}'s result: name a directory that {command} wrote")
     written = record.pop("format", 0)
-    if not isinstance(written, int) or written > FORMAT:
-        raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
+    if isinstance(written, bool) or not isinstance(written, int) or not 0 <= written <= FORMAT:
+        raise UserError(f"{name} has the format {quoted(written)}, not 1 to {FORMAT}: upgrade to read a later one")
     try:
         if written < FORMAT:
             record = upgrade(record, kind)
-        if lost := [part for part in PARTS[kind] if part not in record]:
-            raise UserError(f"{str(run_dir)!r} is damaged (no {', '.join(lost)}): make the run again")
         old_ablation = kind == ABLATION and not (run_dir / ARRAYS).is_file()
-        return record, {} if old_ablation else load_file(run_dir / ARRAYS)
-    except (OSError, SafetensorError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
+        arrays = {} if old_ablation else load_file(run_dir / ARRAYS)
+        fault = find_fault(record, arrays, kind)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise UserError(f"{name} is damaged ({reason}): make the run again") from error
+    if fault:
+        raise UserError(f"{name} is damaged ({fault}): make the run again")
+    return record, arrays
 
 
 NOT_KEPT = {"value": None, "ci_low": None, "ci_high": None, "reason": "version 0.1 did not keep it"}
