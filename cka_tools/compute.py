@@ -249,7 +249,7 @@ def open_run(
         settings.trust_remote_code,
         settings.allow_unused_weights,
     )
-    draws = [draw_documents(corpus, settings.documents, seed) for seed in seeds or (settings.seed,)]
+    draws = [draw_documents(corpus, settings.documents, seed, settings) for seed in seeds or (settings.seed,)]
     sources = list(dict.fromkeys(given))
     order = [sources.index(source) for source in given]
     outlines = [source.outline(options) for source in sources]

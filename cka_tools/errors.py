@@ -12,6 +12,8 @@ class UserError(ValueError):
     The command line prints it without a traceback and exits with code 2.
     """
 
+    exit_code = 2
+
 
 class ProcessLost(Exception):  # noqa: N818 - a condition for the command line to name, not a fault
     """Another process of the run ended or does not answer, or the launcher stops all of them."""

@@ -20,10 +20,16 @@ def parse_bytes(size: int | str, option: str) -> int:
     Raises:
         UserError: not a size; `option` names where it was given.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", str(size))
     if match is None or match[2].lower() not in _UNITS:
-        raise UserError(f"{option} {size!r} is not a valid size: write it like 8GiB, 512MiB or 0")
+        raise UserError(f"{option} {quoted(size)} is not a valid size: write it like 8GiB, 512MiB or 0")
     return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def quoted(given: object, letters: int = 60) -> str:
+    """What was given, in quotes; of a longer one both ends."""
+    text = str(given)
+    return repr(text if len(text) <= letters else f"{text[: letters // 2]}{ELLIPSIS}{text[-(letters // 2) :]}")
 
 
 def size_in_words(size: float) -> str:
@@ -41,9 +47,16 @@ NOTHING = "–"
 ELLIPSIS = "…"
 
 
+def visible(text: str, keep: str = "") -> str:
+    """Text without control characters, which a terminal would obey, bar those to `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def printable(text: str) -> str:
-    """Text on one line, without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    """Text on one line, white space run together, without control characters."""
+    return visible(" ".join(text.split()))
 
 
 def shorten(text: str, limit: int) -> str:
@@ -137,13 +150,24 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
     settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
     words = [
         f"corpus {printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)}",
-        counted(record["summary"]["n_documents"], "document"),
+        counted(record["summary"]["n_documents"], "document")
+        + ("" if corpus_letters else units_in_words(origin["corpus"])),
         f"at most {settings['max_length']} tokens",
         f"{settings['pooling']} pooling",
         f"{settings['sites']} sites",
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
+
+
+def units_in_words(corpus: dict[str, Any]) -> str:
+    """What a document of the corpus is, where there was a choice: " (lines)", " (column 'text')"."""
+    source = corpus["source"]
+    if corpus["spec"] in ("sample", "pubmed"):
+        return ""
+    columns = [*source.get("columns", {}).values(), *([source["column"]] if "column" in source else [])]
+    words = [f"column {printable(column)!r}" for column in columns] + [*source.get("units", {}).values()]
+    return f" ({' or '.join(dict.fromkeys(words))})" if words else ""
 
 
 def layer_list(layers: Sequence[int]) -> str:

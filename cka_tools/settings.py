@@ -105,7 +105,52 @@ def option(
 
 
 @dataclass(frozen=True)
-class Settings:
+class Reading:
+    """How the files of a corpus become documents; what was taken is in the record's `source`.
+
+    Raises:
+        UserError: a value that does not fit, by name.
+    """
+
+    # An ablation has two corpora, which need not be of one kind.
+    column: str | None = option(
+        None,
+        "Column of the text; several, as title,abstract, are joined.",
+        shown="text, contents, content or abstract with its title",
+        lacking=("ablate",),
+        recorded=False,
+    )
+    text_unit: Literal["line", "paragraph", "file"] | None = option(
+        None,
+        "What is a document in .txt files.",
+        shown="the file in a folder of several, else the paragraph if there are blank lines, else the line",
+        lacking=("ablate",),
+        recorded=False,
+    )
+    document_limit: str | int = option("16MiB", "Larger documents of files are refused.", recorded=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "document_limit", parse_bytes(self.document_limit, "document-limit"))
+        if not 0 < self.document_bytes <= MOST_BYTES:
+            raise UserError(
+                f"document-limit {self.document_limit!r} does not fit: give a size from 1 to {MOST_BYTES} bytes"
+            )
+        if self.column is not None and not all(map(str.strip, self.column.split(","))):
+            raise UserError(f"column {self.column!r} names no column: write it like abstract, or title,abstract")
+        check_options(self)
+
+    @property
+    def document_bytes(self) -> int:
+        """`document_limit` in bytes."""
+        return int(self.document_limit)
+
+
+MOST_BYTES = 2**31 - 1
+"""Python's CSV reader counts no further."""
+
+
+@dataclass(frozen=True)
+class Settings(Reading):
     """How documents become features, and how features are compared.
 
     Raises:
@@ -174,6 +219,7 @@ class Settings:
     spill_folder: str | None = option(None, recorded=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("layers", "early", "measures"):
             value = getattr(self, name)
             if value is not None:
@@ -181,7 +227,6 @@ class Settings:
                 if not value:
                     raise UserError(f"{name}: the list is empty; name at least one, or leave it out")
         object.__setattr__(self, "keep_features", parse_bytes(self.keep_features, "keep-features"))
-        check_options(self)
 
     @classmethod
     def of(cls, options: dict[str, Any], base: Settings | None = None) -> Settings:

@@ -20,13 +20,17 @@ LACKING = {
     "trajectory": {"pairs", "protocol"},
     "matrix": {"pairs", "protocol"},
     # One device for training and comparing is an option of its own; the models are made here.
-    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights"},
+    # Its two corpora need not be of one kind.
+    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights", "column", "text_unit"},
 }
 
 FLAGS = {"measures": "--measure", "cache": "--no-cache"}
 
 #: A value of each that does not fit, and the words for it.
 BAD = {
+    "column": ("a,,b", "column 'a,,b' names no column"),
+    "text_unit": ("word", "text-unit 'word' is not one of line, paragraph, file"),
+    "document_limit": ("0", "document-limit 0 does not fit"),
     "documents": (0, "documents 0 must be at least 1"),
     "max_length": (-3, "max-length -3 must be at least 1"),
     "pooling": ("max", "pooling 'max' is not one of mean, cls, last, token"),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cka_tools import __version__
+from cka_tools.formatting import printable
 from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
 
 if TYPE_CHECKING:
@@ -279,3 +280,29 @@ def tidy(rows: Sequence[JsonObject]) -> pd.DataFrame:
 
     frame = pd.DataFrame(rows)
     return frame.astype({name: "Int64" for name in _WHOLE if name in frame})
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as CSV in UTF-8, of which a spreadsheet computes nothing and a terminal obeys nothing.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it; numbers stay numbers.
+    """
+    frame = frame.copy()
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        frame[name] = frame[name].map(_harmless)
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    cell = printable(cell)
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not _is_number(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -69,7 +69,7 @@ class RunResult:
         Raises:
             UserError: the directory holds something already, or there is no room.
         """
-        return write_run(Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure, table_name=self.table)
+        return write_run(Path(run_dir), self.record, self.arrays, self.to_frame, self.figure, table_name=self.table)
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Self:
@@ -306,7 +306,7 @@ class Ablation(RunResult):
             UserError: there is no room.
         """
         return write_run(
-            Path(run_dir), self.record, self.arrays, self.to_frame(), self.figure, table_name=self.table,
+            Path(run_dir), self.record, self.arrays, self.to_frame, self.figure, table_name=self.table,
             into=True,
         )  # fmt: skip
 

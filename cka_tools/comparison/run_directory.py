@@ -6,9 +6,12 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,98 +23,180 @@ from cka_tools.comparison.record import (
     ABLATION,
     COMMANDS,
     COMPARISON,
-    CONTRAST,
     FORMAT,
     MATRIX,
     MEANS,
     TRAJECTORY,
     JsonObject,
+    csv_bytes,
 )
-from cka_tools.errors import UserError
+from cka_tools.comparison.schema import find_fault
+from cka_tools.errors import UserError, one_line, reason_of
+from cka_tools.formatting import quoted
+from cka_tools.store.directory import locked
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-SHARED = ("summary", "pairs", "provenance")
-PARTS = {
-    COMPARISON: (*SHARED, "layers", "matrix", "best_match"),
-    TRAJECTORY: SHARED,
-    MATRIX: (*SHARED, "linkage"),
-    CONTRAST: (*SHARED, "layers"),
-    ABLATION: (*SHARED, "axis"),
-}
-"""What the record of each kind must hold."""
-
 RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
 FIGURE_SUFFIXES = ("pdf", "png")
+
+
+class Taken(UserError):  # noqa: N818 - a condition that the command line goes around
+    """An output directory that holds something."""
+
+
+class NotDrawn(UserError):  # noqa: N818 - what is lacking, not a fault of what was given
+    """A run that was saved, but for its table or figure."""
+
+    exit_code = 1
 
 
 def check_free(run_dir: Path) -> None:
     """Refuse an output directory that cannot become a new run, before any work is done.
 
     Raises:
-        UserError: it is a file, or holds files already.
+        Taken: it holds files already. UserError: it is a file, too long a name, or in a place where nothing
+            can be written.
     """
-    if run_dir.exists() and not run_dir.is_dir():
+    place = resolved(run_dir)
+    if place.exists() and not place.is_dir():
         raise UserError(f"--out {str(run_dir)!r} is a file: name a directory that does not exist yet")
-    if run_dir.is_dir() and any(run_dir.iterdir()):
-        held = "another run" if (run_dir / RESULT).exists() else "files already"
-        raise UserError(f"--out {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
-    parent = next(p for p in run_dir.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--out {str(run_dir)!r}: {str(parent)!r} cannot be written to; name another place")
+    if place == Path.cwd():
+        raise UserError(f"--out {str(run_dir)!r} is the folder that you are in: name a directory of its own")
+    if place.is_dir() and any(place.iterdir()):
+        held = "another run" if (place / RESULT).exists() else "files already"
+        raise Taken(f"--out {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
+    parent = next(p for p in place.parents if p.exists())
+    try:  # a right to write says little: of a full disk, a quota, or the system's own folders nothing
+        Path(tempfile.mkdtemp(prefix=".cka-probe-", dir=parent)).rmdir()
+    except OSError as error:
+        reason = f"{str(parent)!r} cannot be written to ({reason_of(error)})"
+        raise UserError(f"--out {str(run_dir)!r}: {reason}; name another place") from error
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads, through links and `~`.
+
+    Raises:
+        UserError: nowhere: links in a circle, no such home, or a name that is too long.
+    """
+    try:
+        place = path.expanduser().resolve()
+        if max(len(os.fsencode(part)) for part in place.parts) > NAME_BYTES or len(os.fsencode(place)) > PATH_BYTES:
+            raise OSError(errno.ENAMETOOLONG, "the name is too long")
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"--out {quoted(path, 400)} cannot be used ({reason}): name another place") from error
+    return place
+
+
+NAME_BYTES, PATH_BYTES = 255, 4000
+"""The longest names of files that common systems have, with room for the files of a run."""
+
+STAGING = ".cka-run-"
 
 
 def write_run(
     run_dir: Path,
     record: JsonObject,
     arrays: dict[str, np.ndarray],
-    table: pd.DataFrame,
+    table: Callable[[], pd.DataFrame],
     figure: Callable[[], Figure],
     *,
     table_name: str,
     into: bool = False,
 ) -> Path:
-    """Write all files of a run under a temporary name, then rename; `result.json` last.
+    """Write all files of a run under a temporary name, then rename.
+
+    Results come first: where the table or a picture cannot be made, the run is saved without it.
 
     Args:
         into: the directory may hold other files, which stay (checkpoints of an ablation).
 
+    Returns:
+        the directory.
+
     Raises:
-        UserError: the directory is taken, or the disk is full or read-only.
+        Taken: the directory holds something already. NotDrawn: saved, but for what the message says.
+        UserError: the disk is full or read-only.
     """
     if not into:
         check_free(run_dir)
-    staging: Path | None = None
+    lacking: dict[str, str] = {}
+    place = resolved(run_dir)
     try:
-        run_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.absolute().parent))
-        staging.chmod(0o755)
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, staging / ARRAYS)
-        table.to_csv(staging / table_name, index=False)
-        drawn = figure()
-        for suffix in FIGURE_SUFFIXES:
-            drawn.savefig(staging / f"{FIGURE}.{suffix}")
-        text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
-        (staging / RESULT).write_text(text + "\n", encoding="utf-8")
-        for written in staging.iterdir():
-            written.chmod(0o644)
-        if into:
-            run_dir.mkdir(exist_ok=True)
-            for written in sorted(staging.iterdir(), key=lambda path: path.name == RESULT):
-                written.replace(run_dir / written.name)
-        else:
-            if run_dir.is_dir():
-                run_dir.rmdir()
-            staging.rename(run_dir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _staging(place.parent) as staging:
+            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, staging / ARRAYS)
+            text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False, allow_nan=False)
+            # Of a name that is not UTF-8 half a surrogate pair is left: JSON escapes it in the same way.
+            (staging / RESULT).write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
+            _add(staging, "table", lambda: csv_bytes(table()), (table_name,), lacking)
+            _add(staging, "figure", figure, [f"{FIGURE}.{suffix}" for suffix in FIGURE_SUFFIXES], lacking)
+            for written in staging.iterdir():
+                written.chmod(0o644)
+            if into:
+                place.mkdir(exist_ok=True)
+                for written in sorted(staging.iterdir(), key=lambda path: path.name == RESULT):
+                    written.replace(place / written.name)
+            else:
+                _rename(staging, place, run_dir)
     except (OSError, SafetensorError) as error:
         raise UserError(_why_not_written(run_dir, error)) from error
-    finally:
-        if staging is not None and staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
+    if lacking:
+        what, why = " and ".join(lacking), "; ".join(dict.fromkeys(lacking.values()))
+        redraw = f": `cka plot {run_dir}` draws it" if "figure" in lacking else ""
+        raise NotDrawn(f"the run was saved in {str(run_dir)!r} without its {what} ({why}){redraw}")
     return run_dir
+
+
+def _add(staging: Path, what: str, make: Callable[[], Any], names: Sequence[str], lacking: dict[str, str]) -> None:
+    """Write a table or a figure; whatever stops it, the results are kept without it."""
+    try:
+        made = make()
+        for name in names:
+            if isinstance(made, bytes):
+                (staging / name).write_bytes(made)
+            else:
+                made.savefig(staging / name)
+    except Exception as error:
+        for name in names:
+            (staging / name).unlink(missing_ok=True)
+        lacking[what] = reason_of(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
+
+
+def _rename(staging: Path, place: Path, run_dir: Path) -> None:
+    try:
+        if place.is_dir():
+            place.rmdir()
+        staging.rename(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Taken(f"--out {str(run_dir)!r} was taken meanwhile: name another") from error
+        raise
+
+
+@contextmanager
+def _staging(parent: Path) -> Iterator[Path]:
+    """A folder to write to, beside its later place, with what killed runs have left there removed.
+
+    A lock says which of them are still being written.
+    """
+    for lock in parent.glob(f"{STAGING}*.lock"):
+        with suppress(OSError, NotImplementedError), locked(lock, wait=False):
+            if not (left := lock.with_suffix("")).is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+    staging = parent / f"{STAGING}{secrets.token_hex(4)}"
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):  # a file system without locks
+            held.enter_context(locked(staging.with_name(f"{staging.name}.lock"), wait=False))
+        held.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
 
 
 def _why_not_written(run_dir: Path, error: Exception) -> str:
@@ -132,28 +217,48 @@ def write_figure(figure: Figure, path: Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename.
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name, then rename; through a link, and to a device as it stands.
 
     Raises:
         UserError: the place cannot be written to.
     """
-    staging = path.with_name(f".{path.name}.partial")
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    place = resolved(path)
+    staging = None
     try:
+        if place.exists() and not place.is_file():
+            place.write_bytes(content)
+            return
+        # A name of its own length: one of 255 bytes leaves no room for more.
+        staging = place.with_name(f".cka-{sha256(os.fsencode(place.name)).hexdigest()[:12]}.partial")
         staging.write_bytes(content)
-        staging.replace(path)
+        staging.replace(place)
     except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise UserError(f"--out {str(path)!r} could not be written ({error.strerror}): name another place") from error
+        if staging is not None:
+            staging.unlink(missing_ok=True)
+        raise UserError(f"--out {str(path)!r} could not be written ({reason_of(error)}): name another place") from error
 
 
 def run_kind(run_dir: Path) -> str | None:
     """What a run directory holds: COMPARISON, or a kind its record names; None where it cannot be read."""
     try:
-        record = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _kind(_read_json(run_dir / RESULT))
+    except (OSError, ValueError, RecursionError):
         return None
-    return _kind(record)
+
+
+def _read_json(path: Path) -> Any:
+    """JSON as the standard has it.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, or is not that.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def _kind(record: Any) -> str | None:
@@ -169,28 +274,36 @@ def read_run(run_dir: Path, kind: str = COMPARISON) -> tuple[JsonObject, dict[st
     Raises:
         UserError: no run of this kind there, or one that is damaged or of a later format.
     """
-    path = run_dir / RESULT
+    path, name = run_dir / RESULT, quoted(run_dir, 400)
     command = f"`cka {COMMANDS[kind]}`"
-    if not path.is_file():
-        raise UserError(f"{str(run_dir)!r} is not a run: it holds no {RESULT}; name a directory that {command} wrote")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
-    if _kind(record) != kind:
-        raise UserError(f"{str(path)!r} is not a {kind}'s result: name a directory that {command} wrote")
+        if not path.is_file():
+            raise UserError(f"{name} is not a run: it holds no {RESULT}; name a directory that {command} wrote")
+        record = _read_json(path)
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"{name} is damaged ({reason}): make the run again") from error
+    if (found := _kind(record)) != kind:
+        if found not in (*COMMANDS, None):
+            raise UserError(f"{name} is a run of the kind {quoted(found)}, which is not known: upgrade to read it")
+        raise UserError(f"{quoted(path, 400)} is not a {kind}'s result: name a directory that {command} wrote")
     written = record.pop("format", 0)
-    if not isinstance(written, int) or written > FORMAT:
-        raise UserError(f"{str(run_dir)!r} was written by a later version of cka-tools: upgrade to read it")
+    if isinstance(written, bool) or not isinstance(written, int) or not 0 <= written <= FORMAT:
+        raise UserError(f"{name} has the format {quoted(written)}, not 1 to {FORMAT}: upgrade to read a later one")
     try:
         if written < FORMAT:
             record = upgrade(record, kind)
-        if lost := [part for part in PARTS[kind] if part not in record]:
-            raise UserError(f"{str(run_dir)!r} is damaged (no {', '.join(lost)}): make the run again")
         old_ablation = kind == ABLATION and not (run_dir / ARRAYS).is_file()
-        return record, {} if old_ablation else load_file(run_dir / ARRAYS)
-    except (OSError, SafetensorError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{str(run_dir)!r} is damaged ({error}): make the run again") from error
+        arrays = {} if old_ablation else load_file(run_dir / ARRAYS)
+        fault = find_fault(record, arrays, kind)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise UserError(f"{name} is damaged ({reason}): make the run again") from error
+    if fault:
+        raise UserError(f"{name} is damaged ({fault}): make the run again")
+    return record, arrays
 
 
 NOT_KEPT = {"value": None, "ci_low": None, "ci_high": None, "reason": "version 0.1 did not keep it"}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from cka_tools.comparison.record import MEANS, JsonObject
+from cka_tools.comparison.record import MEANS, JsonObject, csv_bytes
 from cka_tools.comparison.results import Comparison
 from cka_tools.errors import UserError
 from cka_tools.formatting import ELLIPSIS, NOTHING, layer_list, level_in_words, percent, printable, short_names, times
@@ -215,7 +215,7 @@ def markdown_escaped(text: str) -> str:
 
 def to_csv(table: SummaryTable) -> str:
     """One row a run, fractions; an empty field is a value that cannot be given."""
-    return table.frame.to_csv(index=False, lineterminator="\n")
+    return csv_bytes(table.frame).decode()
 
 
 def to_markdown(table: SummaryTable) -> str:

@@ -14,6 +14,7 @@ from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Corpus, Document, DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.formatting import counted
+from cka_tools.settings import Reading
 from cka_tools.spill_file import SpillFile
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def draw_documents(
     corpus: str | PathLike[str] | Sequence[str | Mapping[str, Any]] | datasets.Dataset,
     documents: int | None = None,
     seed: int = 42,
+    reading: Reading | None = None,
 ) -> DocumentDraw:
     """Draw documents from a corpus: a pure function of its set of texts and the seed.
 
@@ -125,6 +127,7 @@ def draw_documents(
             mappings, each with its text and what else is known of it.
         documents: how many; None is `DEFAULT_DOCUMENTS`, or all where there are fewer, with a note.
         seed: a non-negative integer.
+        reading: which columns and units of files are documents (`Settings` is one).
 
     Raises:
         UserError: the corpus cannot be read, has fewer usable documents than asked for or than
@@ -133,7 +136,7 @@ def draw_documents(
     wanted = _checked_number(documents)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed {seed!r}: give a whole number from 0 to {LARGEST_SEED}")
-    opened = open_corpus(corpus, candidates=wanted, seed=seed)
+    opened = open_corpus(corpus, wanted, seed, reading)
     drawn = _smallest_keys(opened, wanted, seed)
     counts = {"read": 0, "empty": 0, "duplicates": 0, "usable": 0} | opened.counts | {"drawn": len(drawn)}
     _check_enough(opened, documents)
@@ -142,14 +145,15 @@ def draw_documents(
 
 
 def stream_documents(
-    corpus: str | PathLike[str] | Sequence[str | Mapping[str, Any]] | datasets.Dataset,
+    corpus: str | PathLike[str] | Sequence[str | Mapping[str, Any]] | datasets.Dataset | Corpus,
+    reading: Reading | None = None,
 ) -> Iterator[Document]:
     """Yield every document of a corpus that is not empty, in the corpus's own order, duplicates included.
 
     Raises:
         UserError: as `draw_documents`, for a corpus that does not exist at once; no document at all.
     """
-    return _not_empty(open_corpus(corpus))
+    return _not_empty(corpus if isinstance(corpus, Corpus) else open_corpus(corpus, reading=reading))
 
 
 def _not_empty(opened: Corpus) -> Iterator[Document]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.documents.document import Corpus, Document, metadata_of
-from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_column
+from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_columns
 from cka_tools.errors import UserError, one_line
+from cka_tools.settings import Reading
 
 OFFLINE_CHOICES = "use `sample` or the path of a file, which need no hub"
 FIRST_LOOK_SECONDS = 6.0
@@ -116,9 +117,11 @@ def open_biomed_enriched(spec: str, candidates: int | None, seed: int) -> Corpus
     return open_hub_dataset(f"hf:{BIOMED_ENRICHED}::{split}:text", candidates, seed, name=spec)
 
 
-def open_hub_dataset(spec: str, candidates: int | None, seed: int, name: str | None = None) -> Corpus:
+def open_hub_dataset(
+    spec: str, candidates: int | None, seed: int, name: str | None = None, reading: Reading | None = None
+) -> Corpus:
     """Open `hf:ID[:config[:split[:column]]]`; a part left empty is chosen: the only split or `train`, the
-    text column.
+    text column, which `reading` may name too.
 
     Raises:
         UserError: the spec does not fit, the hub cannot be reached or does not give the dataset (also while
@@ -129,13 +132,16 @@ def open_hub_dataset(spec: str, candidates: int | None, seed: int, name: str | N
     dataset_id, config, split, column = (*fields, "", "", "", "")[:4]
     if not dataset_id or len(fields) > 4:
         raise UserError(f"{spec!r}: write hf:ID[:config[:split[:column]]], as in hf:org/name::test:text")
+    asked = reading.column if reading else None
+    if column and asked and column != asked:
+        raise UserError(f"column {asked!r}: {spec!r} names the column {column!r}; leave one of them out")
     if Path(dataset_id).exists():  # `load_dataset` would take the folder
         raise UserError(f"{name}: {dataset_id!r} is also a path here; give it without hf:, or run elsewhere")
     revision, _ = look_up(dataset_id, name)
     opened = Corpus(name, source={"kind": "hub", "repository": dataset_id, "revision": revision})
     with hub_errors(dataset_id, name):
         stream = _load(dataset_id, config, split, opened)
-    opened.documents = guarded(_read(stream, column, candidates, seed, opened), opened, dataset_id)
+    opened.documents = guarded(_read(stream, column or asked, candidates, seed, opened), opened, dataset_id)
     return opened
 
 
@@ -154,17 +160,14 @@ def _load(dataset_id: str, config: str, split: str, opened: Corpus) -> Any:
     return splits[split]
 
 
-def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: Corpus) -> Iterator[Document]:
+def _read(stream: Any, asked: str | None, candidates: int | None, seed: int, opened: Corpus) -> Iterator[Document]:
     names = stream.column_names or list(next(iter(stream), {}))
-    if column and column not in names:
-        raise UserError(f"{opened.name}: no column {column!r}; it has {', '.join(names)}")
-    column = column or text_column(names, opened.name)
-    id_name = id_column(names)
-    opened.source["column"] = column
+    columns, id_name = text_columns(names, opened.name, asked), id_column(names)
+    opened.source["column"] = " + ".join(columns)
     # Metadata is for a draw: where all is read, as for training, further columns are not fetched.
     others = plain_columns(stream.features.arrow_schema) if stream.features and candidates is not None else []
     if candidates is None or stream.features:
-        stream = stream.select_columns([name for name in names if name in (column, id_name, *others)])
+        stream = stream.select_columns([name for name in names if name in (*columns, id_name, *others)])
     files = list(range(stream.num_shards))
     rows_left = rows_per_file = math.inf
     if candidates is not None:
@@ -185,7 +188,7 @@ def _read(stream: Any, column: str, candidates: int | None, seed: int, opened: C
                 break
             rows_left -= 1
             where = f"file:{index}:row:{number}"
-            yield row_document(row, column, id_name, where, f"{opened.name}, {where}")
+            yield row_document(row, columns, id_name, where, f"{opened.name}, {where}")
     if candidates is not None and whole:
         opened.source["population"] = "all rows of the split"
     elif candidates is not None:

@@ -9,57 +9,77 @@ and `year`.
 import html.entities
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from cka_tools.documents.document import Corpus, Document
-from cka_tools.documents.text_files import open_bytes
-from cka_tools.errors import UserError
+from cka_tools.documents.open_file import TooLarge, open_bytes
+from cka_tools.errors import UserError, one_line
+from cka_tools.settings import Reading
 
 ARTICLES = frozenset({"PubmedArticle", "PubmedBookArticle", "MedlineCitation"})
 DELETIONS = frozenset({"DeleteCitation", "DeleteDocument"})
 NO_LABEL = frozenset({"UNLABELLED", "UNLABELED", "UNASSIGNED"})
 CHUNK_BYTES = 1 << 16
+TAG_BYTES = 64
+"""What an element takes beside its text."""
+
 DELETED = -1
 
 
-def read_pubmed_xml(files: list[Path], corpus: Corpus) -> Iterator[Document]:
+def read_pubmed_xml(files: list[Path], corpus: Corpus, reading: Reading) -> Iterator[Document]:
     """Yield one document per PMID that has an abstract and is not deleted; ids are PMIDs.
 
-    The files count as one, in the order given. Two passes: the first learns which PMIDs are deleted and which
-    record of a PMID is its last, the second yields the documents. A deletion drops the records of its own
-    file and of those before it; of several records of one PMID (its versions) the last one counts. `counts`
-    gets `no_abstract`, `deleted` (records dropped), `replaced`; `source` gets `deletions_listed`.
+    The files count as one, in the order given. Two passes: the first learns what is deleted and which record
+    of a PMID counts, the second yields the documents. A citation is known by PMID and version (1 where none is
+    given): a deletion drops the records of that version in its own file and in those before it, and of several
+    records of one version the last one counts. Of the versions of a PMID that are left the highest counts,
+    wherever it stands (NLM Technical Bulletin 384, 2012, e6: numbers rise, single versions may be deleted, and
+    PubMed shows the most recent one). `counts` gets `no_abstract`, `deleted` (records dropped), `replaced`;
+    `source` gets `deletions_listed`.
 
     Raises:
         UserError: XML that does not parse, declares entities, or holds no PubMed record.
     """
-    last: dict[str, int] = {}
+    last: dict[tuple[str, int], int] = {}
+    several: dict[str, set[int]] = {}  # versions of the PMIDs that have others than 1
     listed = position = 0
+    limit = reading.document_bytes
     for file in files:
-        deleted: set[str] = set()
-        for record in _records(file):
+        deleted: set[tuple[str, int]] = set()
+        for record in _records(file, limit):
             if record.tag in DELETIONS:
-                deleted.update(_text(element) for element in record.iter("PMID"))
-            else:
-                position += 1
-                if pmid := _text(_content(record).find("PMID")):
-                    last[pmid] = position
+                deleted.update(_citation(element, file) for element in record.iter("PMID"))
+                continue
+            position += 1
+            pmid, version = _citation(_content(record).find("PMID"), file)
+            if pmid:
+                last[pmid, version] = position
+                if version != 1:
+                    several.setdefault(pmid, {1}).add(version)
         last.update(dict.fromkeys(deleted, DELETED))
         listed += len(deleted)
+    newest = {
+        pmid: max((v for v in versions if last.get((pmid, v), DELETED) != DELETED), default=1)
+        for pmid, versions in several.items()
+    }
+    for file in files:
+        corpus.source.setdefault("units", {})[file.name] = "titles with abstracts"
     corpus.source["deletions_listed"] = listed
 
     position = 0
-    for record in chain.from_iterable(map(_records, files)):
+    for file, record in ((one, record) for one in files for record in _records(one, limit)):
         if record.tag in DELETIONS:
             continue
         position += 1
         content = _content(record)
-        pmid, sections = _text(content.find("PMID")), _abstract(content)
-        if pmid and last[pmid] != position:
-            corpus.set_aside("deleted" if last[pmid] == DELETED else "replaced")
+        (pmid, version), sections = _citation(content.find("PMID"), file), _abstract(content)
+        counts = last[pmid, version] if pmid else position
+        if counts == DELETED:
+            corpus.set_aside("deleted")
+        elif counts != position or version != newest.get(pmid, version):
+            corpus.set_aside("replaced")
         elif not sections:
             corpus.set_aside("no_abstract")
         else:
@@ -67,27 +87,45 @@ def read_pubmed_xml(files: list[Path], corpus: Corpus) -> Iterator[Document]:
             yield Document(pmid or f"record:{position}", text, _metadata(content))
 
 
-def _records(file: Path) -> Iterator[Element]:
+def _citation(pmid: Element | None, file: Path) -> tuple[str, int]:
+    """A PMID, "" where there is none, and its version."""
+    version = "1" if pmid is None else pmid.get("Version", "1").strip()
+    if not re.fullmatch("[0-9]{1,9}", version):
+        raise UserError(f"{file}: PMID {_text(pmid)[:20]!r} has the version {version[:20]!r}, not a number; fix it")
+    return _text(pmid), int(version)
+
+
+def _records(file: Path, limit: int) -> Iterator[Element]:
     """Yield the children of the root that are records, each built on its own and then forgotten.
 
     The document type's DTD is named but never fetched; a declaration of an entity is refused, so that none
     expands.
+
+    Args:
+        limit: bytes of a record.
     """
     parser = expat.ParserCreate()
     parser.buffer_text = True
     finished: list[Element] = []
-    root, depth, records = "", 0, 0
+    root, depth, records, held = "", 0, 0, 0
     builder: TreeBuilder | None = None
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal builder, depth, records, root
+        nonlocal builder, depth, records, root, held
         root = root or tag
         if depth <= 1 and builder is None and tag in ARTICLES | DELETIONS:
             builder = TreeBuilder()
-            records += 1
+            records, held = records + 1, 0
         depth += 1
         if builder is not None:
             builder.start(tag, attributes)
+            count(TAG_BYTES + sum(map(len, attributes.values())))
+
+    def count(size: int) -> None:
+        nonlocal held
+        held += size
+        if held > limit and builder is not None:
+            raise TooLarge(f"{file}, line {parser.CurrentLineNumber}", limit)
 
     def end(tag: str) -> None:
         nonlocal builder, depth
@@ -101,6 +139,7 @@ def _records(file: Path) -> Iterator[Element]:
     def data(text: str) -> None:
         if builder is not None:
             builder.data(text)
+            count(len(text))
 
     def skipped(name: str, is_parameter: bool) -> None:
         # Without its DTD a file may still name a character, as in &nbsp;: the names that HTML has are known.
@@ -127,6 +166,12 @@ def _records(file: Path) -> Iterator[Element]:
                 parser.Parse(chunk, not chunk)
                 yield from finished
                 finished.clear()
+    except UserError:
+        raise
+    except (ValueError, LookupError) as error:
+        raise UserError(
+            f"{file}: declares an encoding that is not read ({one_line(error)}); convert the file to UTF-8"
+        ) from error
     except expat.ExpatError as error:
         reason = expat.errors.messages.get(error.code, str(error))
         where = f"{file}, line {error.lineno}"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
 from cka_tools.settings import Settings, option, parse_numbers
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import TrainingLine, answer, document_progress, print_saved, run_and_save, tell
+from cka_tools.terminal.output import (
+    NotDrawn,
+    Terminal,
+    TrainingLine,
+    answer,
+    as_json,
+    document_progress,
+    print_saved,
+    run_and_save,
+    save_run,
+    tell,
+)
 from cka_tools.training.options import AblationSettings
 
 if TYPE_CHECKING:
@@ -100,7 +109,7 @@ def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) 
 
     speeds: Speeds = given_speeds(plan, given) if given else probe_speeds(plan, cpu=plan.settings.device == "cpu")
     data = plan_data(plan, speeds, finished_tokens(plan, out))
-    answer(lambda console: print_plan(plan, data, console), json.dumps(data), output)
+    answer(lambda console: print_plan(plan, data, console), as_json(data), output)
 
 
 def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path, output: Output) -> None:
@@ -129,7 +138,9 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
         train_tree(plan, out, device=plan.settings.device, report=None if output.quiet else report, note=note)
     # Several processes train together; one compares.
     if leave():
-        with locked(out / COMPARING), document_progress(Console(stderr=True), hidden=output.quiet) as progress:
+        with locked(out / COMPARING), document_progress(Terminal(stderr=True), hidden=output.quiet) as progress:
             result = compare_plan(plan, out, compare_on, settings, progress)
-        result.save(out)
+        _, problem = save_run(result, out)
         print_saved(result, out, output)
+        if problem:
+            raise NotDrawn(problem)

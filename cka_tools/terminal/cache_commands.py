@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 import typer
 from rich.console import Console
 
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING, counted, shorten, size_in_words
+from cka_tools.formatting import NOTHING, counted, printable, shorten, size_in_words, visible
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import DAMAGED, emit
+from cka_tools.terminal.output import DAMAGED, as_json, emit
 from cka_tools.terminal.tables import Column, print_table
 
 MODEL_LETTERS = 32
@@ -54,7 +53,7 @@ def list_command(output: Output) -> None:
         total = size_in_words(sum(entry.size for entry in entries))
         _print_line(console, f"{_entries(len(entries))}, {total}, in {cache}")
 
-    data = json.dumps({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
+    data = as_json({"path": str(cache), "entries": [entry.to_dict() for entry in entries]})
     emit(show, data, output)
 
 
@@ -85,7 +84,7 @@ def verify_command(output: Output) -> None:
     entries = [
         {"key": key, "state": "damaged" if reason else "ok", "reason": reason or None} for key, reason in found.items()
     ]
-    emit(show, json.dumps({"path": str(cache), "entries": entries}), output)
+    emit(show, as_json({"path": str(cache), "entries": entries}), output)
     if damaged:
         raise typer.Exit(DAMAGED)
 
@@ -117,7 +116,7 @@ def remove_command(
         raise UserError("nothing was removed from the cache: answer y, or add --yes")
     remove_entries(cache, chosen)
 
-    data = json.dumps({"removed": [entry.key for entry in chosen]})
+    data = as_json({"removed": [entry.key for entry in chosen]})
     emit(lambda console: _print_line(console, f"Removed {number} ({size})"), data, output)
 
 
@@ -132,11 +131,11 @@ def path_command(output: Output) -> None:
 
     cache = str(cache_directory())
 
-    emit(lambda console: _print_line(console, cache), json.dumps({"path": cache}), output)
+    emit(lambda console: _print_line(console, cache), as_json({"path": cache}), output)
 
 
 def _print_line(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _entries(number: int) -> str:
@@ -145,7 +144,7 @@ def _entries(number: int) -> str:
 
 def _confirmed(question: str) -> bool:
     try:
-        return typer.confirm(question, err=True)
+        return typer.confirm(visible(question), err=True)
     except typer.Abort:  # Ctrl-C, or nobody there to answer
         typer.echo(err=True)
         return False

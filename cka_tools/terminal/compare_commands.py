@@ -13,7 +13,11 @@ from cka_tools.terminal.output import run_and_save, slug
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
 DEMO_CONTROL = "demo:mlm-baseline-2"
 
-CORPUS = option("sample", "sample, pubmed, biomed-enriched, hf:ID, or a .txt .jsonl .csv .parquet .xml file.")
+CORPUS = option(
+    "sample",
+    "sample, pubmed, biomed-enriched, hf:ID, a folder, a file (.txt .jsonl .json .csv .tsv .parquet, or PubMed .xml; "
+    "also .gz or .zst), or - for standard input.",
+)
 
 
 @with_options("compare")

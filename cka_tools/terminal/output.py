@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
-from cka_tools.comparison.run_directory import check_free, write_whole
-from cka_tools.formatting import counted, printable
+from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
+from cka_tools.errors import UserError, reason_of
+from cka_tools.formatting import counted, printable, visible
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Output
 from cka_tools.terminal.tables import WIDE
@@ -32,6 +34,24 @@ if TYPE_CHECKING:
 
 SECONDS_A_LINE = 30
 INTERRUPTED = 130
+LEAST_WIDTH = 20
+
+
+class Terminal(Console):
+    """A console that shows no control character but its own, whatever is printed.
+
+    Names of models, corpora and runs come from elsewhere; the other ways to the screen are `echo`, `tell` and
+    `as_json`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.width < LEAST_WIDTH:  # COLUMNS=0 is none at all
+            self.width = LEAST_WIDTH if self.width > 0 else 80
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
 
 
 class _Rate(ProgressColumn):
@@ -75,7 +95,7 @@ class TrainingLine:
         self._left = {key: tokens for key, (tokens, _) in pieces.items()}
         self._kind = {key: kind for key, (_, kind) in pieces.items()}
         self._speeds: dict[Hashable, float] = {}
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._told = time.monotonic()
 
     def show(self, key: str, done: StepReport, what: str) -> None:
@@ -117,7 +137,42 @@ class TrainingLine:
 
 def tell(text: str) -> None:
     """Print a line about the work, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+class OutputLost(UserError):  # noqa: N818 - a condition
+    """Standard output takes nothing more."""
+
+    exit_code = 1
+
+
+@contextmanager
+def to_output() -> Iterator[None]:
+    """Print to standard output inside, which may be full.
+
+    Raises:
+        OutputLost: it is.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left shall not fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputLost(f"standard output cannot be written ({reason_of(error)}): what was saved is kept") from error
+
+
+def echo(text: str, end: str = "\n") -> None:
+    """Print text, on standard output."""
+    with to_output():
+        print(visible(text, keep="\n"), end=end)
+
+
+def as_json(data: Any) -> str:
+    """JSON of letters that every terminal and encoding can show; others are escaped as JSON has it."""
+    return json.dumps(data, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def duration(seconds: float) -> str:
@@ -128,7 +183,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-LOST_PROCESS = DAMAGED = 1
+LOST_PROCESS = DAMAGED = UNFORESEEN = 1
 BAD_INPUT = 2
 
 REPORTS = {
@@ -149,16 +204,17 @@ def emit(show: Callable[[Console], None], data: str, output: Output) -> None:
     if output.as_json:
         text.write(data + "\n")
     else:
-        show(Console(file=text, width=WIDE))
-    write_whole(output.out, text.getvalue().encode())
+        show(Terminal(file=text, width=WIDE))
+    write_whole(output.out, text.getvalue())
 
 
 def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
     """Print a report or its JSON."""
     if output.as_json:
-        typer.echo(data)
+        echo(data)
     elif not output.quiet:
-        show(Console())
+        with to_output():
+            show(Terminal())
 
 
 def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:
@@ -173,11 +229,31 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
         with kept_until_saved():
-            with document_progress(Console(stderr=True), hidden=output.quiet or not process.first) as progress:
+            with document_progress(Terminal(stderr=True), hidden=output.quiet or not process.first) as progress:
                 result = make(progress)
-            from_first(lambda: result.save(run_dir))
+            saved, problem = from_first(lambda: save_run(result, run_dir))
     if process.first:
-        print_saved(result, run_dir, output)
+        print_saved(result, saved, output)
+        if saved != run_dir:
+            tell(f"note: {str(run_dir)!r} was taken meanwhile: the run is in {str(saved)!r}")
+        if problem:
+            raise NotDrawn(problem)
+
+
+def save_run(result: RunResult, run_dir: Path) -> tuple[Path, str | None]:
+    """Save a result, under the next free name where another command was there first.
+
+    Returns:
+        where, and what is lacking there, if anything.
+    """
+    place = run_dir
+    while True:
+        try:
+            return result.save(place), None
+        except Taken:
+            place = free_directory(str(run_dir))
+        except NotDrawn as error:
+            return place, str(error)
 
 
 def print_result(result: RunResult, console: Console) -> None:
@@ -191,10 +267,10 @@ def print_saved(result: RunResult, run_dir: Path, output: Output) -> None:
 
     def show(console: Console) -> None:
         print_result(result, console)
-        written = f"Saved in {run_dir} (result.json, {result.table}, figure.pdf, figure.png)"
+        written = f"Saved in {printable(str(run_dir))} (result.json, {result.table}, figure.pdf, figure.png)"
         console.print(written, markup=False, highlight=False, soft_wrap=True)
 
-    answer(show, json.dumps(result.record, ensure_ascii=False, allow_nan=False), output)
+    answer(show, as_json(result.record), output)
 
 
 def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
@@ -221,6 +297,6 @@ def slug(spec: str) -> str:
 def free_directory(name: str) -> Path:
     """The name itself, or with -2, -3, … where it is taken."""
     candidate, number = Path(name), 2
-    while candidate.exists():
+    while candidate.exists() or candidate.is_symlink():
         candidate, number = Path(f"{name}-{number}"), number + 1
     return candidate

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -15,10 +13,10 @@ from cka_tools.comparison.record import COMPARISON
 from cka_tools.comparison.results import KINDS, RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING
+from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import emit, print_result
+from cka_tools.terminal.output import as_json, echo, emit, print_result
 from cka_tools.terminal.tables import plain_table
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def show_command(run: Path = RUN, *, output: Output) -> None:
     Example: cka show runs/detour --json
     """
     result = open_run(run)
-    data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
+    data = as_json(result.record)
     emit(lambda console: print_result(result, console), data, output)
 
 
@@ -64,15 +62,15 @@ def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
     """
     out = output.out
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
-        raise UserError(f"--out {str(out)!r} is no figure: end its name in {', '.join(FIGURE_SUFFIXES)}")
+        raise UserError(f"--out {str(out)!r} is not a figure's name: end it in {', '.join(FIGURE_SUFFIXES)}")
     figure = open_run(run).figure()
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
     for target in targets:
         write_figure(figure, target)
     if output.as_json:
-        typer.echo(json.dumps({"figures": [str(t) for t in targets]}))
+        echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
-        typer.echo(f"Wrote {' and '.join(str(t) for t in targets)}")
+        echo(f"Wrote {' and '.join(printable(str(t)) for t in targets)}")
 
 
 @with_options()
@@ -103,7 +101,7 @@ def layers_command(
             table.add_row(*(Text(NOTHING if cell is None else str(cell)) for cell in cells))
         console.print(table)
 
-    data = json.dumps([layer.to_dict() for layer in described])
+    data = as_json([layer.to_dict() for layer in described])
     emit(show, data, output)
 
 
@@ -136,9 +134,9 @@ def summary_command(
         return
     text = FORMATS[layout](found)
     if output.out is not None:
-        write_whole(output.out, text.encode())
+        write_whole(output.out, text)
     elif not output.quiet:
-        typer.echo(text, nl=False)
+        echo(text, end="")
 
 
 def _summary_json(found: SummaryTable) -> str:
@@ -146,4 +144,4 @@ def _summary_json(found: SummaryTable) -> str:
         {str(name): value for name, value in row.items()}
         for row in found.frame.astype(object).where(found.frame.notna(), None).to_dict("records")
     ]
-    return json.dumps({"runs": rows, "notes": found.notes}, ensure_ascii=False, allow_nan=False)
+    return as_json({"runs": rows, "notes": found.notes})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.errors import UserError
-from cka_tools.formatting import NOTHING, printable
-from cka_tools.settings import option
+from cka_tools.formatting import NOTHING, counted, printable, units_in_words
+from cka_tools.settings import Reading, option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import TrainingLine, emit, say, tell
+from cka_tools.terminal.output import TrainingLine, as_json, echo, emit, say, tell
 from cka_tools.terminal.tables import Column, print_table
 from cka_tools.training.options import CHECKPOINTS_BY_DEFAULT, RecipeOptions, TrainingOptions
 
@@ -55,6 +54,7 @@ def train_command(
         "such as 8x128, of random weights. Pretraining takes a model's shape alone.",
     ),
     corpus: str = option(MISSING, "Texts to train on, as `cka compare --corpus` takes them."),
+    reading: Reading,
     options: TrainingOptions,
     output: TrainOutput,
 ) -> None:
@@ -68,6 +68,7 @@ def train_command(
 
     Example: cka train pretraining --start 8x128 --corpus texts.jsonl.gz --epochs 2 --out runs/start
     """
+    from cka_tools.documents.corpus_spec import open_corpus
     from cka_tools.documents.draw import stream_documents
     from cka_tools.manifest import read_manifest
     from cka_tools.processes import leave
@@ -85,7 +86,9 @@ def train_command(
             f"--start {start!r} has random weights, recipe {recipe!r} goes on from a trained model: "
             f"train it by the recipe {PRETRAINING} first"
         )
-    texts = [document.text for document in stream_documents(corpus)]
+    opened = open_corpus(corpus, reading=reading)
+    texts = [document.text for document in stream_documents(opened)]
+    held = f"{counted(len(texts), 'document')}{units_in_words({'spec': corpus, 'source': opened.source})}"
     with start_folder(start, random=recipe == PRETRAINING, seed=seed) as folder:
         model, tokenizer = load_start(folder, given=start)
         for intervention in options.freeze:
@@ -129,11 +132,11 @@ def train_command(
         told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "data_seed")
         facts = {key: manifest.get(key) for key in told}
         facts |= {"losses": losses, "notes": run_notes(chosen, out)}
-        typer.echo(json.dumps({"model": str(final)} | facts))
+        echo(as_json({"model": str(final)} | facts))
     elif not output.quiet:
         stated = ", ".join(f"{loss:.3f} in {name}" for name, loss in losses.items() if loss is not None)
-        tokens_read = f"{manifest.get('run_tokens', 0):,} tokens"
-        typer.echo(f"Wrote {final} ({tokens_read}; last training losses in nats a target: {stated})")
+        tokens_read = f"{manifest.get('run_tokens', 0):,} tokens from {held}"
+        echo(f"Wrote {printable(str(final))} ({tokens_read}; last training losses in nats a target: {stated})")
 
 
 @recipe_app.command("show")
@@ -155,7 +158,7 @@ def show_recipe_command(
     if toml:
         text = to_toml(recipe)
         emit(lambda console: console.print(text, end="", markup=False, highlight=False, soft_wrap=True),
-             json.dumps({"toml": text}), output)  # fmt: skip
+             as_json({"toml": text}), output)  # fmt: skip
         return
     phases = [
         {"name": phase.name, "steps": recipe.steps(phase), "rates": rates(recipe, phase)} for phase in recipe.phases
@@ -168,7 +171,7 @@ def show_recipe_command(
         "convention": CONVENTION,
         "sha256": recipe.fingerprint,
     }
-    emit(lambda console: print_recipe(recipe, console), json.dumps(data), output)
+    emit(lambda console: print_recipe(recipe, console), as_json(data), output)
 
 
 def rates(recipe: Recipe, phase: Phase) -> list[dict[str, Any]]:

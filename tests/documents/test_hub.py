@@ -228,7 +228,7 @@ def test_config_split_and_column_are_taken_or_chosen(hub):
         ("hf:org/configs", 0, ["Config name is missing", "'one', 'two'"]),
         ("hf:org/configs:three", 0, ["'three' not found", "'one', 'two'"]),
         ("hf:org/configs:two:train", 0, ["no split 'train'", "it has test"]),
-        ("hf:org/configs:two:test:words", 0, ["no column 'words'", "it has body"]),
+        ("hf:org/configs:two:test:words", 0, ["no column 'words'", "it has 'body'"]),
         ("hf:org/large:::label", 0, ["(int)", "not a string"]),
         ("hf:org/configs:two", 1, ["31 documents were asked for, it gives 30"]),
         ("hf:org/none", 0, ["no dataset org/none", "`sample`"]),

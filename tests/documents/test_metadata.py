@@ -65,12 +65,6 @@ def test_of_csv_every_value_is_text(tmp_path):
     assert found == {name: {k: str(v) for k, v in EXPECTED[name].items()} for name in found}
 
 
-def test_of_two_equal_columns_of_csv_the_first_counts(tmp_path):
-    (tmp_path / "a.csv").write_text("text,label,text\n" + "".join(f"t{n},{n},other\n" for n in range(4)))
-    drawn = draw_documents(tmp_path / "a.csv", 4).documents
-    assert {document.text: document.metadata["label"] for document in drawn} == {f"t{n}": str(n) for n in range(4)}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_metadata_change_neither_the_draw_nor_its_fingerprint(tmp_path, kind):
     with_metadata, without = draw_documents(KINDS[kind](tmp_path), 12), draw_documents(PLAIN, 12)

@@ -7,6 +7,7 @@ import pytest
 
 from cka_tools.documents import draw_documents, stream_documents
 from cka_tools.errors import UserError
+from cka_tools.settings import Reading
 
 HEAD = """<?xml version="1.0" encoding="utf-8"?>
 <!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD PubMedArticle, 1st January 2025//EN"
@@ -108,6 +109,52 @@ def test_a_folder_of_files_is_read_as_one_history(tmp_path):
         "2": "Second 2.",
         "3": "Third 3.",
     }
+
+
+def test_the_highest_version_counts_wherever_it_stands(tmp_path):
+    records = [article(1, text(f"Version {number}."), version=number) for number in (2, 10, 1)]
+    assert read(write(tmp_path / "a.xml", *records)) == {"1": "A title.\nVersion 10."}
+    assert (
+        draw_documents(write(tmp_path / "b.xml", *records, *(article(n, text(f"{n}")) for n in (2, 3, 4)))).counts[
+            "replaced"
+        ]
+        == 2
+    )
+
+
+def test_a_deletion_of_one_version_deletes_that_one(tmp_path):
+    records = [article(1, text(f"Version {number}."), version=number) for number in (1, 2, 3)]
+    deletion = "<DeleteCitation><PMID Version='{}'>1</PMID></DeleteCitation>"
+    for deleted, left in ((1, 3), (2, 3), (3, 2)):
+        path = write(tmp_path / f"{deleted}.xml", *records, deletion.format(deleted))
+        assert read(path) == {"1": f"A title.\nVersion {left}."}
+    everything = [deletion.format(number) for number in (1, 2, 3)]
+    others = [article(n, text(f"{n}")) for n in (2, 3, 4, 5)]
+    assert sorted(read(write(tmp_path / "all.xml", *records, *others, *everything))) == ["2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "UTF-7", "utf-32", "nonsense", "big5"])
+def test_an_encoding_that_is_not_read_is_named_in_one_line(tmp_path, encoding):
+    path = tmp_path / "a.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><PubmedArticleSet/>'.encode())
+    with pytest.raises(UserError, match=r"encoding that is not read|does not parse") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_beyond_the_limit_is_refused_before_it_is_held(tmp_path):
+    path = tmp_path / "a.xml.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(HEAD.encode() + b"<PubmedArticleSet><PubmedArticle><MedlineCitation><PMID>1</PMID>")
+        for _ in range(40):
+            file.write(b"<a>" * 10_000 + b"words " * 10_000)
+    with pytest.raises(UserError, match=r"longer than 1.0 MiB.*--document-limit"):
+        list(stream_documents(path, Reading(document_limit="1MiB")))
+
+
+def test_a_version_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(UserError, match="version 'two', not a number"):
+        read(write(tmp_path / "a.xml", article(1, text("x"), version="two")))
 
 
 def test_html_entity_names_are_characters_where_the_dtd_is_not_read(tmp_path):

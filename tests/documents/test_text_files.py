@@ -2,14 +2,19 @@
 
 import csv
 import gzip
+import io
 import json
+import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from cka_tools.documents import draw_documents, stream_documents
+from cka_tools.documents.corpus_spec import open_corpus
+from cka_tools.documents.open_file import standard_input
 from cka_tools.errors import UserError
+from cka_tools.settings import Reading
 
 
 def read(path):
@@ -70,6 +75,13 @@ def test_a_folder_is_all_its_files_with_ids_that_name_them(tmp_path):
 GOOD = b'{"text": "good"}\n'
 
 
+def packed(content):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -87,6 +99,23 @@ GOOD = b'{"text": "good"}\n'
         ("lacks.jsonl", GOOD + b'{"content": "x"}\n', "line 2: no 'text'"),
         ("number.jsonl", GOOD + b'{"text": 5}\n', r"line 2: the text is '5' \(int\)"),
         ("deep.jsonl", GOOD + b"[" * 200_000, "line 2: (JSON nested|not JSON)"),
+        ("digits.jsonl", b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "line 1: a number of too many digits"),
+        ("twice.jsonl", b'{"text": "x", "text": "y"}', "line 1: the name 'text' is given twice"),
+        ("many.csv", b"id,text\n1,a\n2,one, two\n", "line 3: 3 fields, the header has 2"),
+        ("many.tsv", b"id\ttext\n1\ta\tb\n", "line 2: 3 fields, the header has 2; put a text with a tab"),
+        ("twice.csv", b"text,text\na,b\n", "1 column names are there twice, such as 'text'"),
+        ("lines.txt", GOOD, "begins as a .jsonl file does"),
+        ("article.txt", b"\n<?xml version='1.0'?>\n<a/>", "begins as a .xml file does"),
+        ("array.txt", b'[{"text": "a"}]', "begins as a .json file does"),
+        ("open.json", b'[{"text": "a"}, {"text": ', "not JSON"),
+        ("unclosed.json", b'[{"text": "a"}', "no end"),
+        ("behind.json", b'[{"text": "a"} {"text": "b"}]', "behind item 0"),
+        ("comma.json", b'[{"text": "a",}]' + b" " * 3_000_000, "item 0: not JSON"),
+        ("words.json", b'["a", "b"]', "item 0: .* is not a JSON object"),
+        ("object.json", b'{"data":\n [{"text": "a"}]}', "neither a JSON array"),
+        ("no.jsonl.zst", GOOD, "broken zstd"),
+        ("cut.jsonl.zst", packed(GOOD * 1000)[:-4], "broken zstd"),
+        ("rows.parquet.zst", b"x", "'.parquet.zst' are not read"),
         ("notext.csv", b"label;text\n1;2\n", "no text column among 'label;text'"),
         ("quote.csv", b'text\n"never closed\n', "broken CSV"),
         ("short.csv", b"id,text\n1,a\n2\n", "line 3: 1 fields"),
@@ -139,6 +168,181 @@ def test_a_spec_that_names_nothing_says_what_would(spec, message, tmp_path, monk
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="a folder without"):
         draw_documents(tmp_path)
+
+
+def test_compression_that_breaks_is_named_before_what_it_does_to_the_text(tmp_path):
+    lines = b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(3000))
+    content = bytearray(gzip.compress(lines, mtime=0))
+    found = []
+    for at in range(60, len(content), len(content) // 25):
+        damaged = content.copy()
+        damaged[at] ^= 0x10
+        (tmp_path / "a.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(UserError) as error:
+            list(stream_documents(tmp_path / "a.jsonl.gz"))
+        found.append(str(error.value))
+    assert len(found) > 20
+    assert all("broken gzip" in message for message in found)
+
+
+ROWS = [("1", "a, b"), ("2", "c\td"), ("3", "e")]
+
+
+def write_table(path, delimiter):
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([("id", "text"), *ROWS])
+
+
+def write_json(path, form):
+    rows = [{"id": name, "text": text} for name, text in ROWS]
+    path.write_text("\n".join(map(json.dumps, rows)) if form == "lines" else json.dumps(rows, indent=form))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "how"),
+    [
+        ("a.csv", write_table, ","),
+        ("a.tsv", write_table, "\t"),
+        ("a.ndjson", write_json, "lines"),
+        ("a.json", write_json, "lines"),
+        ("a.json", write_json, None),
+        ("a.json", write_json, 2),
+    ],
+)
+def test_one_table_in_every_form_and_compression_gives_the_same_documents(tmp_path, name, write, how):
+    path = tmp_path / name
+    write(path, how)
+    assert read(path) == ROWS
+    content = path.read_bytes()
+    for suffix, squeeze in ((".gz", gzip.compress), (".zst", packed)):
+        squeezed = tmp_path / f"{name}{suffix}"
+        squeezed.write_bytes(squeeze(content))
+        assert read(squeezed) == ROWS
+    path.write_bytes(packed(content))  # whatever its name says
+    assert read(path) == ROWS
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 18])
+def test_a_json_array_is_read_in_pieces_of_any_size(tmp_path, piece, monkeypatch):
+    monkeypatch.setattr("cka_tools.documents.text_files.JSON_BYTES", piece)
+    texts = ["é" * 50, 'quotes " and \\', "[{", "", "x" * 500, "\U0001f600"]
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps([{"text": text, "n": [1.5, None, True]} for text in texts], ensure_ascii=False, indent=1)
+    )
+    assert [text for _, text in read(path)] == [text for text in texts if text]
+
+
+def test_a_title_goes_before_its_abstract_as_in_xml(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"abstract": "A.", "title": "T."}, {"abstract": "B.", "title": None}]
+    rows.append({"abstract": "", "title": "alone"})
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [text for _, text in read(path)] == ["T.\nA.", "B."]
+    for asked, texts in (("abstract", ["A.", "B."]), ("abstract,title", ["A.\nT.", "alone"])):
+        assert [d.text for d in stream_documents(path, Reading(column=asked))] == texts
+    with pytest.raises(UserError, match="no column 'body'; it has 'abstract', 'title'"):
+        list(stream_documents(path, Reading(column="body")))
+
+
+@pytest.mark.parametrize("write", [pyarrow.parquet.write_table, None], ids=["parquet", "csv"])
+def test_two_columns_of_one_name_are_refused_in_every_table(tmp_path, write):
+    path = tmp_path / ("a.parquet" if write else "a.csv")
+    if write:
+        write(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"]), path)
+    else:
+        path.write_text("text,text\na,b\n")
+    with pytest.raises(UserError, match="column names are there twice, such as 'text'"):
+        read(path)
+
+
+WRAPPED = "one\ntwo\n\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "texts"),
+    [
+        ("line", ["one", "two", "three"]),
+        ("paragraph", ["one\ntwo", "three"]),
+        ("file", ["one\ntwo\n\nthree"]),
+        (None, ["one\ntwo", "three"]),
+    ],
+)
+def test_the_unit_of_text_is_what_is_asked_for_and_recorded(tmp_path, unit, texts):
+    (tmp_path / "a.txt").write_text(WRAPPED)
+    corpus = open_corpus(tmp_path / "a.txt", reading=Reading(text_unit=unit))
+    assert [document.text for document in stream_documents(corpus)] == texts
+    assert corpus.source["units"] == {"a.txt": f"{unit or 'paragraph'}s"}
+
+
+def test_a_folder_of_text_files_is_a_document_a_file(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\nhard wrapped\n")
+    assert read(tmp_path) == [("a.txt", "a\nhard wrapped"), ("b.txt", "b\nhard wrapped")]
+    by_line = stream_documents(tmp_path, Reading(text_unit="line"))
+    assert [document.id for document in by_line] == ["a.txt:line:1", "a.txt:line:2", "b.txt:line:1", "b.txt:line:2"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "reading", "message"),
+    [
+        ("a.txt", {"column": "text"}, "has no columns"),
+        ("a.jsonl", {"text_unit": "line"}, "is for .txt files"),
+        ("sample", {"text_unit": "line"}, "is for .txt files"),
+        ("sample", {"column": "text"}, "the text of 'sample' is known"),
+        ("pubmed", {"column": "text"}, "the text of 'pubmed' is known"),
+        (["a"], {"text_unit": "line"}, "is for .txt files"),
+        ("hf:a/b:::text", {"column": "body"}, "leave one of them out"),
+    ],
+)
+def test_what_has_nothing_to_choose_from_says_so(tmp_path, monkeypatch, corpus, reading, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    with pytest.raises(UserError, match=message):
+        list(stream_documents(corpus, Reading(**reading)))
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("a.txt", b""), ("a.jsonl", b'{"text": "'), ("a.csv", b"text\n"), ("quoted.csv", b'text\n"'),
+        ("a.json", b'[{"text": "'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("unit", [b"words and words ", b"words and words\n"])
+def test_a_document_beyond_the_limit_is_refused_before_it_is_held(tmp_path, name, start, unit):
+    path = tmp_path / f"{name}.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(64):
+            file.write(unit * 2**16)
+    if unit.endswith(b"\n") and name in ("a.jsonl", "a.csv", "a.json"):
+        return  # a line end ends them
+    reading = Reading(document_limit="1MiB", **({"text_unit": "paragraph"} if name == "a.txt" else {}))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"longer than 1.0 MiB.*--document-limit"):
+        list(stream_documents(path, reading))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"one\n\ntwo", ["one", "two"]),
+        (GOOD + b'{"text": "x"}', ["good", "x"]),
+        (b'[{"text": "x"}]', ["x"]),
+        (gzip.compress(b"a\nb"), ["a", "b"]),
+    ],
+)
+def test_standard_input_is_a_corpus_of_the_kind_that_it_looks_like(monkeypatch, content, texts):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    standard_input.cache_clear()
+    for _ in range(2):  # three draws of a protocol read it three times
+        assert [document.text for document in stream_documents("-")] == texts
+    standard_input.cache_clear()
 
 
 def test_files_are_streamed(tmp_path):

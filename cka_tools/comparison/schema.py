@@ -1,0 +1,216 @@
+"""What the record and arrays of a run must hold, checked when a run is read: it may come from anywhere.
+
+A form is a type, a set of values, a list of one form, a mapping of names (with "?" behind what may lack) to
+forms, a tuple of alternatives, or None. What is there beyond the form is let be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cka_tools.comparison.record import (
+    ABLATION,
+    COMPARISON,
+    CONTRAST,
+    ESTIMATORS,
+    MATRIX,
+    MEANS,
+    TRAJECTORY,
+    JsonObject,
+)
+from cka_tools.formatting import quoted
+from cka_tools.manifest import DIFFER_IN, NOISE_IN_WORDS
+
+Form = Any
+LARGEST = 1e18
+"""Of a number: beyond it nothing here counts or measures."""
+
+NUMBER, TEXT, WHOLE = (float, None), (str, None), (int, None)
+INTERVAL = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "reason?": TEXT}
+VALUE = {"value": float, "ci_low": NUMBER, "ci_high": NUMBER, "reason?": TEXT}
+REASONED = (VALUE, {"value": None, "ci_low": None, "ci_high": None, "reason": str})
+"""An interval that says why, where it is not given."""
+
+BOTH = dict.fromkeys(ESTIMATORS, INTERVAL)
+BOTH_MEANS = {f"{name}_divergence": BOTH for name in MEANS}
+RATIO = {"mean": REASONED, "early": REASONED, "smallest": NUMBER, "largest": NUMBER}
+CKA = {"cka_biased": NUMBER, "cka_debiased": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER}
+SPECTRUM = {
+    f"{name}_{side}": form
+    for side in "ab"
+    for name, form in (("effective_dim", NUMBER), ("top_feature_share", NUMBER), ("top_feature", WHOLE))
+}
+LAYER = CKA | SPECTRUM | {
+    "layer_a": int, "layer_b": int, "early": bool, "divergence": INTERVAL, "divergence_biased": NUMBER,
+    "reason?": TEXT, "rescaled?": CKA, "control?": INTERVAL, "ratio?": REASONED, "best_layer_b?": WHOLE,
+    "best_cka_debiased?": NUMBER,
+}  # fmt: skip
+PAIR = BOTH_MEANS | {"a": WHOLE, "b": WHOLE, "role": str, "control?": BOTH_MEANS, "ratio?": RATIO, "layers": [LAYER]}
+WITH_INTERVAL = {"interval": {"level": float, "over": str, "reason?": TEXT}, "early_layers": [int]}
+SUMMARY = {
+    "n_documents": int, "notes": [str], "noise?": (set(NOISE_IN_WORDS), None),
+    "warnings": [{"code": str, "text": str, "layers?": [int], "pairs?": [str]}],
+}  # fmt: skip
+SETTINGS = {"max_length": int, "pooling": str, "sites": str, "dtype": str, "protocol?": TEXT}
+PROVENANCE = {
+    "models": [{"role": str, "name": str, "weights_sha256?": TEXT}],
+    "corpus": {
+        "spec": str,
+        "source": {"columns?": dict, "units?": dict, "column?": str},
+        "draws?": [{"fingerprint": str}],
+    },
+    "settings?": SETTINGS,
+}
+SHARED = {"summary": SUMMARY, "pairs": [PAIR], "provenance": PROVENANCE}
+
+SPREAD = {"mean": NUMBER, "std": NUMBER}
+PROTOCOL = {
+    "name": str, "source": str, "seeds": [int],
+    **{f"{name}_divergence": dict.fromkeys(ESTIMATORS, SPREAD) for name in MEANS},
+    "ratio?": {name: dict.fromkeys(ESTIMATORS, SPREAD) for name in MEANS},
+}  # fmt: skip
+SHARES = {"p": NUMBER, "p_single": NUMBER, "seed_share": NUMBER}
+DIFFERENCE = SHARES | {"between": INTERVAL, "within": INTERVAL, "difference": REASONED, "ratio": REASONED}
+GROUP = {"name": str, "members": int, "noise": [set(DIFFER_IN)]}
+CELL = PAIR | {
+    "axis": str, "cell": str, "size": str, "seed": int, "n_documents": int, "tokens": WHOLE, "data_seed?": WHOLE,
+    "control_seed?": WHOLE, "control_data_seed?": WHOLE, "noise": (set(NOISE_IN_WORDS), None), "position": NUMBER,
+    "control": BOTH_MEANS, "ratio": RATIO, "weights": dict, "layers": [LAYER | {"control?": INTERVAL}],
+}  # fmt: skip
+
+
+def _form(record: JsonObject, kind: str) -> Form:
+    """The form of a record, some of which depends on what else it holds."""
+    summary = record["summary"]
+    beside = {"control": INTERVAL, "ratio": REASONED}
+    if kind == COMPARISON:
+        controlled = {"control": BOTH_MEANS, "ratio": RATIO} if "control" in summary else {}
+        scaled = {"rescaled": CKA} if "rescaled" in summary else {}
+        layer = LAYER | (beside if controlled else {}) | scaled | {"best_layer_b": WHOLE, "measures": dict}
+        means = WITH_INTERVAL | BOTH_MEANS | {"rescaled?": BOTH_MEANS, "protocol?": PROTOCOL, **controlled}
+        pair = PAIR | controlled | {"layers": [layer]}
+        return SHARED | {
+            "summary": SUMMARY | means,
+            "layers": [layer],
+            "matrix": {"layers_a": [int], "layers_b": [int]},
+            "best_match": list,
+            "pairs": [({"role": {"pair"}} | pair, PAIR)],
+        }
+    if kind == TRAJECTORY:
+        known = PAIR | {"name": str, "tokens": WHOLE, "weights_sha256": TEXT}
+        checkpoint = known | {"role": {"checkpoint"}, "x": float}
+        pairs = [(checkpoint, known | {"role": {"control"}})]
+        return SHARED | {"summary": SUMMARY | WITH_INTERVAL | {"x": {"kind": str, "label": str}}, "pairs": pairs}
+    if kind == MATRIX:
+        merge = {"a": int, "b": int, "height": float, "size": int}
+        linkage = {"order": [int], "merges": ([merge], None), "reason?": TEXT}
+        return SHARED | {"linkage": linkage, "pairs": [PAIR | {"a": int, "b": int}]}
+    if kind == CONTRAST:
+        test = {"relabelings": int, "exact": bool, "smallest_p": float}
+        extra = WITH_INTERVAL | {"groups": [GROUP], "test": test, "mean": DIFFERENCE, "early": DIFFERENCE}
+        layers = [DIFFERENCE | {"layer": int, "early": bool}]
+        return SHARED | {"summary": SUMMARY | extra, "layers": layers}
+    if kind == ABLATION:
+        return SHARED | {"axis": str, "pairs": [CELL]}
+    return SHARED
+
+
+def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
+    """What is wrong with a run, in words; None where nothing is."""
+    fault = _fault(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
+    fault = fault or _fault(record, _form(record, kind), "")
+    if not fault and kind != ABLATION:  # version 0.1 kept none of those
+        fault = _fault(record["provenance"], {"settings": SETTINGS}, "provenance")
+    return fault or _unfit(record, arrays, kind)
+
+
+def _fault(value: Any, form: Form, at: str) -> str | None:
+    if isinstance(form, tuple):
+        faults = [_fault(value, one, at) for one in form]
+        return None if None in faults else faults[0]
+    if isinstance(form, dict):
+        return _fault_in_object(value, form, at)
+    if isinstance(form, list):
+        if not isinstance(value, list):
+            return f"{at} is {quoted(value)}, not a list"
+        return next((fault for i, one in enumerate(value) if (fault := _fault(one, form[0], f"{at}[{i}]"))), None)
+    if isinstance(form, set):
+        fits, words = isinstance(value, str) and value in form, f"one of {', '.join(sorted(form))}"
+    elif form is None:
+        fits, words = value is None, "null"
+    elif form in (int, float):
+        number = isinstance(value, int | form) and not isinstance(value, bool)
+        fits, words = number and abs(value) < LARGEST and math.isfinite(value), "a number of such a size"
+    else:
+        fits, words = (
+            isinstance(value, form),
+            {str: "text", bool: "true or false", dict: "an object"}.get(form, "a list"),
+        )
+    return None if fits else f"{at} is {quoted(value)}, not {words}"
+
+
+def _fault_in_object(value: Any, form: dict[str, Form], at: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{at or 'the record'} is {quoted(value)}, not an object"
+    for key, inner in form.items():
+        name = key.removesuffix("?")
+        place = f"{at}.{name}" if at else name
+        if name not in value:
+            if key == name:
+                return f"there is no {place}"
+        elif fault := _fault(value[name], inner, place):
+            return fault
+    return None
+
+
+def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
+    """What parts of a sound form say that cannot be true together."""
+    models, pairs = record["provenance"]["models"], record["pairs"]
+    roles = [model["role"] for model in models]
+    beyond = [i for i, pair in enumerate(pairs) for side in "ab" if not 0 <= (pair[side] or 0) < max(1, len(models))]
+    if beyond:
+        return f"pairs[{beyond[0]}] is of a model that is not in provenance.models"
+    shapes: dict[str, tuple[int, ...]] = {}
+    if kind == COMPARISON:
+        needed = {"a": 1, "b": 1, "control": int("control" in record["summary"])}
+        if lacking := [role for role, number in needed.items() if roles.count(role) != number]:
+            return f"provenance.models has {roles.count(lacking[0])} models of the role {lacking[0]!r}"
+        if not record["layers"] or not any(pair["role"] == "pair" for pair in pairs):
+            return "it has no layers, or no pair"
+        measures = dict.fromkeys(record["layers"][0]["measures"], INTERVAL)
+        if fault := _fault(record["layers"], [{"measures": measures}], "layers"):
+            return fault
+        size = (len(record["matrix"]["layers_a"]), len(record["matrix"]["layers_b"]))
+        shapes = {f"matrix.{estimator}": size for estimator in ESTIMATORS}
+    elif kind == TRAJECTORY:
+        checkpoints = [pair for pair in pairs if pair["role"] == "checkpoint"]
+        if roles.count("reference") != 1 or not checkpoints:
+            return "it has no reference, or no checkpoint"
+        depth = max(len(pair["layers"]) for pair in checkpoints)
+        shapes = {"x": (len(checkpoints),), "divergence.debiased": (len(checkpoints), depth)}
+    elif kind == MATRIX:
+        if fault := _fault(models, [{"weights_sha256": TEXT}], "provenance.models"):
+            return fault
+        if sorted(record["linkage"]["order"]) != list(range(len(models))):
+            return "linkage.order does not name every model once"
+        shapes = {"mean.debiased": (len(models),) * 2}
+    elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
+        return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"
+    for pair in pairs:
+        for layer in pair["layers"]:
+            if "ratio" in layer and "control" not in layer:
+                return "a layer has a ratio, and no control"
+            # Tables of several pairs name the measures once.
+            measures = dict.fromkeys(pair["layers"][0].get("measures", {}), INTERVAL)
+            if fault := _fault(layer.get("measures", {}), measures, "measures"):
+                return fault
+    for name, shape in shapes.items():
+        if name not in arrays:
+            return f"there is no array {name!r}"
+        if arrays[name].shape != shape or arrays[name].dtype != np.float64:
+            return f"array {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}, not float64 of {shape}"
+    return None
