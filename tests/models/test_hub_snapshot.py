@@ -13,7 +13,7 @@ import pytest
 
 from cka_tools.errors import UserError
 from cka_tools.models import load_model
-from cka_tools.models.folder import files_wanted
+from cka_tools.models.snapshot import files_wanted
 
 COMMIT = "c" * 40
 
