@@ -168,8 +168,8 @@ class _Adapter:
             wrapped = self._peft.PeftModel(base.model, self.config)
             state = _read(self.weights)
             expected = set(self._peft.get_peft_model_state_dict(wrapped))
-            prefixes = [f"{base.model.base_model_prefix}.", "encoder."]
-            named = {_place(key, expected, prefixes): value for key, value in state.items()}
+            prefix = base.model.base_model_prefix
+            named = {_place(key, expected, prefix): value for key, value in state.items()}
             self._peft.set_peft_model_state_dict(wrapped, {k: v for k, v in named.items() if k in expected})
         blocks = base.blocks[0].path.rpartition(".")[0]
         strange = sorted(key for key in named.keys() - expected if f".{blocks}." in key)
@@ -191,9 +191,14 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 _ROOT = "base_model.model."
 
 
-def _place(key: str, expected: set[str], prefixes: list[str]) -> str:
-    """A weight's name in the base model, of that in the model with a head that the adapter was trained in."""
-    for prefix in prefixes:
-        if key not in expected and key.startswith(_ROOT + prefix):
-            key = _ROOT + key.removeprefix(_ROOT + prefix)
-    return key
+def _place(key: str, expected: set[str], prefix: str) -> str:
+    """A weight's name in the base model, of that in the whole model that the adapter was trained in.
+
+    Args:
+        prefix: what a model with a head calls its base model.
+    """
+    rest = key.removeprefix(_ROOT)
+    based = rest.removeprefix(f"{prefix}.")
+    # "encoder.": the base is the encoder of an encoder-decoder.
+    found = [_ROOT + one for one in (rest, based, based.removeprefix("encoder.")) if _ROOT + one in expected]
+    return found[0] if found else _ROOT + based

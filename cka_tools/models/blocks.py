@@ -155,8 +155,10 @@ def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.
     }
     if len(outer) == 1:
         return next(iter(outer.items()))
-    problem = f"several lists of modules could be ({', '.join(outer)})" if outer else "no list of modules is"
-    told = "" if depth is None else f", of which its config names {depth}"
+    problem = "several lists of modules could be" if outer else "no list of modules is"
+    told = ("" if depth is None else f", of which its config names {depth}") + (
+        f" ({', '.join(outer)})" if outer else ""
+    )
     raise UserError(
         f"model {name!r}: {problem} the blocks of {type(model).__name__}{told}, so it cannot be hooked: {OTHERS}"
     )

@@ -172,7 +172,10 @@ def _run(
             cause = error.__cause__
             if cause is None:
                 raise
-            reason = f"does not run on token ids and an attention mask ({type(cause).__name__}: {one_line(cause)})"
+            asked = "token ids and an attention mask" + (
+                "" if loaded.dtype == torch.float32 else f" in {loaded.dtype_name}"
+            )
+            reason = f"does not run on {asked} ({type(cause).__name__}: {one_line(cause)})"
             raise _no_text(loaded, reason) from cause
 
 

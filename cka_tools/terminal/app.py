@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -70,6 +71,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UserError as error:
+        if "--debug" in sys.argv and speaks_first():
+            traceback.print_exception(error)
         _fail(str(error), BAD_INPUT)
     except ProcessLost:
         lost = "a process of this run ended or was stopped"
