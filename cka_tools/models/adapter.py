@@ -159,10 +159,10 @@ class _Adapter:
         Raises:
             UserError: the adapter is of another model, or lacks weights.
         """
-        inside = {path.rpartition(".")[2] for path, _ in base.model.named_modules()}
+        known = {path.rpartition(".")[2] for path, _ in base.model.named_modules()}
         saved = self.config.modules_to_save or ()
         # A head is not part of the base model.
-        self.config.modules_to_save = [name for name in saved if name in inside] or None
+        self.config.modules_to_save = [name for name in saved if name in known] or None
         self.config.inference_mode = True
         with failing_as(f"model {self.given!r}: its adapter does not fit {base.name!r}"), quiet_transformers():
             wrapped = self._peft.PeftModel(base.model, self.config)
@@ -172,7 +172,8 @@ class _Adapter:
             named = {_place(key, expected, prefix): value for key, value in state.items()}
             self._peft.set_peft_model_state_dict(wrapped, {k: v for k, v in named.items() if k in expected})
         blocks = base.blocks[0].path.rpartition(".")[0]
-        strange = sorted(key for key in named.keys() - expected if f".{blocks}." in key)
+        inside = tuple(f"{_ROOT}{stack}{blocks}." for stack in ("", "encoder."))
+        strange = sorted(key for key in named.keys() - expected if key.startswith(inside))
         for problem, keys in (("lacks", sorted(expected - named.keys())), ("has no place for", strange)):
             if keys:
                 raise UserError(

@@ -278,7 +278,8 @@ def load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
     Raises:
         UserError: it cannot be loaded, or has no vocabulary.
     """
-    with failing_as(f"model {given!r}: its tokenizer cannot be loaded"):
+    cure = "write it with tokenizer.save_pretrained"
+    with failing_as(f"model {given!r}: its tokenizer cannot be loaded, {cure}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     # A tokenizer_config.json alone gives a tokenizer of special tokens only, without an error.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):

@@ -263,8 +263,14 @@ class MemorySource:
             )
         # An adapter's layers lie inside the model that it was put on.
         base = take_stack(self.name, getattr(model, "get_base_model", lambda: model)().base_model, options.stack)
-        parameters = [p for p in base.parameters() if p.is_floating_point()]
+        # PEFT keeps an adapter in float32 beside a base in 16 bits.
+        adapters = tuple(f".{name}" for name in getattr(model, "peft_config", ()))
+        named = [(name, p) for name, p in base.named_parameters() if p.is_floating_point()]
+        parameters = [p for name, p in named if not any(part in name for part in adapters)]
         here = parameters[0].device
+        if any(p.device.type == "meta" for p in parameters):
+            problem = "has weights that are not in memory"
+            raise UserError(f"model {self.name} {problem}: give its directory, with device_map='auto' if it is large")
         if str(options.device) != "auto" and resolve_device(options.device).type != here.type:
             problem = f"lies on {here}, asked for {options.device}: move it, or pass device='auto'"
             raise UserError(f"model {self.name} {problem}")

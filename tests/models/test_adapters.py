@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
@@ -98,6 +98,28 @@ def test_a_wrapped_model_in_memory_runs_with_its_adapter(base: Path, fresh_token
     loaded = load_model((model, fresh_tokenizer()))
     assert type(loaded.model).__name__ == "BertModel"
     torch.testing.assert_close(states(loaded.model)[-1], states(model)[-1])
+
+
+def test_an_adapter_in_float32_on_a_base_in_bfloat16(base: Path, fresh_tokenizer: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["query"], init_lora_weights=False)
+    model = get_peft_model(AutoModel.from_pretrained(base, dtype=torch.bfloat16), config).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}
+    loaded = load_model((model, fresh_tokenizer()), dtype="bfloat16")
+    assert loaded.dtype == torch.bfloat16
+
+
+def test_an_adapter_of_an_encoder_decoder(fresh_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+    sizes = {"vocab_size": 125, "d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    whole = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **sizes, pad_token_id=1)).eval()
+    whole.save_pretrained(tmp_path / "base")
+    fresh_tokenizer().save_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, target_modules=["q", "v"], init_lora_weights=False)
+    model = get_peft_model(whole, config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(f"{tmp_path / 'base'}+{tmp_path / 'adapter'}", device="cpu", stack="encoder")
+    torch.testing.assert_close(states(loaded.model)[-1], states(model.get_base_model().get_encoder())[-1])
 
 
 def test_other_adapters_that_change_layers_work(base: Path, tmp_path: Path) -> None:
