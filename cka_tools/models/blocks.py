@@ -113,8 +113,10 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
     A known place is tried first, then the one ModuleList whose length is `config.num_hidden_layers`.
 
     Raises:
-        UserError: no list of blocks, or several that could be it.
+        UserError: a model that reads no text; no list of blocks, or several that could be it.
     """
+    if not reads_text(model):
+        raise no_text(name, model, f"reads {getattr(model, 'main_input_name', None)}, not text")
     config = text_config(model.config)
     depth = getattr(config, "num_hidden_layers", None)
     if getattr(config, "is_encoder_decoder", False):  # the encoder of one: its config may count either stack
@@ -177,6 +179,12 @@ def text_part(model: nn.Module) -> nn.Module | None:
     parts = [(name, part) for name, part in model.named_children() if hasattr(part, "main_input_name")]
     text = [part for name, part in parts if reads_text(part, name)]
     return text[0] if len(text) == 1 < len(parts) else None
+
+
+def no_text(name: str, model: nn.Module, problem: str) -> UserError:
+    """The error for a model that does not run on token ids."""
+    cure = "give a text encoder or decoder" if text_part(model) is None else "take its text half: --stack text"
+    return UserError(f"model {name!r}: {type(model).__name__} {problem}: {cure}")
 
 
 def _find_branches(path: str, module: nn.Module) -> list[tuple[str, ...]]:

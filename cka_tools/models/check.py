@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.models.blocks import OTHERS, Block, block_output, own_tokens, reads_text, text_part
+from cka_tools.models.blocks import OTHERS, Block, block_output, no_text, own_tokens
 from cka_tools.models.model import LoadedModel
 
 
@@ -24,8 +24,6 @@ def check_blocks(loaded: LoadedModel) -> None:
     Raises:
         UserError: naming the model and the first layer that does not fit.
     """
-    if not reads_text(loaded.model):
-        raise _no_text(loaded, f"reads {loaded.model.main_input_name}, not text")
     inside = tuple(f"{block.path}." for block in loaded.blocks)
     behind = [path for path, module in loaded.model.named_modules() if path and not f"{path}.".startswith(inside)]
     paths = [block.path for block in loaded.blocks] + [p for block in loaded.blocks for c in _tried(block) for p in c]
@@ -176,7 +174,7 @@ def _run(
                 "" if loaded.dtype == torch.float32 else f" in {loaded.dtype_name}"
             )
             reason = f"does not run on {asked} ({type(cause).__name__}: {one_line(cause)})"
-            raise _no_text(loaded, reason) from cause
+            raise no_text(loaded.name, loaded.model, reason) from cause
 
 
 def _final_norm(
@@ -239,12 +237,6 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _no_hooks(loaded: LoadedModel, problem: str) -> UserError:
     return UserError(f"model {loaded.name!r}: {problem}, so it cannot be hooked: {OTHERS}")
-
-
-def _no_text(loaded: LoadedModel, problem: str) -> UserError:
-    kind = type(loaded.model).__name__
-    cure = "give a text encoder or decoder" if text_part(loaded.model) is None else "take its text half: --stack text"
-    return UserError(f"model {loaded.name!r}: {kind} {problem}: {cure}")
 
 
 @contextmanager
