@@ -107,10 +107,18 @@ def text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def setting(config: Any, name: str, layer: int | None = None) -> Any:
+    """A value of a config; None where it does not say, or where layers differ and none is named."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # no AttributeError: transformers' own, of a value that is each layer's (Gemma 4, NeoMME)
+        return None if layer is None else getattr(config.per_layer_config[layer], name, None)
+
+
 def find_blocks(name: str, model: nn.Module) -> list[Block]:
     """Find the blocks of a base model, in the order in which they run.
 
-    A known place is tried first, then the one ModuleList whose length is `config.num_hidden_layers`.
+    A known place is tried first, then the one ModuleList whose length is `num_hidden_layers` of the config.
 
     Raises:
         UserError: a model that reads no text; no list of blocks, or several that could be it.
@@ -118,7 +126,7 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
     if not reads_text(model):
         raise no_text(name, model, f"reads {getattr(model, 'main_input_name', None)}, not text")
     config = text_config(model.config)
-    depth = getattr(config, "num_hidden_layers", None)
+    depth = setting(config, "num_hidden_layers")
     if getattr(config, "is_encoder_decoder", False):  # the encoder of one: its config may count either stack
         depth = getattr(config, "encoder_layers", depth)
     path, blocks = _find_list(name, model, depth)
@@ -130,7 +138,7 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
         block.take_branches(block.candidates[0] if block.candidates else None)
         if kinds and index < len(kinds):
             block.scope = _SCOPES.get(kinds[index], kinds[index])
-            block.window = getattr(config, "sliding_window", None) if block.scope == "local" else None
+            block.window = setting(config, "sliding_window", index) if block.scope == "local" else None
         found.append(block)
     return found
 

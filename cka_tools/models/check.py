@@ -83,6 +83,12 @@ def _residual(loaded: LoadedModel, block: Block, calls: list[Any]) -> torch.Tens
 _LENGTH = 8
 _LONG = 24
 
+_STEPS = 3
+"""Modules that may stand between the last block's output and the last hidden state."""
+
+_WHOLE = (201, 300)
+"""Tokens of a longer row and of its padded form: some attend in pieces of up to some hundred (Reformer)."""
+
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Most that rounding may move a token's hidden state, relative to its norm, from one shape to another.
 
@@ -98,17 +104,12 @@ def check_padding(loaded: LoadedModel) -> None:
     Raises:
         UserError: the row differs even beside another of its own length, or from one pass to the next.
     """
-    # Special tokens have a meaning of their own, such as where a sequence ends.
-    special = set(loaded.tokenizer.all_special_ids)
-    long = min(_LONG, loaded.max_length or _LONG)
-    free = (token for token in range(loaded.vocabulary) if token not in special)
-    ordinary = list(islice(free, 2 * long)) or [0]
-    tokens = torch.tensor([ordinary[at % len(ordinary)] for at in range(2 * long)]).reshape(2, long)
-    short = min(_LENGTH, long - 1)
-    row, other, padded = tokens[:1, :short], tokens[1:, :short], tokens[:1].clone()
-    padded[:, short:] = loaded.pad_id
     # BigBird chooses its attention by the length of a batch.
-    by_length = getattr(loaded.model, "attention_type", None) == "block_sparse"
+    needed = getattr(loaded.model, "attention_type", None) == "block_sparse"
+    long = min(_LONG, loaded.max_length or _LONG)
+    short = min(_LENGTH, long - 1)
+    tokens = _ordinary_tokens(loaded, long)
+    row, other = tokens[:1, :short], tokens[1:, :short]
     with loaded.evaluating():
         alone = _tokens_of_row(loaded, row, short)
         batches = (row, torch.cat([row, other]))
@@ -117,11 +118,37 @@ def check_padding(loaded: LoadedModel) -> None:
                 f"model {loaded.name!r} gives a document other hidden states on another pass or beside "
                 "another document of its length: its numbers would depend on the batches"
             )
+        padded = _padded(loaded, tokens[:1], short)
         batches = (padded, torch.cat([padded, tokens[1:]]))
-        if by_length or any(_apart(loaded, alone, _tokens_of_row(loaded, ids, short)) for ids in batches):
-            loaded.needs_equal_lengths = True
-            note = padding_note(loaded.name)
-            loaded.notes += [] if note in loaded.notes else [note]
+        needed = needed or any(_apart(loaded, alone, _tokens_of_row(loaded, ids, short)) for ids in batches)
+        if not needed and (loaded.max_length or _WHOLE[1]) > _LONG:
+            long = min(_WHOLE[1], loaded.max_length or _WHOLE[1])
+            short = min(_WHOLE[0], 2 * long // 3)
+            row = _ordinary_tokens(loaded, long)[:1]
+            alone = _tokens_of_row(loaded, row[:, :short], short)
+            # A single token of many may change its expert by rounding.
+            found = _tokens_of_row(loaded, _padded(loaded, row, short), short)
+            needed = _apart(loaded, alone, found, share=0.1)
+    if needed:
+        loaded.needs_equal_lengths = True
+        note = padding_note(loaded.name)
+        loaded.notes += [] if note in loaded.notes else [note]
+
+
+def _ordinary_tokens(loaded: LoadedModel, length: int) -> torch.Tensor:
+    """Two rows (2, length) of ids that are not special: those have a meaning of their own, such as where a
+    sequence ends."""
+    special = set(loaded.tokenizer.all_special_ids)
+    free = (token for token in range(loaded.vocabulary) if token not in special)
+    ordinary = list(islice(free, 2 * length)) or [0]
+    return torch.tensor([ordinary[at % len(ordinary)] for at in range(2 * length)]).reshape(2, length)
+
+
+def _padded(loaded: LoadedModel, row: torch.Tensor, length: int) -> torch.Tensor:
+    """A row whose first tokens alone are left."""
+    padded = row.clone()
+    padded[:, length:] = loaded.pad_id
+    return padded
 
 
 def padding_note(name: str) -> str:
@@ -138,11 +165,13 @@ def _tokens_of_row(loaded: LoadedModel, ids: torch.Tensor, length: int) -> list[
     return [seen[block.path][0][1][0, :length].double().cpu() for block in loaded.blocks]
 
 
-def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    """Whether a token differs beyond rounding in some layer; an overflow (reported later) is not counted."""
+def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Tensor], share: float = 0.0) -> bool:
+    """Whether more than a share of the tokens differ beyond rounding in some layer; an overflow (reported later) is
+    not counted."""
     for a, b in zip(first, second, strict=True):
         moved, size = (a - b).norm(dim=-1), a.norm(dim=-1)
-        if bool((moved > _TOLERANCE[loaded.dtype] * size)[torch.isfinite(moved)].any()):
+        beyond = (moved > _TOLERANCE[loaded.dtype] * size)[torch.isfinite(moved)]
+        if len(beyond) and float(beyond.double().mean()) > share:
             return True
     return False
 
@@ -182,19 +211,27 @@ def _final_norm(
 ) -> tuple[str | None, bool]:
     """Path of the norm that turns the last block's output into the last hidden state, and whether something does.
 
-    None where the two are equal, or where what does it is no norm (OPT-350m: a projection).
+    None where the two are equal, or where no norm does it (OPT-350m: a projection).
     """
     if _same(output, last):
         return None, True
-    found = [
-        path
-        for path in behind
-        for given, made in seen[path]
-        if isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor)
-        if _same(own_tokens(given, _LENGTH), output) and _same(own_tokens(made, _LENGTH), last)
-    ]
-    norms = [path for path in found if "norm" in type(loaded.model.get_submodule(path)).__name__.lower()]
-    return next(iter(norms), None), bool(found)
+    # Each step: (paths so far, tensor). Behind a norm there may be a projection, or two.
+    steps: list[tuple[tuple[str, ...], torch.Tensor]] = [((), output)]
+    for _ in range(_STEPS):
+        steps = [
+            ((*paths, path), made)
+            for paths, hidden in steps
+            for path in behind
+            for given, made in seen[path]
+            if path not in paths and isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor)
+            if _same(own_tokens(given, _LENGTH), own_tokens(hidden, _LENGTH))
+        ]
+        through = [paths for paths, made in steps if _same(own_tokens(made, _LENGTH), last)]
+        if through:
+            found = (path for paths in through for path in paths)
+            modules = {path: type(loaded.model.get_submodule(path)).__name__.lower() for path in found}
+            return next((path for path, kind in modules.items() if "norm" in kind), None), True
+    return None, False
 
 
 def _branches_add_up(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.models.blocks import OTHERS, Block, text_config
+from cka_tools.models.blocks import OTHERS, Block, setting, text_config
 from cka_tools.processes import local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -113,13 +113,13 @@ class LoadedModel:
     @property
     def hidden_size(self) -> int:
         """Features of a layer by the config; 0 where it does not say."""
-        return int(getattr(text_config(self.model.config), "hidden_size", 0) or 0)
+        return int(setting(text_config(self.model.config), "hidden_size") or 0)
 
     @property
     def max_length(self) -> int | None:
         """The longest sequence the model takes, in tokens; None where neither config nor tokenizer says."""
         config = text_config(self.model.config)
-        declared = (getattr(config, name, None) for name in _LENGTHS)
+        declared = (setting(config, name) for name in _LENGTHS)
         limits = [limit for limit in declared if isinstance(limit, int) and limit > 0]
         for path, module in self.model.named_modules():
             weight = getattr(module, "weight", None)
@@ -142,7 +142,7 @@ class LoadedModel:
         try:
             return int(self.model.get_input_embeddings().weight.shape[0])
         except (AttributeError, NotImplementedError):
-            size = getattr(text_config(self.model.config), "vocab_size", None)
+            size = setting(text_config(self.model.config), "vocab_size")
         if not isinstance(size, int):
             kind = type(self.model).__name__
             raise UserError(f"model {self.name!r}: {kind} has no table of token embeddings: {OTHERS}")

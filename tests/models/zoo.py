@@ -128,6 +128,10 @@ ZOO = (
     Animal("yoso", _PLAIN, "unpadded"),
     Animal("convbert", _PLAIN | {"embedding_size": 32}, "unpadded"),
     Animal("fnet", _PLAIN, "unpadded"),
+    # In pieces of eight tokens, but for documents that are no longer than one.
+    Animal("reformer", _PLAIN | {"axial_pos_embds": False, "attention_head_size": 8, "lsh_attn_chunk_length": 8,
+                                 "local_attn_chunk_length": 8, "attn_layers": ["local", "lsh", "local"],
+                                 "feed_forward_size": 48, "num_buckets": 4, "hash_seed": 0}, "unpadded", ()),
     Animal("nomic_bert", _PLAIN),
     Animal("gte", _PLAIN),
     # Encoders with norms in front of the branches.
@@ -136,6 +140,7 @@ ZOO = (
     Animal("megatron-bert", _PLAIN),
     Animal("xlm-roberta-xl", _POSITIONS),
     Animal("eurobert"),
+    Animal("neomme", {"head_dim": 16, "num_attention_heads": 2}),
     Animal("esm", _POSITIONS | {"mask_token_id": 4}),
     # Encoders of encoder-decoders, text halves.
     Animal("t5", _D_MODEL | _T5, stack="encoder"),
@@ -155,6 +160,8 @@ ZOO = (
     Animal("gptj", _PLAIN | {"rotary_dim": 4}),
     Animal("bloom", _PLAIN),
     Animal("opt", _PLAIN | {"word_embed_proj_dim": 32, "ffn_dim": 48}),
+    Animal("opt", _PLAIN | {"word_embed_proj_dim": 16, "ffn_dim": 48, "do_layer_norm_before": False},
+           name="opt (projected, as OPT-350m)"),
     Animal("mpt", _D_MODEL | {"n_layers": 3, "n_heads": 4, "max_seq_len": 64}),
     Animal("falcon", _PLAIN | {"max_position_embeddings": 64, "head_dim": None}),
     Animal("ctrl", _PLAIN | {"n_embd": 32, "dff": 48, "hidden_size": None}),
