@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import torch
 
-from cka_tools.extraction.activations import forward_options
 from cka_tools.extraction.batches import TokenBatch, make_batch
 from cka_tools.extraction.extract import Prepared
 from cka_tools.models import LoadedModel
@@ -17,9 +16,8 @@ def batches_of(prepared: Prepared, model: LoadedModel, at: int = 0) -> list[Toke
 
 def bare_forward(model: LoadedModel, batches: Iterable[TokenBatch]) -> None:
     """Run batches through the whole base model and keep nothing."""
-    options = forward_options(model)
     with model.evaluating():
         for batch in batches:
-            model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options)
+            model.run(batch.input_ids, batch.attention_mask)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

@@ -198,6 +198,9 @@ class FeatureRun:
         if content is not None and self.options.allow_unused_weights:
             # Loading would refuse such a model without the option: it is not to be found without it either.
             content["allow_unused_weights"] = True
+        if content is not None and self.options.device_map:
+            # Parts of it may run on another device than the first.
+            content["device_map"] = self.options.device_map
         loaded: LoadedModel | None = None
 
         def load() -> LoadedModel:
@@ -248,6 +251,9 @@ def open_run(
         settings.dtype or "float32",
         settings.trust_remote_code,
         settings.allow_unused_weights,
+        settings.allow_bin,
+        settings.stack,
+        settings.device_map,
     )
     draws = [draw_documents(corpus, settings.documents, seed, settings) for seed in seeds or (settings.seed,)]
     sources = list(dict.fromkeys(given))

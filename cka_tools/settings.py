@@ -210,6 +210,22 @@ class Settings(Reading):
     allow_unused_weights: bool = option(
         False, "Leave out weights inside layers that a model's class does not use.", lacking=("ablate",)
     )
+    # The models of an ablation are made by it: ModernBERT, in safetensors.
+    allow_bin: bool = option(
+        False, "Read pytorch_model.bin, as tensors alone, where a model has no safetensors.", lacking=("ablate",)
+    )
+    stack: Literal["encoder", "text"] | None = option(
+        None,
+        "Which part to take of a model that has several: of T5 or BART, of CLIP.",
+        shown="none",
+        lacking=("ablate",),
+    )
+    device_map: Literal["auto"] | None = option(
+        None,
+        "auto: spread a model that a GPU does not hold over all there are, and memory.",
+        shown="none",
+        lacking=("ablate",),
+    )
     cache: bool = option(
         True, "Use no cache: no features kept or found there, and no snapshots.", flag="--no-cache", recorded=False
     )

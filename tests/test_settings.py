@@ -21,7 +21,8 @@ LACKING = {
     "matrix": {"pairs", "protocol"},
     # One device for training and comparing is an option of its own; the models are made here.
     # Its two corpora need not be of one kind.
-    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights", "column", "text_unit"},
+    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights", "column", "text_unit"}
+    | {"allow_bin", "stack", "device_map"},
 }
 
 FLAGS = {"measures": "--measure", "cache": "--no-cache"}
@@ -47,12 +48,15 @@ BAD = {
     "keep_features": ("much", "keep-features 'much' is not a valid size"),
     "snapshot_every": (0, "snapshot-every 0 must be at least 1"),
     "plan": ("random", "plan 'random' is not one of sorted, corpus-order"),
+    "stack": ("decoder", "stack 'decoder' is not one of encoder, text"),
+    "device_map": ("all", "device-map 'all' is not one of auto"),
     "batch_size": (0, "batch-size 0 must be at least 1"),
 }
 
 #: What has no value that could be told here: yes or no, and what the machine or the disk decides.
 UNCHECKED = {
-    "device", "rescale", "trust_remote_code", "allow_unused_weights", "cache", "memory_limit", "spill_folder",
+    "device", "rescale", "trust_remote_code", "allow_unused_weights", "allow_bin", "cache", "memory_limit",
+    "spill_folder",
 }  # fmt: skip
 
 

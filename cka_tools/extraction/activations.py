@@ -1,7 +1,6 @@
 """Which layers are hooked, and at which module of each."""
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -14,7 +13,7 @@ from torch import nn
 from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
 from cka_tools.extraction.tokens import TokenTable
-from cka_tools.models.blocks import block_output
+from cka_tools.models.blocks import block_output, own_tokens
 from cka_tools.models.model import LoadedModel
 
 
@@ -152,7 +151,6 @@ class PooledForward:
         self.pooling = pooling
         self.layers = list(layers)
         self._paths = site_paths(model, site, layers)
-        self._options = forward_options(model)
         self._hooks = ExitStack()
         self._take: Callable[[torch.Tensor], None] | None = None
 
@@ -204,6 +202,8 @@ class PooledForward:
         checks: list[torch.Tensor] = []
 
         def take(hidden: torch.Tensor) -> None:
+            # Layers of a model that is spread over devices lie where their weights do.
+            hidden = own_tokens(hidden, mask.shape[1]).to(mask.device)
             if blank_padding:
                 hidden = hidden.masked_fill(~mask.bool().unsqueeze(-1), 0)
             pooled.append(pool(hidden))
@@ -213,20 +213,9 @@ class PooledForward:
 
         self._take = take
         try:
-            self.model.model(input_ids=batch.input_ids, attention_mask=mask, **self._options)
+            self.model.run(batch.input_ids, mask)
         except StopForward:
             pass
         finally:
             self._take = None
         return pooled, torch.stack(checks) if checks else mask.new_empty(0)
-
-
-def forward_options(model: LoadedModel) -> dict[str, Any]:
-    """Keyword arguments that keep a forward pass from storing what nobody reads."""
-    options: dict[str, Any] = {}
-    if "use_cache" in inspect.signature(model.model.forward).parameters:
-        options["use_cache"] = False
-    for name in ("output_hidden_states", "output_attentions"):
-        if getattr(model.model.config, name, False):
-            options[name] = False
-    return options

@@ -15,7 +15,7 @@ from cka_tools.extraction.activations import HostCopy, PooledForward, accumulati
 from cka_tools.extraction.batches import BatchPlan, make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
-from cka_tools.models.model import LoadedModel
+from cka_tools.models.model import LoadedModel, is_out_of_memory
 from cka_tools.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Settings
 
 Result = TypeVar("Result")
@@ -27,14 +27,6 @@ class DoesNotFit(Exception):  # noqa: N818 - a condition for the caller to name,
     def __init__(self, row: int) -> None:
         super().__init__(f"document row {row} does not fit in memory")
         self.row = row
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "defaultcpuallocator" in text)
 
 
 def run_splitting(

@@ -1,31 +1,22 @@
-"""A model's files: what a user writes for it, its directory checked, hashed, or fetched from the hub."""
+"""A model's files: what a user writes for it, and its directory, checked and hashed."""
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from cka_tools.bundled import bundled_data
 from cka_tools.errors import UserError, failing_as
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.\-]*/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?")
-_GRAMMAR = "write demo:NAME, a directory, org/name or org/name@revision"
+_GRAMMAR = "write demo:NAME, a directory, org/name, org/name@revision, or BASE+ADAPTER"
 
 
 @dataclass(frozen=True)
@@ -131,95 +122,23 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-#: Seconds for the first answer of the hub. Past it the hub counts as unreachable.
-HUB_TIMEOUT = 5.0
-
-_SINGLE = "model.safetensors"
-_SHARDS = "model-*-of-*.safetensors"
-_TEXT_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SINGLE = "model.safetensors"
+SHARDS = "model-*-of-*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+BIN, BIN_SHARDS = "pytorch_model.bin", "pytorch_model-*-of-*.bin"
+ADAPTER = "adapter_config.json"
 
 
-@dataclass
-class Snapshot:
-    """A model's files on this machine, the hub's commit they are of, and what the user should know."""
-
-    folder: Path
-    commit: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def fetch_snapshot(spec: ModelSpec, *, trust_remote_code: bool = False) -> Snapshot:
-    """Find a directory, or download what a comparison needs of a repository (never pickles).
-
-    Without a connection a copy that is already in the hub's cache is used, and a note says so.
-
-    Raises:
-        UserError: not found, gated, unreachable and not cached, or only pickled weights.
-    """
-    if spec.folder is not None:
-        return Snapshot(spec.folder)
-    assert spec.repo is not None
-    # The variable is read here, not at import, so that one process can serve several endpoints.
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-    try:
-        info = api.model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
-        names = [sibling.rfilename for sibling in info.siblings or []]
-        wanted = files_wanted(spec.given, names, python=trust_remote_code)
-        commit = str(info.sha)
-        folder = api.snapshot_download(spec.repo, revision=commit, allow_patterns=wanted)
-    except UserError:
-        raise
-    except (HfHubHTTPError, HFValidationError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", "?")
-        unknown = "is neither a directory here nor on the hub (if it is private, log in with `hf auth login`)"
-        problems = {
-            GatedRepoError: "is gated: accept its terms on its page and log in with `hf auth login`",
-            RevisionNotFoundError: f"has no revision {spec.revision!r} on the hub: check its name",
-            RepositoryNotFoundError: f"{unknown}: check its name",
-            HFValidationError: f"{unknown}: check its name",
-        }
-        problem = problems.get(type(error), f"cannot be fetched, the hub answers {status}: try again later")
-        raise UserError(f"model {spec.given!r} {problem}") from None
-    except Exception as error:
-        # Which class means "no connection" depends on the hub client's version; the cache answers for all.
-        return _cached(api, spec, error)
-    return Snapshot(Path(folder), commit)
-
-
-def _cached(api: HfApi, spec: ModelSpec, error: Exception) -> Snapshot:
-    try:
-        folder = Path(api.snapshot_download(str(spec.repo), revision=spec.revision, local_files_only=True))
-    except Exception:
-        choices = " or ".join(["a local directory", *(f"demo:{name}" for name in demo_models())])
-        problem = f"the hub cannot be reached ({type(error).__name__}) and its cache has no copy"
-        raise UserError(f"model {spec.given!r} is not a directory here, {problem}: offline, give {choices}") from None
-    note = f"The hub could not be reached: {spec.given} is the cached copy of commit {folder.name}."
-    return Snapshot(folder, folder.name, [note])
-
-
-def files_wanted(given: str, names: list[str], *, python: bool) -> list[str]:
-    """Of a repository's files, those a comparison needs: top level, no pickles, one set of weights.
-
-    Raises:
-        UserError: the weights are pickles only.
-    """
-    top = [name for name in names if "/" not in name]
-    weights = _like(top, _SINGLE) or _like(top, _SHARDS) or _like(top, "*.safetensors")
-    if not weights and _like(top, *_PICKLES):
-        raise pickled_weights(given)
-    return _like(top, *_TEXT_FILES) + weights + (_like(names, "*.py") if python else [])
-
-
-def _like(names: list[str], *patterns: str) -> list[str]:
+def like(names: list[str], *patterns: str) -> list[str]:
+    """Those of some names that fit one of some patterns."""
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def pickled_weights(given: str, found: str = "only pickled weights") -> UserError:
     """The error for a checkpoint without safetensors (loading a pickle can run any code)."""
     return UserError(
-        f"model {given!r} has {found}; these are never loaded: convert them to safetensors "
-        "(load it where you trust it, then model.save_pretrained(DIR))"
+        f"model {given!r} has {found}; these are not loaded: convert them to safetensors (load it where you trust "
+        "it, then model.save_pretrained(DIR)), or read pytorch_model.bin as tensors alone with --allow-bin"
     )
 
 
@@ -234,22 +153,29 @@ _TOKENIZER_FILES = (
 )
 
 
-def check_folder(given: str, folder: Path) -> dict[str, Any]:
-    """Return the parsed config.json of a directory that holds config, safetensors and a tokenizer.
+def check_folder(given: str, folder: Path, *, allow_bin: bool = False) -> dict[str, Any]:
+    """Return the parsed config.json of a directory that holds config, weights and a tokenizer.
+
+    Args:
+        allow_bin: weights may be in pytorch_model.bin.
 
     Raises:
-        UserError: one of them is missing, the config is not JSON, or as `weight_files`.
+        UserError: one of them is missing, the config is not JSON, weights are not whole, or as `weight_files`.
     """
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"model {given!r} holds an adapter (adapter_config.json): merge it into its base "
-            "(merge_and_unload, then save_pretrained) and give that directory"
-        )
+    if (folder / ADAPTER).is_file():
+        if has_model(folder):
+            raise UserError(
+                f"model {given!r} holds a model and an adapter ({ADAPTER}): move the adapter to a directory of its "
+                "own, and give MODEL or MODEL+ADAPTER"
+            )
+        base = read_object(folder / ADAPTER, given).get("base_model_name_or_path") or "BASE"
+        raise UserError(f"model {given!r} is an adapter ({ADAPTER}): give it with its base, as {base}+{given}")
     if not (folder / "config.json").is_file():
-        raise UserError(f"model {given!r} has no config.json: give the directory written by save_pretrained")
-    config = _read_object(folder / "config.json", given)
-    weight_files(folder, given)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(f"model {given!r} has no config.json: {_inside(folder)}")
+    config = read_object(folder / "config.json", given)
+    for file in weight_files(folder, given, allow_bin=allow_bin):
+        _check_whole(file, given)
+    if not has_tokenizer(folder):
         raise UserError(
             f"model {given!r} has no tokenizer (tokenizer.json or a vocabulary): save it there with "
             "tokenizer.save_pretrained"
@@ -257,10 +183,59 @@ def check_folder(given: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-_INDEX = ".safetensors.index.json"
+def has_model(folder: Path) -> bool:
+    """Whether a directory holds weights of a model, by the names that transformers gives them."""
+    names = [file.name for file in folder.iterdir()]
+    return bool(like(names, SINGLE, SHARDS, f"{SINGLE}.index.json", BIN, BIN_SHARDS))
 
 
-def weight_files(folder: Path, given: str | None = None) -> list[Path]:
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a directory holds a file of a tokenizer."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _inside(folder: Path) -> str:
+    """What to give instead of a directory that is not a model: the last one in it that is (of a Trainer's output,
+    or of an old sentence-transformers model)."""
+    models = [one.name for one in folder.iterdir() if (one / "config.json").is_file() and has_model(one)]
+    if not models:
+        return "give the directory written by save_pretrained"
+    last = max(models, key=lambda name: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", name)])
+    return f"give the model inside, {str(folder / last)!r}"
+
+
+def _check_whole(file: Path, given: str) -> None:
+    """Refuse a pointer of Git LFS, and safetensors of another size than their header says.
+
+    A file starts with the length of its header, 8 bytes, little-endian; the header holds where each tensor ends.
+    """
+    problem = None
+    with file.open("rb") as opened:
+        start = opened.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"model {given!r}: {file.name} is a pointer of Git LFS, not the weights: run `git lfs pull`"
+            )
+        if file.suffix != ".safetensors":
+            return
+        size, length = file.stat().st_size, int.from_bytes(start[:8], "little")
+        opened.seek(8)
+        header = opened.read(length) if 8 + length <= size else b""
+        if not header:
+            problem = f"ends within its header ({size} bytes)"
+        else:
+            with failing_as(f"model {given!r}: {file.name} cannot be loaded, copy it again"):
+                parts = [one["data_offsets"][1] for name, one in json.loads(header).items() if name != "__metadata__"]
+            whole = 8 + length + max(parts, default=0)
+            problem = None if whole == size else f"has {size} bytes of {whole}"
+    if problem is not None:
+        raise UserError(f"model {given!r}: {file.name} cannot be loaded, it {problem}: copy it again")
+
+
+_INDEX = ".index.json"
+
+
+def weight_files(folder: Path, given: str | None = None, *, allow_bin: bool = False) -> list[Path]:
     """The files a checkpoint's weights are in, sorted by name: those that are loaded, hashed and recorded.
 
     As transformers chooses them: what `transformers_weights` in config.json names, else model.safetensors,
@@ -268,29 +243,31 @@ def weight_files(folder: Path, given: str | None = None) -> list[Path]:
 
     Args:
         given: the model as the user named it, for errors; the folder by default.
+        allow_bin: where none of these is there, pytorch_model.bin or what its index names.
 
     Raises:
         UserError: no weights, two sets of them, pickles, a file that is missing or lies elsewhere.
     """
     name = given or str(folder)
-    config = _read_object(folder / "config.json", name) if (folder / "config.json").is_file() else {}
-    source, index = config.get("transformers_weights"), f"model{_INDEX}"
+    config = read_object(folder / "config.json", name) if (folder / "config.json").is_file() else {}
+    source, others = config.get("transformers_weights"), list[str]()
+    for single, shards in ((SINGLE, SHARDS), (BIN, BIN_SHARDS))[: 1 + allow_bin]:
+        if source is None and (present := [one for one in (single, single + _INDEX) if (folder / one).is_file()]):
+            source, *others = [*present, *sorted(file.name for file in folder.glob(shards))]
+            if source == single and others:
+                sets = f"{single} and {others[0]}"
+                raise UserError(f"model {name!r} has two sets of weights, {sets}: remove the one not meant")
     if source is None:
-        present = [one for one in (_SINGLE, index) if (folder / one).is_file()]
-        if not present:
-            raise _no_weights(name, folder)
-        source, *others = [*present, *sorted(file.name for file in folder.glob(_SHARDS))]
-        if source == _SINGLE and others:
-            sets = f"{_SINGLE} and {others[0]}"
-            raise UserError(f"model {name!r} has two sets of weights, {sets}: remove the one not meant")
+        raise _no_weights(name, folder)
     files = [_weight_file(source, "config.json", folder, name)]
     if files[0].name.endswith(_INDEX):
-        named = _read_object(files[0], name).get("weight_map")
+        named = read_object(files[0], name).get("weight_map")
         if not isinstance(named, dict) or not named:
             raise UserError(f"model {name!r}: {files[0].name} names no weights: write it again")
-        shards = set(map(str, named.values()))
-        files = sorted(_weight_file(shard, files[0].name, folder, name) for shard in shards)
-    if wrong := [file.name for file in files if file.suffix != ".safetensors"]:
+        parts = set(map(str, named.values()))
+        files = sorted(_weight_file(part, files[0].name, folder, name) for part in parts)
+    known = (".safetensors", ".bin")[: 1 + allow_bin]
+    if wrong := [file.name for file in files if file.suffix not in known]:
         raise pickled_weights(name, f"weights in {wrong[0]}, which is not safetensors")
     return files
 
@@ -309,16 +286,21 @@ def _weight_file(source: object, named_by: str, folder: Path, given: str) -> Pat
 
 def _no_weights(given: str, folder: Path) -> UserError:
     files = sorted(file.name for file in folder.iterdir())
-    if found := _like(files, "*.safetensors"):
-        problem = f"neither {_SINGLE} nor model{_INDEX} beside {found[0]}: write it with save_pretrained"
-        return UserError(f"model {given!r} has {problem}")
-    if _like(files, *_PICKLES):
+    if found := like(files, "*.safetensors"):
+        problem = f"neither {SINGLE} nor {SINGLE}{_INDEX}, but {found[0]}: if these are its weights, rename the file"
+        return UserError(f"model {given!r} has {problem} to {SINGLE}")
+    if like(files, *PICKLES):
         return pickled_weights(given)
     problem = "no weights (*.safetensors): give the directory written by save_pretrained"
     return UserError(f"model {given!r} has {problem}")
 
 
-def _read_object(file: Path, given: str) -> dict[str, Any]:
+def read_object(file: Path, given: str) -> dict[str, Any]:
+    """The JSON object in a file of a model.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     with failing_as(f"model {given!r}: write {file.name} again, it cannot be read"):
         found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict):

@@ -17,18 +17,11 @@ from transformers.utils import logging
 
 from cka_tools.errors import UserError, failing_as
 from cka_tools.models.attention import attention_for
-from cka_tools.models.blocks import Block, find_blocks, text_config
+from cka_tools.models.blocks import Block, find_blocks, text_config, text_part
 from cka_tools.models.check import check_blocks, check_padding
-from cka_tools.models.folder import (
-    ModelSpec,
-    check_folder,
-    fetch_snapshot,
-    hash_json,
-    hash_tokenizer,
-    hash_weight_files,
-    weight_files,
-)
+from cka_tools.models.folder import ModelSpec, check_folder, hash_json, hash_tokenizer, hash_weight_files, weight_files
 from cka_tools.models.model import LoadedModel
+from cka_tools.models.snapshot import fetch_snapshot
 
 
 @dataclass
@@ -37,7 +30,7 @@ class Checkpoint:
 
     Attributes:
         revision: the hub's commit, None for a directory.
-        trusted: whether code that came with it may run.
+        trusted: whether code that came with it may run. allow_bin: whether its weights may be pickled.
         written: its config.json.
         notes: plain sentences for the user.
     """
@@ -46,6 +39,7 @@ class Checkpoint:
     folder: Path
     revision: str | None
     trusted: bool
+    allow_bin: bool
     written: dict[str, Any]
     config: Any
     tokenizer: Any
@@ -63,7 +57,7 @@ class Checkpoint:
 
     def fingerprint(self) -> dict[str, Any]:
         """Hashes of weights, config and tokenizer, and the hub's commit; JSON-ready."""
-        files = weight_files(self.folder, self.spec.given)
+        files = weight_files(self.folder, self.spec.given, allow_bin=self.allow_bin)
         # Gigabytes are read again only where a file was written since.
         state = [(file, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
         if self._hashed is None or self._hashed[0] != state:
@@ -77,23 +71,23 @@ class Checkpoint:
         }
 
 
-def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False) -> Checkpoint:
+def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False, allow_bin: bool = False) -> Checkpoint:
     """Find a model (fetch it, if it is on the hub) and read its config and tokenizer.
 
     Raises:
         UserError: no such model, a file that is missing or damaged, code that is not trusted.
     """
-    found = fetch_snapshot(spec, trust_remote_code=trust_remote_code)
+    found = fetch_snapshot(spec, trust_remote_code=trust_remote_code, allow_bin=allow_bin)
     folder = found.folder
-    written = check_folder(spec.given, folder)
+    written = check_folder(spec.given, folder, allow_bin=allow_bin)
     with quiet_transformers():
         config = _load_config(spec.given, folder, written, trust_remote_code)
-        tokenizer = _load_tokenizer(spec.given, folder, trust_remote_code)
+        tokenizer = load_tokenizer(spec.given, folder, trust_remote_code)
     trusted = trust_remote_code
-    return Checkpoint(spec, folder, found.commit, trusted, written, config, tokenizer, found.notes)
+    return Checkpoint(spec, folder, found.commit, trusted, allow_bin, written, config, tokenizer, found.notes)
 
 
-def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, stack: str | None = None) -> Any:
     """The base model on torch's meta device, without its weights; `device` is where it will run.
 
     Raises:
@@ -101,10 +95,31 @@ def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     """
     try:
         with quiet_transformers(), torch.device("meta"):
-            return AutoModel.from_config(checkpoint.config, **_kernels(checkpoint, device, dtype))
+            model = AutoModel.from_config(checkpoint.config, **_kernels(checkpoint, device, dtype))
     except Exception:
         # Code that comes with a model may not run without data: its weights are loaded, then let go.
-        return load_weights(checkpoint, torch.device("cpu"), dtype, allow_unused=True).to("meta")
+        return load_weights(checkpoint, torch.device("cpu"), dtype, allow_unused=True, stack=stack).to("meta")
+    return take_stack(checkpoint.spec.given, model, stack)
+
+
+def take_stack(given: str, model: Any, stack: str | None) -> Any:
+    """The part of a model that `stack` names; the model itself where it has one stack of layers.
+
+    Args:
+        stack: "encoder", of an encoder-decoder; "text", of a model that has parts for images or sound as well.
+
+    Raises:
+        UserError: an encoder-decoder of which no stack was named.
+    """
+    if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "decoder"):
+        if stack != "encoder":
+            raise UserError(
+                f"model {given!r} is an encoder-decoder ({model.config.model_type}), which has two stacks of layers: "
+                "take its encoder with --stack encoder"
+            )
+        return model.get_encoder()
+    part = text_part(model) if stack == "text" else None
+    return model if part is None else part
 
 
 def _kernels(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -114,34 +129,65 @@ def _kernels(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
 
 def load_weights(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, allow_unused: bool = False
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    allow_unused: bool = False,
+    stack: str | None = None,
+    device_map: str | None = None,
 ) -> Any:
-    """The base model of a checkpoint with its weights, on `device`, in evaluation mode.
+    """The base model of a checkpoint, or one stack of it, with its weights, on `device`, in evaluation mode.
 
     Args:
         allow_unused: leave weights inside the layers out that the model's class does not use, with a note.
             Those of heads and poolers always are.
+        stack: as `take_stack` takes it.
+        device_map: "auto" spreads the model over all devices there are.
 
     Raises:
-        UserError: weights that are damaged, missing, not used, or of more layers than the config has.
+        UserError: weights that are damaged, missing, not used, of another shape or of more layers than the
+            config has.
     """
     given = checkpoint.spec.given
-    with failing_as(f"model {given!r} cannot be loaded"), quiet_transformers():
-        model, report = AutoModel.from_pretrained(
+    quantized = getattr(checkpoint.config, "quantization_config", None)
+    # Quantized weights are made on the device where they stay.
+    place = device_map or ({"": device} if quantized else None)
+    problem = f"model {given!r} cannot be loaded"
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
+        problem += f", its weights are quantized ({getattr(method, 'value', method)}): install what reads them, or"
+        problem += " give a checkpoint in full precision"
+    with failing_as(problem), quiet_transformers():
+        whole, report = AutoModel.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,
-            use_safetensors=True,
+            use_safetensors=not _is_pickled(checkpoint),
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in one line
             output_loading_info=True,
+            **({} if place is None else {"device_map": place}),
             **_kernels(checkpoint, device, dtype),
         )
+    model = take_stack(given, whole, stack)
     kind = type(model).__name__
-    if missing := sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split(".")):
+    if mismatched := sorted(report.get("mismatched_keys", ())):
+        name, found, expected = mismatched[0]
+        raise UserError(
+            f"model {given!r} holds {len(mismatched)} weights of another shape than its config makes (such as {name}: "
+            f"{tuple(found)}, not {tuple(expected)}): correct config.json, or give the weights that belong to it"
+        )
+    kept = {id(one) for one in (*model.parameters(), *model.buffers())}
+    named = dict([*whole.named_parameters(remove_duplicate=False), *whole.named_buffers(remove_duplicate=False)])
+    of_stack = (key for key in report.get("missing_keys", ()) if key not in named or id(named[key]) in kept)
+    if missing := sorted(key for key in of_stack if "pooler" not in key.split(".")):
         raise UserError(
             f"model {given!r} lacks {len(missing)} weights of {kind} (such as {missing[0]}): they would be "
             "random, and so would the result; give a complete checkpoint"
         )
     blocks = find_blocks(given, model)
-    unused = _of_blocks(report.get("unexpected_keys", ()), model, blocks)
+    inside = next(path for path, module in whole.named_modules() if module is model)
+    unused = _of_blocks(report.get("unexpected_keys", ()), f"{inside}." if inside else "", whole, blocks)
     if beyond := [key for key, layer in unused.items() if layer >= len(blocks)]:
         raise UserError(
             f"model {given!r} holds weights of layers beyond the {len(blocks)} of its config (such as "
@@ -156,13 +202,22 @@ def load_weights(
             )
         note = f"{len(unused)} weights inside the layers of {given} were not used: {few}."
         checkpoint.notes += [] if note in checkpoint.notes else [note]
-    return model.to(device).eval()
+    return (model if place else model.to(device)).eval()
 
 
-def _of_blocks(keys: Iterable[str], model: nn.Module, blocks: Sequence[Block]) -> dict[str, int]:
-    """Those of some weights' names that lie inside a block, sorted, each with the block's index."""
-    place = re.escape(blocks[0].path.rpartition(".")[0])
-    pattern = re.compile(rf"(?:{re.escape(str(model.base_model_prefix))}\.)?{place}\.(\d+)\.")
+def _is_pickled(checkpoint: Checkpoint) -> bool:
+    files = weight_files(checkpoint.folder, checkpoint.spec.given, allow_bin=checkpoint.allow_bin)
+    return files[0].suffix != ".safetensors"
+
+
+def _of_blocks(keys: Iterable[str], inside: str, whole: nn.Module, blocks: Sequence[Block]) -> dict[str, int]:
+    """Those of some weights' names that lie inside a block, sorted, each with the block's index.
+
+    Args:
+        inside: where the model that has the blocks lies in the whole one, with a point behind it.
+    """
+    place = re.escape(inside + blocks[0].path.rpartition(".")[0])
+    pattern = re.compile(rf"(?:{re.escape(str(whole.base_model_prefix))}\.)?{place}\.(\d+)\.")
     return {key: int(match[1]) for key in sorted(keys) if (match := pattern.match(key))}
 
 
@@ -214,21 +269,17 @@ def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool)
         )
     with failing_as(f"model {given!r}: config.json does not fit its model_type"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    refuse_encoder_decoder(given, config)
     return config
 
 
-def refuse_encoder_decoder(given: str, config: Any) -> None:
-    """Raise a UserError for a model with two stacks of layers."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"model {given!r} is an encoder-decoder ({config.model_type}), which has two stacks of layers: "
-            "give an encoder or a decoder"
-        )
+def load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
+    """The tokenizer in a directory.
 
-
-def _load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
-    with failing_as(f"model {given!r}: its tokenizer cannot be loaded"):
+    Raises:
+        UserError: it cannot be loaded, or has no vocabulary.
+    """
+    cure = "write it with tokenizer.save_pretrained"
+    with failing_as(f"model {given!r}: its tokenizer cannot be loaded, {cure}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     # A tokenizer_config.json alone gives a tokenizer of special tokens only, without an error.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):

@@ -1,15 +1,15 @@
-"""The device and the number format a model runs in, by the names a user gives."""
+"""A loaded model: its device and number format by the names a user gives, its limits, its forward pass."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from cka_tools.errors import UserError
-from cka_tools.models.blocks import Block, text_config
+from cka_tools.errors import UserError, one_line
+from cka_tools.models.blocks import OTHERS, Block, setting, text_config
 from cka_tools.processes import local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -57,6 +57,23 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[short]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "defaultcpuallocator" in text)
+
+
+#: What configs call the longest sequence; some have several of them.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+
+#: How a module runs while features are taken, by attribute: without dropout; its feed-forward in one piece
+#: (pieces save memory, give the same values and refuse some lengths); as it was before `module.compile()`,
+#: whose graph may leave hooks out.
+_EVALUATING = {"training": False, "chunk_size_feed_forward": 0, "_compiled_call_impl": None}
+
+
 @dataclass
 class LoadedModel:
     """A base model (no head) with its tokenizer and blocks.
@@ -79,8 +96,9 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters lie."""
-        return next(self.model.parameters()).device
+        """Where the model takes its input: where its first parameters lie that are in memory."""
+        places = (parameter.device for parameter in self.model.parameters())
+        return next((place for place in places if place.type != "meta"), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,20 +113,20 @@ class LoadedModel:
     @property
     def hidden_size(self) -> int:
         """Features of a layer by the config; 0 where it does not say."""
-        return int(getattr(text_config(self.model.config), "hidden_size", 0) or 0)
+        return int(setting(text_config(self.model.config), "hidden_size") or 0)
 
     @property
     def max_length(self) -> int | None:
         """The longest sequence the model takes, in tokens; None where neither config nor tokenizer says."""
-        limits = []
-        declared = getattr(text_config(self.model.config), "max_position_embeddings", None)
-        if isinstance(declared, int) and declared > 0:
-            limits.append(declared)
+        config = text_config(self.model.config)
+        declared = (setting(config, name) for name in _LENGTHS)
+        limits = [limit for limit in declared if isinstance(limit, int) and limit > 0]
         for path, module in self.model.named_modules():
-            if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            weight = getattr(module, "weight", None)
+            if path.endswith("position_embeddings") and isinstance(weight, torch.Tensor) and weight.dim() == 2:
                 # RoBERTa's positions start behind its padding index: 514 rows hold 512 positions.
-                skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-                limits.append(module.num_embeddings - skipped)
+                skipped = getattr(module, "padding_idx", None)
+                limits.append(len(weight) - (0 if skipped is None else skipped + 1))
         if not limits and 0 < self.tokenizer.model_max_length < 1_000_000:
             # Tokenizers say 1e30 where nobody set a limit.
             limits.append(int(self.tokenizer.model_max_length))
@@ -116,8 +134,19 @@ class LoadedModel:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding matrix: one more than the largest token id the model can take."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        """Rows of the embedding matrix: one more than the largest token id the model can take.
+
+        Raises:
+            UserError: the model has no such matrix.
+        """
+        try:
+            return int(self.model.get_input_embeddings().weight.shape[0])
+        except (AttributeError, NotImplementedError):
+            size = setting(text_config(self.model.config), "vocab_size")
+        if not isinstance(size, int):
+            kind = type(self.model).__name__
+            raise UserError(f"model {self.name!r}: {kind} has no table of token embeddings: {OTHERS}")
+        return size
 
     @property
     def pad_id(self) -> int:
@@ -129,17 +158,52 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation without gradients; on leaving, each module has its training flag back."""
-        training = [module for module in self.model.modules() if module.training]
+        """Evaluation without gradients; on leaving, each module has its own switches back."""
+        changed = [
+            (module, name, vars(module)[name])
+            for module in self.model.modules()
+            for name, value in _EVALUATING.items()
+            if vars(module).get(name, value) != value
+        ]
+        # BigBird leaves its sparse attention for good once a batch is short.
+        attention = getattr(self.model, "attention_type", None)
         try:
-            for module in training:
-                module.training = False
+            for module, name, _ in changed:
+                setattr(module, name, _EVALUATING[name])
             # A buffer that a forward pass of inference mode rewrites could not be trained with afterwards.
             with torch.no_grad() if self.in_memory else torch.inference_mode():
                 yield
         finally:
-            for module in training:
-                module.training = True
+            for module, name, value in changed:
+                setattr(module, name, value)
+            if attention != getattr(self.model, "attention_type", None):
+                self.model.set_attention_type(attention)
+
+    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
+        """One forward pass of ids and mask (b, t), which keeps nothing that nobody reads.
+
+        Raises:
+            UserError: the model's code fails, unless memory ran out; with its message and the batch's shape.
+        """
+        known = inspect.signature(self.model.forward).parameters
+        given: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+            given = {name: value for name, value in given.items() if name in known}
+        elif "use_cache" not in known:
+            del given["use_cache"]
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(self.model.config, name, False):
+                given[name] = False
+        try:
+            return self.model(input_ids=input_ids, **given | options)
+        except Exception as error:
+            if isinstance(error, UserError) or is_out_of_memory(error):
+                raise
+            batch, length = input_ids.shape
+            raise UserError(
+                f"model {self.name!r}: {type(self.model).__name__} fails on a batch of {batch} documents of {length} "
+                f"tokens ({type(error).__name__}: {one_line(error)}): cut them shorter with --max-length, or {OTHERS}"
+            ) from error
 
 
 @dataclass

@@ -2,18 +2,29 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
 from cka_tools.errors import UserError
+from cka_tools.models.adapter import AdapterSource
 from cka_tools.models.attention import causal_view
 from cka_tools.models.blocks import find_blocks
-from cka_tools.models.folder import ModelSpec, hash_json, hash_state_dict, hash_tokenizer, parse_spec
+from cka_tools.models.folder import (
+    ADAPTER,
+    ModelSpec,
+    has_model,
+    hash_json,
+    hash_state_dict,
+    hash_tokenizer,
+    parse_spec,
+    read_object,
+)
 from cka_tools.models.load import (
     Checkpoint,
     UntrustedCode,
@@ -22,7 +33,7 @@ from cka_tools.models.load import (
     finish,
     load_weights,
     open_checkpoint,
-    refuse_encoder_decoder,
+    take_stack,
 )
 from cka_tools.models.model import LoadedModel, ModelOutline, resolve_device, resolve_dtype
 
@@ -35,12 +46,18 @@ class LoadOptions:
         device: where it runs. dtype: its number format.
         trust_remote_code: whether code that came with it may run.
         allow_unused_weights: leave out weights inside its layers that its class does not use.
+        allow_bin: read pytorch_model.bin, as tensors alone, where there are no safetensors.
+        stack: "encoder" of an encoder-decoder, "text" of a model that reads images or sound as well.
+        device_map: "auto" spreads a model over all devices there are.
     """
 
     device: str | torch.device = "auto"
     dtype: str | torch.dtype = "float32"
     trust_remote_code: bool = False
     allow_unused_weights: bool = False
+    allow_bin: bool = False
+    stack: str | None = None
+    device_map: str | None = None
 
     def resolve(self) -> tuple[torch.device, torch.dtype]:
         """The device and the number format.
@@ -100,7 +117,7 @@ class SpecSource:
     """
 
     spec: ModelSpec
-    _opened: dict[bool, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
+    _opened: dict[tuple[bool, bool], Checkpoint] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -112,15 +129,17 @@ class SpecSource:
         """The directory, None for the hub."""
         return self.spec.folder
 
-    def open(self, *, trust_remote_code: bool = False) -> Checkpoint:
+    def open(self, *, trust_remote_code: bool = False, allow_bin: bool = False) -> Checkpoint:
         """Its files, config and tokenizer.
 
         Raises:
             UserError: as `open_checkpoint`.
         """
-        if trust_remote_code not in self._opened:
-            self._opened[trust_remote_code] = open_checkpoint(self.spec, trust_remote_code=trust_remote_code)
-        return self._opened[trust_remote_code]
+        allowed = (trust_remote_code, allow_bin)
+        if allowed not in self._opened:
+            trust = {"trust_remote_code": trust_remote_code, "allow_bin": allow_bin}
+            self._opened[allowed] = open_checkpoint(self.spec, **trust)
+        return self._opened[allowed]
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Hashes of weights, config and tokenizer, and the hub's commit; None where its own code runs."""
@@ -133,17 +152,24 @@ class SpecSource:
     def outline(self, options: LoadOptions) -> ModelOutline:
         """The model on torch's meta device."""
         place, number = options.resolve()
-        opened = self.open(trust_remote_code=options.trust_remote_code)
-        model = empty_model(opened, place, number)
+        opened = self.open(trust_remote_code=options.trust_remote_code, allow_bin=options.allow_bin)
+        model = empty_model(opened, place, number, stack=options.stack)
         origin = self._origin(opened)
         return _outline(self.name, model, opened.tokenizer, place, origin, notes=list(opened.notes))
 
     def load(self, options: LoadOptions) -> LoadedModel:
         """The base model, without a head."""
         place, number = options.resolve()
-        opened = self.open(trust_remote_code=options.trust_remote_code)
+        opened = self.open(trust_remote_code=options.trust_remote_code, allow_bin=options.allow_bin)
         origin = self._origin(opened)
-        model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights)
+        model = load_weights(
+            opened,
+            place,
+            number,
+            allow_unused=options.allow_unused_weights,
+            stack=options.stack,
+            device_map=options.device_map,
+        )
         if self._origin(opened) != origin:
             raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
         return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
@@ -157,10 +183,11 @@ class SpecSource:
 class MemorySource:
     """A transformers model and its tokenizer, used as they are: where the model has a head, its base model.
 
+    What `torch.compile`, DataParallel or DistributedDataParallel wrap is used without the wrapper, with a note.
     The model is never moved, cast or switched to evaluation for longer than a forward pass.
 
     Raises:
-        UserError: other objects, or an encoder-decoder.
+        UserError: other objects.
     """
 
     model: Any
@@ -170,9 +197,20 @@ class MemorySource:
         """Refuse what cannot be used."""
         if not isinstance(self.model, nn.Module) or not isinstance(self.tokenizer, PreTrainedTokenizerBase):
             raise _no_pair(self.model, self.tokenizer)
-        if not hasattr(self.model, "config") or not hasattr(self.model, "base_model"):
+        if not hasattr(self._bare, "config") or not hasattr(self._bare, "base_model"):
             raise UserError(f"model {self.name} is not a PreTrainedModel: give one of transformers")
-        refuse_encoder_decoder(self.name, self.model.config)
+
+    @property
+    def _unwrapped(self) -> list[Any]:
+        """The object, what it wraps, and so on to the model itself."""
+        found = [self.model]
+        while (inner := _wrapped(found[-1])) is not None:
+            found.append(inner)
+        return found
+
+    @property
+    def _bare(self) -> Any:
+        return self._unwrapped[-1]
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the very same objects."""
@@ -185,7 +223,7 @@ class MemorySource:
     @property
     def name(self) -> str:
         """The name of the model's class."""
-        return type(self.model).__name__
+        return type(self._bare).__name__
 
     @property
     def folder(self) -> None:
@@ -203,7 +241,7 @@ class MemorySource:
         """The model itself, not yet checked."""
         base, place = self._base(options)
         origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": self._tokenizer_sha256}
-        return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True)
+        return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True, notes=self._notes())
 
     def load(self, options: LoadOptions) -> LoadedModel:
         """The model itself, checked."""
@@ -215,18 +253,30 @@ class MemorySource:
             "config_sha256": hash_json(base.config.to_dict()),
             "tokenizer_sha256": self._tokenizer_sha256,
         }
-        return finish(LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True))
+        return finish(LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True, notes=self._notes()))
+
+    def _notes(self) -> list[str]:
+        kinds = ", ".join(type(one).__name__ for one in self._unwrapped[:-1])
+        return [f"{self.name} was given inside {kinds}: the model itself runs."] if kinds else []
 
     def _base(self, options: LoadOptions) -> tuple[Any, torch.device]:
         """The base model and where it lies, which is where it must have been asked for."""
-        if getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False):
+        model = self._bare
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise UserError(
                 f"model {self.name} has a prompt adapter, whose virtual tokens are not part of its base "
                 "model: give a model without it, or one tuned by LoRA"
             )
-        base = self.model.base_model
-        parameters = [p for p in base.parameters() if p.is_floating_point()]
+        # An adapter's layers lie inside the model that it was put on.
+        base = take_stack(self.name, getattr(model, "get_base_model", lambda: model)().base_model, options.stack)
+        # PEFT keeps an adapter in float32 beside a base in 16 bits.
+        adapters = tuple(f".{name}" for name in getattr(model, "peft_config", ()))
+        named = [(name, p) for name, p in base.named_parameters() if p.is_floating_point()]
+        parameters = [p for name, p in named if not any(part in name for part in adapters)]
         here = parameters[0].device
+        if any(p.device.type == "meta" for p in parameters):
+            problem = "has weights that are not in memory"
+            raise UserError(f"model {self.name} {problem}: give its directory, with device_map='auto' if it is large")
         if str(options.device) != "auto" and resolve_device(options.device).type != here.type:
             problem = f"lies on {here}, asked for {options.device}: move it, or pass device='auto'"
             raise UserError(f"model {self.name} {problem}")
@@ -285,14 +335,22 @@ class CausalSource:
 ModelGiven = str | PathLike[str] | tuple[Any, Any] | ModelSource
 
 
+def _wrapped(model: Any) -> nn.Module | None:
+    """What `torch.compile` or data parallelism wraps, if anything."""
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", None)
+
+
 def as_source(given: ModelGiven) -> ModelSource:
     """The source of a model given in any form; a source is returned as it is.
 
     Raises:
-        UserError: as `parse_spec`; a tuple that is not (model, tokenizer), or another object.
+        UserError: as `parse_spec`; an adapter whose base is not known; a tuple that is not (model, tokenizer), or
+            another object.
     """
     if isinstance(given, str | PathLike):
-        return SpecSource(parse_spec(given))
+        return _of_text(given)
     if isinstance(given, tuple):
         if len(given) != 2:
             raise _no_pair(*given)
@@ -306,20 +364,42 @@ def as_source(given: ModelGiven) -> ModelSource:
     raise UserError(f"a model cannot be given as {kind}: give {kinds}")
 
 
-def load_model(
-    given: ModelGiven,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "float32",
-    trust_remote_code: bool = False,
-    allow_unused_weights: bool = False,
-) -> LoadedModel:
+def _of_text(given: str | PathLike[str]) -> ModelSource:
+    """The source of a spec, of BASE+ADAPTER, or of an adapter's directory, whose config names the base."""
+    text = fspath(given)
+    folder = Path(text).expanduser()
+    if not folder.is_dir() and "+" in text:
+        base, _, adapter = text.rpartition("+")
+        on = as_source(base)
+        if isinstance(on, AdapterSource):
+            raise UserError(f"model {text!r} names two adapters: put one on its base, merge it, and give BASE+ADAPTER")
+        return AdapterSource(text, on, parse_spec(adapter))
+    spec = parse_spec(given)
+    if spec.folder is None or not (spec.folder / ADAPTER).is_file() or has_model(spec.folder):
+        return SpecSource(spec)
+    written = read_object(spec.folder / ADAPTER, text)
+    named, revision = written.get("base_model_name_or_path"), written.get("revision")
+    if not isinstance(named, str) or not named:
+        raise UserError(f"model {text!r} is an adapter that names no base: give it as BASE+{text}")
+    try:
+        source = as_source(f"{named}@{revision}" if revision and not Path(named).is_dir() else named)
+    except UserError as error:
+        raise UserError(
+            f"model {text!r} is an adapter on {named!r}, which is not here: give it as BASE+{text}"
+        ) from error
+    return AdapterSource(text, source, spec)
+
+
+def load_model(given: ModelGiven, **options: Any) -> LoadedModel:
     """Load a model without its head, find its blocks and check that hooks on them see the residual stream.
+
+    Args:
+        options: fields of `LoadOptions`.
 
     Raises:
         UserError: anything about the model that does not fit, in one line.
     """
-    return as_source(given).load(LoadOptions(device, dtype, trust_remote_code, allow_unused_weights))
+    return as_source(given).load(LoadOptions(**options))
 
 
 def _outline(

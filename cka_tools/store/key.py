@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from cka_tools.extraction.activations import PooledForward, forward_options
+from cka_tools.extraction.activations import PooledForward
 from cka_tools.extraction.extract import Prepared, feature_dtype
 from cka_tools.extraction.tokens import TextDocument, TokenTable
 from cka_tools.models.content import NotKeyed, hash_attributes
@@ -161,11 +161,10 @@ def _custom_hooks(model: nn.Module) -> list[tuple[dict[int, Any], int]]:
 def _hooks_change_output(loaded: LoadedModel) -> bool:
     """Whether a short forward pass gives other bits without the caller's hooks. They are put back."""
     ids = (torch.arange(_PROBE_TOKENS) % loaded.vocabulary).unsqueeze(0).to(loaded.device)
-    options = forward_options(loaded)
 
     def output() -> torch.Tensor:
         with loaded.evaluating():
-            result = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+            result = loaded.run(ids, torch.ones_like(ids))
         return result[0] if isinstance(result, tuple) else result.last_hidden_state
 
     hooked = output()

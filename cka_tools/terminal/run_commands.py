@@ -79,6 +79,8 @@ def layers_command(
     *,
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps."),
     trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first."),
+    allow_bin: bool = option(False, "Read pytorch_model.bin, as tensors alone, where there are no safetensors."),
+    stack: Literal["encoder", "text"] | None = option(None, "As in `cka compare`.", shown="none"),
     output: Output,
 ) -> None:
     """List what can be hooked in a model.
@@ -87,7 +89,8 @@ def layers_command(
     """
     from cka_tools.models import load_model
 
-    described = load_model(model, device=device, trust_remote_code=trust_remote_code).blocks
+    loading = {"trust_remote_code": trust_remote_code, "allow_bin": allow_bin, "stack": stack}
+    described = load_model(model, device=device, **loading).blocks
 
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})

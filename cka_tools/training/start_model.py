@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.models.folder import check_folder, fetch_snapshot, parse_spec
+from cka_tools.models.folder import check_folder, parse_spec
 from cka_tools.models.load import quiet_transformers
+from cka_tools.models.snapshot import fetch_snapshot
 from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
 from cka_tools.training.checkpoint import copy_tokenizer, whole_folder
 

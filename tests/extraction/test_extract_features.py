@@ -13,9 +13,10 @@ import torch
 
 from cka_tools.documents import Document
 from cka_tools.errors import UserError
-from cka_tools.extraction.extract import Extraction, is_out_of_memory, prepare
+from cka_tools.extraction.extract import Extraction, prepare
 from cka_tools.extraction.features import FeatureStore, Layout
 from cka_tools.models import LoadedModel, load_model
+from cka_tools.models.model import is_out_of_memory
 from cka_tools.settings import Settings
 from cka_tools.store.cached_extraction import extract_cached
 
@@ -281,8 +282,9 @@ def test_one_document_that_does_not_fit_is_named(bert: LoadedModel, tiny_documen
 def test_other_errors_are_not_taken_for_memory(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     handle = bert.model.register_forward_pre_hook(FakeOutOfMemory(0, RuntimeError("own bug")), with_kwargs=True)
-    with pytest.raises(RuntimeError, match="own bug"):
+    with pytest.raises(UserError, match=r"BertModel fails on a batch of 4 documents of 62 tokens .*own bug") as caught:
         extract_one(bert, tiny_documents, settings())
+    assert type(caught.value.__cause__) is RuntimeError
     handle.remove()
     assert_untouched(bert)
 

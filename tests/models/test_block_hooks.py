@@ -131,16 +131,27 @@ def test_branches_add_up_to_the_blocks_output(architecture: str, tiny_model: Cal
 
 
 def test_a_branch_module_that_does_not_add_up_is_dropped(tiny_model: Callable[..., Path]) -> None:
-    loaded = load_model(tiny_model("gemma2"), device="cpu")
-    for block in loaded.blocks:  # the attention before its post-norm: a plausible mistake
-        block.attention = f"{block.path}.self_attn"
+    wrong = {
+        "gemma2": ("self_attn", "post_feedforward_layernorm"),  # the attention before its post-norm
+        "bert": ("attention.output", "output.dense", "attention.output.LayerNorm", "output.LayerNorm"),  # with residual
+    }
+    for architecture, names in wrong.items():
+        loaded = load_model(tiny_model(architecture), device="cpu")
+        for block in loaded.blocks:
+            block.candidates = [tuple(f"{block.path}.{name}" for name in names)]
+            block.take_branches(block.candidates[0])
+        check_blocks(loaded)
+        assert {block.attention for block in loaded.blocks} == {None}
+
+
+def test_the_branches_that_add_up_are_found_among_those_that_could_be(tiny_model: Callable[..., Path]) -> None:
+    loaded = load_model(tiny_model("llama"), device="cpu")
+    for block in loaded.blocks:
+        names = (("post_attention_layernorm", "mlp"), ("self_attn", "mlp"))  # in Llama a norm in front of the MLP
+        block.candidates = [tuple(f"{block.path}.{name}" for name in pair) for pair in names]
+        block.take_branches(block.candidates[0])
     check_blocks(loaded)
-    assert {block.attention for block in loaded.blocks} == {None}
-    loaded = load_model(tiny_model("bert"), device="cpu")
-    for block in loaded.blocks:  # with residual and norm
-        block.attention = f"{block.path}.attention.output"
-    check_blocks(loaded)
-    assert {block.attention for block in loaded.blocks} == {None}
+    assert [block.attention for block in loaded.blocks] == [f"layers.{at}.self_attn" for at in range(6)]
 
 
 def test_a_block_that_is_not_the_residual_stream_is_refused_with_its_layer(tiny_model: Callable[..., Path]) -> None:

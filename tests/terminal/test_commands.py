@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import ViTConfig, ViTModel
 
 COMMANDS = ("demo", "compare", "show", "summary", "plot", "layers")
 
@@ -318,3 +320,19 @@ def test_summary_of_what_is_no_comparison_is_one_line(cka, run_dir, tmp_path):
         assert words in err
         assert err.count("\n") == 1
     assert cka("summary", run_dir, "--label", "a", "--label", "b")[0] == 2
+
+
+def test_debug_prints_the_traceback_behind_an_error(cka, models, tmp_path):
+    broken = tmp_path / "no-text"
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8)
+    ViTModel(config).save_pretrained(broken)
+    for file in Path(models[0]).glob("tokenizer*"):
+        shutil.copy(file, broken)
+    code, _, plain = cka("compare", models[0], broken)
+    assert code == 2
+    assert "Traceback" not in plain
+    assert "ViTModel reads pixel_values, not text" in plain.splitlines()[-1]
+    code, _, told = cka("compare", models[0], broken, "--debug")
+    assert code == 2
+    assert "Traceback (most recent call last)" in told
+    assert told.splitlines()[-1] == plain.splitlines()[-1]
