@@ -28,6 +28,7 @@ from cka_tools.models.folder import (
     hash_weight_files,
     weight_files,
 )
+from cka_tools.models.language import HEADS, HeadKind, check_head, head_factory
 from cka_tools.models.model import LoadedModel
 
 
@@ -114,11 +115,17 @@ def _kernels(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
 
 def load_weights(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, allow_unused: bool = False
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    allow_unused: bool = False,
+    head: HeadKind | None = None,
 ) -> Any:
     """The base model of a checkpoint with its weights, on `device`, in evaluation mode.
 
     Args:
+        head: load the model with this language-model head instead.
         allow_unused: leave weights inside the layers out that the model's class does not use, with a note.
             Those of heads and poolers always are.
 
@@ -127,7 +134,8 @@ def load_weights(
     """
     given = checkpoint.spec.given
     with failing_as(f"model {given!r} cannot be loaded"), quiet_transformers():
-        model, report = AutoModel.from_pretrained(
+        factory = AutoModel if head is None else head_factory(head)
+        model, report = factory.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,
             use_safetensors=True,
@@ -135,13 +143,20 @@ def load_weights(
             **_kernels(checkpoint, device, dtype),
         )
     kind = type(model).__name__
-    if missing := sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split(".")):
+    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key.split("."))
+    if head is not None and missing and not any(key.startswith(f"{model.base_model_prefix}.") for key in missing):
+        raise UserError(
+            f"model {given!r} lacks the weights of a {HEADS[head]} head (such as {missing[0]}): give a checkpoint "
+            f"that was saved as {kind}"
+        )
+    if missing:
         raise UserError(
             f"model {given!r} lacks {len(missing)} weights of {kind} (such as {missing[0]}): they would be "
             "random, and so would the result; give a complete checkpoint"
         )
-    blocks = find_blocks(given, model)
-    unused = _of_blocks(report.get("unexpected_keys", ()), model, blocks)
+    base = model if head is None else model.base_model
+    blocks = find_blocks(given, base)
+    unused = _of_blocks(report.get("unexpected_keys", ()), base, blocks)
     if beyond := [key for key, layer in unused.items() if layer >= len(blocks)]:
         raise UserError(
             f"model {given!r} holds weights of layers beyond the {len(blocks)} of its config (such as "
@@ -170,11 +185,13 @@ def finish(loaded: LoadedModel) -> LoadedModel:
     """Find the blocks of a model, check that hooks on them see the residual stream, and describe it.
 
     Raises:
-        UserError: as `find_blocks`, `check_blocks` and `check_padding`.
+        UserError: as `find_blocks`, `check_blocks`, `check_padding` and `check_head`.
     """
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
     check_padding(loaded)
+    if loaded.language_model is not None:
+        check_head(loaded)
     loaded.provenance |= describe(loaded)
     return loaded
 

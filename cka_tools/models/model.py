@@ -64,7 +64,8 @@ class LoadedModel:
     `name` is the spec as it was given (a class name for a model given in memory).
     `provenance` is JSON-ready: spec, revision (hub), weights_sha256, architecture, a summary of the config.
     `notes` are plain sentences for the user. `needs_equal_lengths`: padding or a longer document beside it
-    changes a document's hidden states, so it runs in batches without padding.
+    changes a document's hidden states, so it runs in batches without padding. `language_model` is the model
+    with its LM head where it was asked for, `model` then its base.
     """
 
     name: str
@@ -75,7 +76,13 @@ class LoadedModel:
     final_norm: str | None = None
     in_memory: bool = False
     needs_equal_lengths: bool = False
+    language_model: Any = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> Any:
+        """All that was loaded: the model with its LM head, else the base model."""
+        return self.model if self.language_model is None else self.language_model
 
     @property
     def device(self) -> torch.device:
@@ -130,7 +137,7 @@ class LoadedModel:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation without gradients; on leaving, each module has its training flag back."""
-        training = [module for module in self.model.modules() if module.training]
+        training = [module for module in self.root.modules() if module.training]
         try:
             for module in training:
                 module.training = False

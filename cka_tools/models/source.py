@@ -13,6 +13,7 @@ from cka_tools.errors import UserError
 from cka_tools.models.attention import causal_view
 from cka_tools.models.blocks import find_blocks
 from cka_tools.models.folder import ModelSpec, hash_json, hash_state_dict, hash_tokenizer, parse_spec
+from cka_tools.models.language import HeadKind, has_head, head_kind
 from cka_tools.models.load import (
     Checkpoint,
     UntrustedCode,
@@ -34,12 +35,14 @@ class LoadOptions:
         device: where it runs. dtype: its number format.
         trust_remote_code: whether code that came with it may run.
         allow_unused_weights: leave out weights inside its layers that its class does not use.
+        head: keep the language-model head, as `LoadedModel.language_model`.
     """
 
     device: str | torch.device = "auto"
     dtype: str | torch.dtype = "float32"
     trust_remote_code: bool = False
     allow_unused_weights: bool = False
+    head: bool = False
 
     def resolve(self) -> tuple[torch.device, torch.dtype]:
         """The device and the number format.
@@ -137,15 +140,23 @@ class SpecSource:
         origin = self._origin(opened)
         return _outline(self.name, model, opened.tokenizer, place, origin, notes=list(opened.notes))
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """By the class that config.json names."""
+        opened = self.open(trust_remote_code=options.trust_remote_code)
+        return head_kind(self.name, opened.config, list(opened.written.get("architectures") or ()))
+
     def load(self, options: LoadOptions) -> LoadedModel:
-        """The base model, without a head."""
+        """The base model, without a head unless that is asked for."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code)
         origin = self._origin(opened)
-        model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights)
+        head = self.head(options) if options.head else None
+        model = load_weights(opened, place, number, allow_unused=options.allow_unused_weights, head=head)
         if self._origin(opened) != origin:
             raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
-        return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
+        base, whole = (model, None) if head is None else (model.base_model, model)
+        notes = list(opened.notes)
+        return finish(LoadedModel(self.name, base, opened.tokenizer, [], origin, language_model=whole, notes=notes))
 
     def _origin(self, opened: Checkpoint) -> dict[str, Any]:
         repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
@@ -199,9 +210,15 @@ class MemorySource:
         origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": hash_tokenizer(self.tokenizer)}
         return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True)
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """By the model's class."""
+        names = [type(self.model).__name__] if has_head(self.model) else []
+        return head_kind(self.name, self.model.config, names)
+
     def load(self, options: LoadOptions) -> LoadedModel:
         """The model itself, checked."""
         base, _ = self._base(options)
+        whole = self.model if options.head and self.head(options) else None
         origin = {
             "spec": self.name,
             "kind": "memory",
@@ -209,7 +226,8 @@ class MemorySource:
             "config_sha256": hash_json(base.config.to_dict()),
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
-        return finish(LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True))
+        loaded = LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True, language_model=whole)
+        return finish(loaded)
 
     def _base(self, options: LoadOptions) -> tuple[Any, torch.device]:
         """The base model and where it lies, which is where it must have been asked for."""
@@ -264,8 +282,14 @@ class CausalSource:
         outline.provenance |= {"mask": "causal", "attention": "sdpa"}
         return outline
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """None that fits: the base's head was trained for its own mask, and would run under that."""
+        raise UserError(f"model {self.name!r} is seen causally, where its head cannot be read: give the model itself")
+
     def load(self, options: LoadOptions) -> LoadedModel:
         """The base's weights in a model that builds the causal mask itself, checked anew."""
+        if options.head:
+            self.head(options)
         loaded = self.base.load(options)
         if not loaded.in_memory and loaded.model.config.model_type == "modernbert":
             # The kernels chosen for the base need not take a mask that is made here.
@@ -298,6 +322,19 @@ def as_source(given: ModelGiven) -> ModelSource:
         raise UserError(f"model {kind} is given without its tokenizer: give (model, tokenizer)")
     kinds = "demo:NAME, a directory, org/name or (model, tokenizer)"
     raise UserError(f"a model cannot be given as {kind}: give {kinds}")
+
+
+def head_of(source: ModelSource, options: LoadOptions) -> HeadKind:
+    """The kind of a model's language-model head, known before weights are read.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = getattr(source, "head", None)
+    if found is None:
+        raise UserError(f"model {source.name!r} comes without a language-model head: give a checkpoint that has one")
+    kind: HeadKind = found(options)
+    return kind
 
 
 def load_model(
