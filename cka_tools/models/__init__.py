@@ -11,6 +11,7 @@ from cka_tools.models.source import (
     ModelSource,
     SpecSource,
     as_source,
+    head_of,
     load_model,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "as_source",
     "demo_models",
     "graft",
+    "head_of",
     "interpolate",
     "load_model",
     "resolve_device",

@@ -19,7 +19,7 @@ from cka_tools.models.language import HeadKind
 from cka_tools.models.load import finish
 from cka_tools.models.model import LoadedModel, ModelOutline
 from cka_tools.models.parts import check_fit, check_heads, check_parts, put, select, tensors_of
-from cka_tools.models.source import LoadOptions, ModelGiven, ModelSource, as_source
+from cka_tools.models.source import LoadOptions, ModelGiven, ModelSource, as_source, head_of
 
 
 def graft(
@@ -104,7 +104,7 @@ class _OfTwo:
         Raises:
             UserError: one has none, or they differ.
         """
-        kinds = [one.head(options) for one in (self.base, self.donor)]
+        kinds = [head_of(one, options) for one in (self.base, self.donor)]
         if kinds[0] != kinds[1]:
             both = f"{self.base.name!r} and {self.donor.name!r}"
             raise UserError(f"models {both} have heads of different kinds ({kinds[0]}, {kinds[1]}): give two alike")
@@ -128,14 +128,8 @@ class _OfTwo:
         raise NotImplementedError
 
     def _origin(self) -> dict[str, Any]:
-        found = self.fingerprint() or {}
-        return {
-            "spec": self.name,
-            "kind": "made",
-            "made_of": [self.base.name, self.donor.name],
-            **self.recipe(),
-            **found,
-        }
+        made_of = [self.base.name, self.donor.name]
+        return {"spec": self.name, "kind": "made", "made_of": made_of, **self.recipe(), **(self.fingerprint() or {})}
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,7 @@ def select(loaded: LoadedModel, layers: Sequence[int] | None, parts: Sequence[st
         raise UserError(f"layers {outside[0]}: model {loaded.name!r} has layers 0 to {depth - 1}: choose among them")
     unknown = [name for name, (_, part) in places.items() if part == _UNKNOWN]
     if unknown and "all" not in chosen and chosen & set(BLOCK_PARTS):
-        raise UserError(
-            f"model {loaded.name!r}: {unknown[0]} is neither attention, mlp nor norm: graft whole blocks, with parts all"
-        )
+        raise UserError(f"model {loaded.name!r}: {unknown[0]} is neither attention nor mlp nor norm: graft parts all")
     taken = {
         name
         for name, (block, part) in places.items()
