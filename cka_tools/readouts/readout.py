@@ -14,11 +14,12 @@ from typing import Literal, Protocol
 import numpy as np
 from torch import Tensor
 
-from cka_tools.compute import FeatureRun
+from cka_tools.documents import Document
 from cka_tools.extraction.batches import BatchPlan, TokenBatch
 from cka_tools.extraction.tokens import TokenTable
 from cka_tools.models import LoadedModel
 from cka_tools.models.language import HeadKind
+from cka_tools.settings import Settings
 from cka_tools.statistics.paired import Reading
 
 Rows = dict[str, np.ndarray]
@@ -48,12 +49,14 @@ class Inputs:
     Attributes:
         table: token ids; a readout may have changed them (masked, put a needle in).
         plan: the batches, of the table's rows.
-        ids: of the documents, in row order.
+        documents: with their ids and metadata, in row order.
+        notes: plain sentences for the user.
     """
 
     table: TokenTable
     plan: BatchPlan
-    ids: Sequence[str]
+    documents: Sequence[Document]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ class Readout(Protocol):
     head: HeadKind | None
     pooled: bool
 
-    def inputs(self, run: FeatureRun, model: int) -> Inputs:
-        """What the run's distinct model number `model` reads; equal for models of one tokenizer.
+    def inputs(self, model: LoadedModel, drawn: Inputs, settings: Settings) -> Inputs:
+        """What a model reads: equal for all models of its tokenizer.
+
+        Args:
+            drawn: the run's documents, as they are.
 
         Raises:
             UserError: documents, or a tokenizer, that do not fit.
