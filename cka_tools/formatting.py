@@ -139,8 +139,7 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
         f"corpus {printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)}",
         counted(record["summary"]["n_documents"], "document"),
         f"at most {settings['max_length']} tokens",
-        f"{settings['pooling']} pooling",
-        f"{settings['sites']} sites",
+        *(f"{settings[name]} {name}" for name in ("pooling", "sites") if name in settings),
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])

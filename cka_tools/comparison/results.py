@@ -336,12 +336,6 @@ class Ablation(RunResult):
         return ablation_figure(self.record)
 
 
-KINDS: dict[str, type[RunResult]] = {
-    result.kind: result for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation)
-}
-"""The class of each kind of run."""
-
-
 def _check_estimator(estimator: str) -> None:
     if estimator not in ESTIMATORS:
         raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")

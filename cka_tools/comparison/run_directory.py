@@ -22,9 +22,12 @@ from cka_tools.comparison.record import (
     COMPARISON,
     CONTRAST,
     FORMAT,
+    HEALTH,
+    INTERPOLATION,
     MATRIX,
     MEANS,
     TRAJECTORY,
+    TRANSPLANT,
     JsonObject,
 )
 from cka_tools.errors import UserError
@@ -41,6 +44,9 @@ PARTS = {
     MATRIX: (*SHARED, "linkage"),
     CONTRAST: (*SHARED, "layers"),
     ABLATION: (*SHARED, "axis"),
+    TRANSPLANT: (*SHARED, "ends", "gap", "hybrids", "additivity"),
+    INTERPOLATION: (*SHARED, "points", "barrier"),
+    HEALTH: (*SHARED, "models", "differences"),
 }
 """What the record of each kind must hold."""
 
@@ -48,20 +54,23 @@ RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
 FIGURE_SUFFIXES = ("pdf", "png")
 
 
-def check_free(run_dir: Path) -> None:
+def check_free(run_dir: Path, option: str = "--out") -> None:
     """Refuse an output directory that cannot become a new run, before any work is done.
+
+    Args:
+        option: by which it was named.
 
     Raises:
         UserError: it is a file, or holds files already.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"--out {str(run_dir)!r} is a file: name a directory that does not exist yet")
+        raise UserError(f"{option} {str(run_dir)!r} is a file: name a directory that does not exist yet")
     if run_dir.is_dir() and any(run_dir.iterdir()):
         held = "another run" if (run_dir / RESULT).exists() else "files already"
-        raise UserError(f"--out {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
+        raise UserError(f"{option} {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
     parent = next(p for p in run_dir.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--out {str(run_dir)!r}: {str(parent)!r} cannot be written to; name another place")
+        raise UserError(f"{option} {str(run_dir)!r}: {str(parent)!r} cannot be written to; name another place")
 
 
 def write_run(

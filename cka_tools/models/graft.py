@@ -142,7 +142,12 @@ class GraftSource(_OfTwo):
     @property
     def name(self) -> str:
         """Both names and what was taken."""
-        return f"{self.base.name} with {parts_in_words(self.layers, self.parts)} of {self.donor.name}"
+        return f"{self.base.name} with {self.taken} of {self.donor.name}"
+
+    @property
+    def taken(self) -> str:
+        """What is the donor's, in words."""
+        return parts_in_words(self.layers, self.parts)
 
     def recipe(self) -> dict[str, Any]:
         """Layers and parts."""

@@ -1,6 +1,6 @@
 """Where a model comes from: a spec, a pair in memory, a causal view; each loads to a checked model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -52,6 +52,10 @@ class LoadOptions:
         """
         place = resolve_device(self.device)
         return place, resolve_dtype(self.dtype, place)
+
+    def with_head(self, head: bool = True) -> "LoadOptions":
+        """The same, with the language-model head or without."""
+        return replace(self, head=head)
 
 
 @runtime_checkable

@@ -11,6 +11,8 @@ from cka_tools.readouts.readout import Inputs, Quantity, Rows, States
 from cka_tools.settings import Settings
 from cka_tools.statistics.paired import Reading
 
+DIVERGENCE = "divergence"
+
 
 class PooledFeatures:
     """One row a document and layer, under "0", "1", … by position among the layers, each (n, k, p).
@@ -18,9 +20,9 @@ class PooledFeatures:
     It has no number by itself: two models' features make one (`statistics.pair`).
     """
 
-    name = "divergence"
+    name = DIVERGENCE
     title = "divergence"
-    quantities: Sequence[Quantity] = (Quantity("divergence", "divergence to the donor", "share", "lower"),)
+    quantities: Sequence[Quantity] = (Quantity("donor", "divergence to the donor", "share", "lower"),)
     head: HeadKind | None = None
     pooled = True
 

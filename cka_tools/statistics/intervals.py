@@ -111,9 +111,9 @@ def _degrees_of_freedom(deviations: Tensor) -> float:
     return min(2 * m / max(kurtosis - 1, 1e-9), m - 1.0)
 
 
-def t_interval(value: float, variance: Variance) -> Interval:
+def t_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
     """Estimate ± t quantile × standard error."""
-    half = quantile(variance) * math.sqrt(max(variance.total, 0.0))
+    half = quantile(variance, level) * math.sqrt(max(variance.total, 0.0))
     return Interval(value, value - half, value + half)
 
 
@@ -132,9 +132,9 @@ def logit_interval(value: float, variance: Variance) -> Interval:
     return Interval(value, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre)))
 
 
-def quantile(variance: Variance) -> float:
+def quantile(variance: Variance, level: float = LEVEL) -> float:
     """Student's t at the level, two-sided, by the variance's degrees of freedom."""
-    return float(stdtrit(variance.degrees, 0.5 + LEVEL / 2))
+    return float(stdtrit(variance.degrees, 0.5 + level / 2))
 
 
 def correlation_interval(value: float, biased: float, variance: Variance, n: int, *, rank_one: bool) -> Interval:

@@ -60,11 +60,11 @@ class Reading:
         """Over documents, by leaving each out."""
         return jackknife_variance(torch.from_numpy(self.without), self.n)
 
-    def interval(self) -> Interval:
-        """The estimate with its 95 % interval over documents; none where there are too few."""
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The estimate with its interval over documents; none where there are too few."""
         if len(self.without) < INTERVAL_DOCUMENTS:
             return too_few(self.value, len(self.without))
-        return t_interval(self.value, self.variance)
+        return t_interval(self.value, self.variance, level)
 
 
 def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval:

@@ -18,7 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
+from cka_tools.comparison.record import (
+    ABLATION,
+    COMPARISON,
+    CONTRAST,
+    HEALTH,
+    INTERPOLATION,
+    MATRIX,
+    TRAJECTORY,
+    TRANSPLANT,
+)
 from cka_tools.comparison.run_directory import check_free, write_whole
 from cka_tools.formatting import counted, printable
 from cka_tools.processes import from_first, joined
@@ -137,6 +146,9 @@ REPORTS = {
     MATRIX: ("many_report", "print_matrix"),
     CONTRAST: ("many_report", "print_contrast"),
     ABLATION: ("ablation_report", "print_ablation"),
+    TRANSPLANT: ("readout_report", "print_transplant"),
+    INTERPOLATION: ("readout_report", "print_interpolation"),
+    HEALTH: ("readout_report", "print_health"),
 }
 """Where each kind of run is printed; imported when it is."""
 
