@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from cka_tools.comparison.readout_entries import readout_entries
 from cka_tools.comparison.readout_results import Health
 from cka_tools.comparison.record import HEALTH, JsonObject, interval_entry, provenance
 from cka_tools.compute import CorpusGiven, Progress, open_run
@@ -18,7 +18,6 @@ from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven
 from cka_tools.readouts.of_models import ModelReadings, language_readout, quantities_of, read_models
 from cka_tools.settings import Settings, takes_settings
-from cka_tools.statistics.intervals import Interval
 
 
 @takes_settings("health")
@@ -81,16 +80,6 @@ def health(
         for name in quantities
     }
     return Health(record, arrays)
-
-
-def readout_entries(readout: str, one: ModelReadings) -> JsonObject:
-    """Every quantity of a model with its interval, and the perplexity, which is exp(loss)."""
-    found = {f"{readout}.{name}": interval_entry(reading.interval()) for name, reading in one.readings.items()}
-    if "loss" in one.readings:
-        loss = one.readings["loss"].interval()
-        value, low, high = (None if v is None else math.exp(v) for v in (loss.value, loss.ci_low, loss.ci_high))
-        found[f"{readout}.perplexity"] = interval_entry(Interval(value, low, high, loss.reason))
-    return found
 
 
 def _differences(readout: str, a: ModelReadings, b: ModelReadings) -> JsonObject:

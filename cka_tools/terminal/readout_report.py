@@ -140,21 +140,15 @@ def print_health(result: Health, console: Console) -> None:
         for at in range(len(models))
     ]
     for number, quantity in enumerate(readout["quantities"]):
-        key, unit = f"{readout['name']}.{quantity['name']}", quantity["unit"]
+        key, unit, title = f"{readout['name']}.{quantity['name']}", quantity["unit"], quantity["title"]
+        keep = (ALWAYS, ALWAYS, 7, 3) if number == 0 else (8, 4, 2, 1)
         entries = [one["readouts"][key] for one in models]
-        keep = ALWAYS if number == 0 else 7
-        columns.append(
-            Column(f"{quantity['title']}{_head(unit)}", [in_unit(one["value"], unit) for one in entries], keep)
-        )
-        columns.append(Column("interval", [interval_in_unit(one, unit) for one in entries], 2))
+        columns.append(Column(f"{title}{_head(unit)}", [in_unit(one["value"], unit) for one in entries], keep[0]))
+        columns.append(Column("interval", [interval_in_unit(one, unit) for one in entries], keep[3]))
         if len(models) > 1:
-            differences = [None if one is None else one[key] for one in from_first]
-            head = f"{quantity['title']}\n− first"
-            columns.append(
-                Column(head, [NOTHING if one is None else in_unit(one["value"], unit) for one in differences], keep)
-            )
-            texts = [NOTHING if one is None else interval_in_unit(one, unit) for one in differences]
-            columns.append(Column("paired\ninterval", texts, keep - 1))
+            apart = [{} if one is None else one[key] for one in from_first]
+            columns.append(Column(f"{title}\n− first", [in_unit(one.get("value"), unit) for one in apart], keep[1]))
+            columns.append(Column("paired\ninterval", [interval_in_unit(one, unit) for one in apart], keep[2]))
     key = f"{readout['name']}.perplexity"
     if all(key in one["readouts"] for one in models):
         columns.append(Column("perplexity", [f"{one['readouts'][key]['value']:.1f}" for one in models], 4))
@@ -164,10 +158,9 @@ def print_health(result: Health, console: Console) -> None:
         say(console, ("no interval ", "bold"), printable(reason))
     say_remarks(console, summary)
     told = {"mlm": "15 % of each document's tokens hidden, the same for all models", "clm": "every next token"}
-    sentence = (
-        f"{readout['title'].capitalize()} loss in nats and accuracy, {told.get(readout['name'], '')}: means over "
-    )
-    say(console, f"{sentence}{counted(summary['n_documents'], 'document')} of each one's mean.", style="bold")
+    title = f"{readout['title'][0].upper()}{readout['title'][1:]}"
+    over = f"means over {counted(summary['n_documents'], 'document')} of each one's mean"
+    say(console, f"{title} loss in nats and accuracy, {told.get(readout['name'], '')}: {over}.", style="bold")
 
 
 def print_interpolation(result: Interpolation, console: Console) -> None:
