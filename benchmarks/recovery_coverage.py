@@ -5,6 +5,7 @@
 Simulated: one number a document for base, hybrid and donor, which share what is particular to the document;
 recovery is a ratio of means. Real: `RUN`, of `cka transplant`, is taken as the whole population of documents;
 samples are drawn from it with replacement, so the truth is the run's own difference or recovery.
+Divergences are of Gaussian features, as in coverage.py, with a quarter of the draws.
 Recoveries that were refused (the gap is not clear of 0) are counted apart: coverage is of the others.
 """
 
@@ -19,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from coverage import RATIOS, RatioPopulation
 
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.paired import Reading, share_of_gap
+from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.paired import Reading, divergence_reading, share_of_gap
 
 WHOLE = 2_000_000
 """Documents from which a simulated population's means are taken."""
@@ -98,6 +101,26 @@ def measure(name: str, truth: tuple[float, float], found: Iterator[np.ndarray]) 
         base, hybrid, donor = map(Reading.mean, sample)
         differences.append((hybrid - base).interval())
         shares.append(share_of_gap(hybrid - base, donor - base))
+    return _row(name, truth, differences, shares)
+
+
+def measure_divergence(population: RatioPopulation, draws: int, documents: int, seed: int) -> dict[str, Any]:
+    """One row of the recovery of a divergence, 1 − d(hybrid, donor) / d(base, donor), from features."""
+    rng = np.random.default_rng(seed)
+    base, hybrid = (1 - cka for cka in population.cka)
+    differences, shares = [], []
+    for _ in range(draws):
+        donor, *others = population.draw(rng, documents)
+        of_base, of_hybrid = (
+            divergence_reading(compare_features([one], [donor], [(0, 0)], [0]), [0]) for one in others
+        )
+        differences.append((of_hybrid - of_base).interval())
+        shares.append(share_of_gap(of_hybrid - of_base, -1.0 * of_base))
+    truth = hybrid - base, 1 - hybrid / base
+    return _row(f"divergence: {population.name}", truth, differences, shares)
+
+
+def _row(name: str, truth: tuple[float, float], differences: list[Interval], shares: list[Interval]) -> dict[str, Any]:
     given = [one for one in shares if one.value is not None]
     row: dict[str, Any] = {"population": name, "difference": truth[0], "recovery": truth[1]}
     row |= {f"difference {key}": value for key, value in _held(differences, truth[0]).items()}
@@ -136,6 +159,7 @@ def main() -> None:
     start = time.process_time()
     chosen = options.draws, options.documents, options.seed
     rows = [measure(one.name, one.truth(), samples(one, *chosen)) for one in POPULATIONS]
+    rows += [measure_divergence(one, options.draws // 4, *chosen[1:]) for one in RATIOS]
     for name, values in [] if options.run is None else of_run(options.run):
         base, hybrid, donor = values.mean(1)
         truth = float(hybrid - base), float((hybrid - base) / (donor - base))

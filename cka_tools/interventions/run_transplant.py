@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, early_layers, without_each
+from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, early_layers
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.comparison.record import TRANSPLANT, JsonObject, control_noise, interval_entry, pair_entry, provenance
 from cka_tools.comparison.warnings import grouped_warnings
@@ -29,7 +29,7 @@ from cka_tools.readouts.of_models import quantities_of
 from cka_tools.readouts.passes import Cost
 from cka_tools.settings import Settings, takes_settings
 from cka_tools.statistics.intervals import Interval
-from cka_tools.statistics.paired import Reading, share_of_gap
+from cka_tools.statistics.paired import Reading, divergence_reading, share_of_gap
 
 FORWARD, CONTROL, REVERSE = "transplant", "control", "reverse"
 
@@ -257,14 +257,9 @@ class _Readings:
 
 
 def _from(pair: PairResult, first: int) -> Reading:
-    """Mean divergence over the layers from one on, with delete-one values; layers without variance left out."""
+    """Mean divergence over the layers from one on."""
     chosen = [at for at, layer in enumerate(pair.plain.layers) if pair.layers_a[layer.layer_a] >= first]
-    values = {at: pair.plain.layers[at].debiased.value for at in chosen}
-    known = [at for at, value in values.items() if value is not None]
-    without = 1 - without_each(pair)[known].mean(0) if known else np.empty(0)
-    without = without[np.isfinite(without)]
-    mean = float(np.mean([1 - (values[at] or 0.0) for at in known])) if known else float("nan")
-    return Reading(mean, without, pair.plain.n)
+    return divergence_reading(pair.plain, chosen)
 
 
 def _hybrid(readings: _Readings, direction: str, graft: Graft, at: int) -> JsonObject:
