@@ -241,6 +241,25 @@ def p_value(p: float | None) -> str:
     return NOTHING if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def recovery_refusals(hybrids: Sequence[dict[str, Any]]) -> list[str]:
+    """Why hybrids of a transplant have no recovery: for each kind of reason a line, with one's numbers.
+
+    Args:
+        hybrids: of the record.
+    """
+    by_kind: dict[str, list[str]] = {}
+    for hybrid in hybrids:
+        for quantity, found in hybrid["readouts"].items():
+            if found["recovery"].get("reason"):
+                kind = f"{quantity} {found['recovery']['reason'].split(':')[0]}"
+                where = f"{quantity} of {hybrid['label']} ({hybrid['direction']})"
+                by_kind.setdefault(kind, []).append(f"{where}: {printable(found['recovery']['reason'])}")
+    return [
+        lines[0] + (f" (so in {len(lines)} of {counted(len(hybrids), 'hybrid')})" if len(lines) > 1 else "")
+        for lines in by_kind.values()
+    ]
+
+
 def ratio_refusals(layers: Sequence[dict[str, Any]]) -> list[str]:
     """Why layers have no ratio: for each kind of reason "in layers 0–3: …", with one layer's numbers.
 

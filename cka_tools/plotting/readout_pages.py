@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import shorten
+from cka_tools.formatting import recovery_refusals, shorten
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.plotting.layer_curves import numbers
 from cka_tools.plotting.style import (
@@ -92,7 +92,7 @@ def transplant_figure(record: Record) -> StyledFigure:
     ]
     if "noise" in record["summary"]:
         notes.append(f"The control is {NOISE_IN_WORDS[record['summary']['noise']]}.")
-    notes += sorted({f"No recovery: {reason}." for one in record["hybrids"] for reason in _reasons(one)})
+    notes += [f"No recovery: {line}." for line in recovery_refusals(record["hybrids"])]
     block = ABOVE + height + BELOW
     page = Page(
         [f"Parts of {donor}", f"in {base}"],
@@ -110,6 +110,9 @@ def transplant_figure(record: Record) -> StyledFigure:
         _dots(right, record, grafts, key, "recovery", 100.0)
         for edge in (0, 100):
             right.axvline(edge, **DASHED)
+        # In reverse the end is the base; layers below the first grafted one cannot move.
+        from_first = title.startswith("divergence")
+        title = "divergence to the end, from the first grafted layer" if from_first else title
         left.set_xlabel(_axis_label(title, unit))
         right.set_xlabel("recovery: share of the gap (%)")
         for ax in (left, right):
@@ -128,10 +131,6 @@ def transplant_figure(record: Record) -> StyledFigure:
             ]
             page.legend([*keys, *handles], LABELS, bottom + height + ABOVE - 0.02, 3)
     return page.figure
-
-
-def _reasons(hybrid: Record) -> list[str]:
-    return [found["recovery"]["reason"] for found in hybrid["readouts"].values() if found["recovery"].get("reason")]
 
 
 def _dots(ax: Axes, record: Record, grafts: Sequence[str], key: str, part: str, scale: float) -> None:

@@ -22,7 +22,7 @@ class PooledFeatures:
 
     name = DIVERGENCE
     title = "divergence"
-    quantities: Sequence[Quantity] = (Quantity("donor", "divergence to the donor", "share", "lower"),)
+    quantities: Sequence[Quantity] = (Quantity("donor", "divergence to donor", "share", "lower"),)
     head: HeadKind | None = None
     pooled = True
 

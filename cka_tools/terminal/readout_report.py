@@ -8,7 +8,16 @@ from typing import Any
 from rich.console import Console
 
 from cka_tools.comparison.readout_results import Health, Interpolation, Transplant
-from cka_tools.formatting import NOTHING, counted, percent, percent_interval, printable, settings_in_words, shorten
+from cka_tools.formatting import (
+    NOTHING,
+    counted,
+    percent,
+    percent_interval,
+    printable,
+    recovery_refusals,
+    settings_in_words,
+    shorten,
+)
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.readouts.fill import Filled
 from cka_tools.terminal.output import say, say_remarks
@@ -53,14 +62,8 @@ def print_transplant(result: Transplant, console: Console) -> None:
         shown = f"{first['name']}.{first['quantities'][0]['name']}"
         if one["direction"] == "transplant" and one["quantity"] == shown and one["sum"]["value"] is not None:
             say(console, ("additive? ", "bold"), _additivity(one))
-    reasons = dict.fromkeys(
-        found["recovery"]["reason"]
-        for hybrid in result.hybrids
-        for found in hybrid["readouts"].values()
-        if found["recovery"].get("reason")
-    )
-    for reason in reasons:
-        say(console, ("no recovery ", "bold"), printable(reason))
+    for line in recovery_refusals(result.hybrids):
+        say(console, ("no recovery ", "bold"), line)
     say_remarks(console, summary, "pair", ", such as ")
     cost = summary["cost"]
     share = f"{100 * cost['blocks'] / cost['blocks_naive']:.0f} %"
@@ -97,30 +100,20 @@ def _hybrid_table(result: Transplant, key: str, quantity: Entry, console: Consol
     }
     labels = [one["label"] for one in result.hybrids if one["direction"] == "transplant"]
     blank = [NOTHING] * len(ends)
+    head = quantity["title"].replace(" ", "\n", 1) + _head(unit)
     values = [end["readouts"][key] for end in ends] + [one["value"] for one in by["transplant"]]
+    names = [end["role"] for end in ends] + [shorten(one, LABEL_LETTERS) for one in labels]
     columns = [
-        Column(
-            "graft", [end["role"] for end in ends] + [shorten(one, LABEL_LETTERS) for one in labels], justify="left"
-        ),
-        Column(f"{quantity['title']}{_head(unit)}", [in_unit(one["value"], unit) for one in values]),
+        Column("graft", names, justify="left"),
+        Column(head, [in_unit(one["value"], unit) for one in values]),
         Column("interval", [interval_in_unit(one, unit) for one in values], 3),
     ]
     for name, found in by.items():
+        called, keep = ("recovery", (ALWAYS, 7)) if name == "transplant" else (name, (8, 5))
         shares = [one["recovery"] for one in found]
-        keep = ALWAYS if name == "transplant" else 8
-        columns.append(
-            Column(
-                "recovery %" if name == "transplant" else f"{name} %",
-                blank + [percent(one["value"]) for one in shares],
-                keep,
-            )
-        )
+        columns.append(Column(f"{called} %", blank + [percent(one["value"]) for one in shares], keep[0]))
         intervals = blank + [percent_interval(one) or NOTHING for one in shares]
-        columns.append(
-            Column(
-                f"{'recovery' if name == 'transplant' else name}\ninterval", intervals, 7 if name == "transplant" else 5
-            )
-        )
+        columns.append(Column(f"{called}\ninterval", intervals, keep[1]))
     print_table(console, columns, result.table, ends=[len(ends) - 1])
 
 
