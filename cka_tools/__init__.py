@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         trajectory,
     )
     from cka_tools.compute import compute_features
+    from cka_tools.interventions import health, interpolate, transplant
+    from cka_tools.models import graft
+    from cka_tools.readouts.fill import fill
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
@@ -31,8 +34,13 @@ __all__ = [
     "compare",
     "compute_features",
     "contrast",
+    "fill",
+    "graft",
+    "health",
+    "interpolate",
     "matrix",
     "trajectory",
+    "transplant",
 ]
 
 _HOME = {
@@ -46,8 +54,13 @@ _HOME = {
     "compare": "comparison",
     "compute_features": "compute",
     "contrast": "comparison",
+    "fill": "readouts.fill",
+    "graft": "models",
+    "health": "interventions",
+    "interpolate": "interventions",
     "matrix": "comparison",
     "trajectory": "comparison",
+    "transplant": "interventions",
 }
 
 

@@ -153,8 +153,7 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
         counted(record["summary"]["n_documents"], "document")
         + ("" if corpus_letters else units_in_words(origin["corpus"])),
         f"at most {settings['max_length']} tokens",
-        f"{settings['pooling']} pooling",
-        f"{settings['sites']} sites",
+        *(f"{settings[name]} {name}" for name in ("pooling", "sites") if name in settings),
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
@@ -281,6 +280,25 @@ def significant_layers(record: dict[str, Any]) -> list[int]:
 def p_value(p: float | None) -> str:
     """A p as tables print it: "0.0079", "0.24"."""
     return NOTHING if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def recovery_refusals(hybrids: Sequence[dict[str, Any]]) -> list[str]:
+    """Why hybrids of a transplant have no recovery: for each kind of reason a line, with one's numbers.
+
+    Args:
+        hybrids: of the record.
+    """
+    by_kind: dict[str, list[str]] = {}
+    for hybrid in hybrids:
+        for quantity, found in hybrid["readouts"].items():
+            if found["recovery"].get("reason"):
+                kind = f"{quantity} {found['recovery']['reason'].split(':')[0]}"
+                where = f"{quantity} of {hybrid['label']} ({hybrid['direction']})"
+                by_kind.setdefault(kind, []).append(f"{where}: {printable(found['recovery']['reason'])}")
+    return [
+        lines[0] + (f" (so in {len(lines)} of {counted(len(hybrids), 'hybrid')})" if len(lines) > 1 else "")
+        for lines in by_kind.values()
+    ]
 
 
 def ratio_refusals(layers: Sequence[dict[str, Any]]) -> list[str]:

@@ -104,6 +104,13 @@ def option(
     return field(default=default, metadata=facts)
 
 
+READ_ONLY = ("health",)
+"""Commands that make no features: settings of features would say nothing."""
+
+HYBRIDS = ("transplant", "interpolate")
+"""Commands whose models exist while they run: all layers are kept, nothing streams, nothing is found in a cache."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the files of a corpus become documents; what was taken is in the record's `source`.
@@ -161,21 +168,23 @@ class Settings(Reading):
         None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False
     )
     max_length: int | None = option(None, "Tokens a document is cut to.", shown="512, or what the models take", least=1)
-    pooling: Literal["mean", "cls", "last", "token"] = option("mean", "How a document's hidden states become one row.")
+    pooling: Literal["mean", "cls", "last", "token"] = option(
+        "mean", "How a document's hidden states become one row.", lacking=READ_ONLY
+    )
     sites: Literal["residual", "attention", "mlp"] = option(
-        "residual", "The residual stream, or what a branch adds to it."
+        "residual", "The residual stream, or what a branch adds to it.", lacking=READ_ONLY
     )
     layers: tuple[int, ...] | None = option(
-        None, "Layers to compare, as 0-7 or 0,3,8-11.", shown="all", parse=parse_layers
+        None, "Layers to compare, as 0-7 or 0,3,8-11.", shown="all", parse=parse_layers, lacking=(*READ_ONLY, *HYBRIDS)
     )
     early: tuple[int, ...] | None = option(
-        None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers
+        None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers, lacking=READ_ONLY
     )
     # Where there are many pairs, all layers with all would be a matrix for each that nobody reads.
     pairs: Literal["all", "diagonal"] = option(
         "all",
         "All layers of A with all of B, or the paired ones alone.",
-        lacking=("trajectory", "matrix", "contrast", "ablate"),
+        lacking=("trajectory", "matrix", "contrast", "ablate", *READ_ONLY, *HYBRIDS),
     )
     measures: tuple[str, ...] = option(
         ("cka",),
@@ -183,6 +192,7 @@ class Settings(Reading):
         shown="cka",
         parse=lambda text, name: tuple(part.strip() for part in text.split(",")),
         flag="--measure",
+        lacking=READ_ONLY,
     )
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = option(
         None, "Number format of the forward passes.", shown="float32"
@@ -190,20 +200,24 @@ class Settings(Reading):
     # An ablation has one device for training and comparing: its own option.
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", lacking=("ablate",))
     seed: int = option(42, "Of the draw of documents, and of token draws.", least=0)
-    rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.")
+    rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.", lacking=READ_ONLY)
     # Three draws of one pair are what was published.
     protocol: Literal["paper"] | None = option(
         None,
         "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.",
-        lacking=("trajectory", "matrix", "contrast", "ablate"),
+        lacking=("trajectory", "matrix", "contrast", "ablate", *READ_ONLY, *HYBRIDS),
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
-    tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1)
+    tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1, lacking=READ_ONLY)
     keep_features: str | int = option(
-        "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False
+        "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False, lacking=READ_ONLY
     )
     snapshot_every: int = option(
-        SNAPSHOT_EVERY, "Documents between snapshots of streamed statistics, in the cache.", least=1, recorded=False
+        SNAPSHOT_EVERY,
+        "Documents between snapshots of streamed statistics, in the cache.",
+        least=1,
+        recorded=False,
+        lacking=(*READ_ONLY, *HYBRIDS),
     )
     # The models of an ablation are made by it: none brings code.
     trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.", lacking=("ablate",))
@@ -227,7 +241,11 @@ class Settings(Reading):
         lacking=("ablate",),
     )
     cache: bool = option(
-        True, "Use no cache: no features kept or found there, and no snapshots.", flag="--no-cache", recorded=False
+        True,
+        "Use no cache: no features kept or found there, and no snapshots.",
+        flag="--no-cache",
+        recorded=False,
+        lacking=(*READ_ONLY, *HYBRIDS),
     )
     plan: Literal["sorted", "corpus-order"] = option("sorted", recorded=False)
     batch_size: int = option(16, least=1, recorded=False)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cka_tools import compare, matrix, trajectory
+from cka_tools import compare, health, interpolate, matrix, trajectory, transplant
 from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Settings
 
@@ -23,7 +23,16 @@ LACKING = {
     # Its two corpora need not be of one kind.
     "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights", "column", "text_unit"}
     | {"allow_bin", "stack", "device_map"},
-}
+    # Hybrids exist while they run: all of their layers are kept, none is found in a cache. `--layers` of a
+    # transplant are those that are grafted.
+    "transplant": {"layers", "pairs", "protocol", "snapshot_every", "cache"},
+    "interpolate": {"layers", "pairs", "protocol", "snapshot_every", "cache"},
+    # No features are made.
+    "health": {
+        "pooling", "sites", "layers", "early", "pairs", "measures", "rescale", "protocol", "tokens_per_document",
+        "keep_features", "snapshot_every", "cache",
+    },
+}  # fmt: skip
 
 FLAGS = {"measures": "--measure", "cache": "--no-cache"}
 
@@ -86,12 +95,21 @@ def test_keywords_come_on_top_of_settings():
 
 
 @pytest.mark.parametrize(
-    ("function", "command"), [(compare, "compare"), (trajectory, "trajectory"), (matrix, "matrix")]
+    ("function", "command"),
+    [
+        (compare, "compare"),
+        (trajectory, "trajectory"),
+        (matrix, "matrix"),
+        (transplant, "transplant"),
+        (interpolate, "interpolate"),
+        (health, "health"),
+    ],
 )
 def test_a_signature_shows_the_settings(function, command):
     shown = inspect.signature(function).parameters
-    assert set(FIELDS) - set(shown) == LACKING[command]
-    for name in set(FIELDS) & set(shown):
+    own = {"layers"} if command == "transplant" else set()
+    assert set(FIELDS) - set(shown) == LACKING[command] - own
+    for name in set(FIELDS) & set(shown) - own:
         assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert shown[name].default == FIELDS[name].field.default
     assert "options" not in shown
@@ -108,7 +126,7 @@ def test_a_command_has_every_setting_unless_it_lacks_it_on_purpose(cka, command,
         named["seed"] = "--document-seed"
     lacking = {name for name, flag in named.items() if flag not in options}
     # The device of an ablation is an option of its own.
-    own = {"device"} if command == "ablate" else set()
+    own = {"ablate": {"device"}, "transplant": {"layers"}}.get(command, set())
     assert lacking == PYTHON_ONLY | LACKING[command] - own
 
 

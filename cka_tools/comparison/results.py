@@ -193,6 +193,8 @@ class Trajectory(RunResult):
             shared |= {"x_kind": self.summary["x"]["kind"]}
             last = {"tokens": one["tokens"], "n_documents": self.summary["n_documents"]}
             last |= {"weights_sha256": one["weights_sha256"]}
+            for name, entry in one.get("health", {}).items():
+                last |= columns(name.replace(".", "_"), entry)
             rows += [row | last for row in pair_rows(one, shared)]
         return tidy(rows)
 
@@ -334,12 +336,6 @@ class Ablation(RunResult):
         from cka_tools.plotting import ablation_figure
 
         return ablation_figure(self.record)
-
-
-KINDS: dict[str, type[RunResult]] = {
-    result.kind: result for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation)
-}
-"""The class of each kind of run."""
 
 
 def _check_estimator(estimator: str) -> None:

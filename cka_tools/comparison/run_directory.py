@@ -54,30 +54,33 @@ class NotDrawn(UserError):  # noqa: N818 - what is lacking, not a fault of what 
     exit_code = 1
 
 
-def check_free(run_dir: Path) -> None:
+def check_free(run_dir: Path, option: str = "--out") -> None:
     """Refuse an output directory that cannot become a new run, before any work is done.
+
+    Args:
+        option: by which it was named.
 
     Raises:
         Taken: it holds files already. UserError: it is a file, too long a name, or in a place where nothing
             can be written.
     """
-    place = resolved(run_dir)
+    place = resolved(run_dir, option)
     if place.exists() and not place.is_dir():
-        raise UserError(f"--out {str(run_dir)!r} is a file: name a directory that does not exist yet")
+        raise UserError(f"{option} {str(run_dir)!r} is a file: name a directory that does not exist yet")
     if place == Path.cwd():
-        raise UserError(f"--out {str(run_dir)!r} is the folder that you are in: name a directory of its own")
+        raise UserError(f"{option} {str(run_dir)!r} is the folder that you are in: name a directory of its own")
     if place.is_dir() and any(place.iterdir()):
         held = "another run" if (place / RESULT).exists() else "files already"
-        raise Taken(f"--out {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
+        raise Taken(f"{option} {str(run_dir)!r} holds {held}: name a directory that does not exist yet")
     parent = next(p for p in place.parents if p.exists())
     try:  # a right to write says little: of a full disk, a quota, or the system's own folders nothing
         Path(tempfile.mkdtemp(prefix=".cka-probe-", dir=parent)).rmdir()
     except OSError as error:
         reason = f"{str(parent)!r} cannot be written to ({reason_of(error)})"
-        raise UserError(f"--out {str(run_dir)!r}: {reason}; name another place") from error
+        raise UserError(f"{option} {str(run_dir)!r}: {reason}; name another place") from error
 
 
-def resolved(path: Path) -> Path:
+def resolved(path: Path, option: str = "--out") -> Path:
     """Where a path leads, through links and `~`.
 
     Raises:
@@ -90,7 +93,7 @@ def resolved(path: Path) -> Path:
         place.exists()
     except (OSError, RuntimeError, ValueError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"--out {quoted(path, 400)} cannot be used ({reason}): name another place") from error
+        raise UserError(f"{option} {quoted(path, 400)} cannot be used ({reason}): name another place") from error
     return place
 
 

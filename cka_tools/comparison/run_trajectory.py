@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cka_tools.comparison.pairs import DrawResult, Pair, compare_pairs, divergences
+from cka_tools.comparison.readout_entries import readout_entries
 from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, pair_entry, provenance
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
@@ -21,6 +22,8 @@ from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, ModelSource, as_source
 from cka_tools.models.folder import hash_json
+from cka_tools.readouts import Readout
+from cka_tools.readouts.of_models import language_readout, read_models
 from cka_tools.settings import Settings, takes_settings
 
 XKind = Literal["tokens", "given", "position"]
@@ -39,6 +42,7 @@ def trajectory(
     *,
     control: ModelGiven | None = None,
     x: Sequence[float] | None = None,
+    health: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -54,6 +58,7 @@ def trajectory(
             every checkpoint's divergence is also given as a multiple of it.
         x: one number a checkpoint, in the order given; None takes the tokens of the manifests of `cka train`
             if all have one, else the position.
+        health: also read every model's language-model loss and accuracy, one pass more each.
         settings, options, progress: as `compare` takes them.
 
     Raises:
@@ -71,8 +76,22 @@ def trajectory(
     pairs = [Pair(at, 0, control=noise if run.depths[at] == run.depths[0] else None) for at in range(1, count + 1)]
     if control is not None:
         pairs.append(Pair(count + 1, 0, called=("the control", "the reference")))
+    readout = language_readout(run) if health else None
     draw = compare_pairs(run, pairs, progress)[0]
-    return Trajectory(_record(run, draw, series), _arrays(draw, series))
+    record = _record(run, draw, series)
+    if readout is not None:
+        _add_health(record, run, readout, progress)
+    return Trajectory(record, _arrays(draw, series))
+
+
+def _add_health(record: dict[str, Any], run: FeatureRun, readout: Readout, progress: Progress | None) -> None:
+    """Put each model's readings into its pair's entry, the reference's into the summary."""
+    read = read_models(run, readout, progress)
+    entries = [readout_entries(readout.name, read[at]) for at in run.order]
+    first = f"{readout.name}.{readout.quantities[0].name}"
+    record["summary"]["health"] = {"title": readout.title, "quantity": first, "reference": entries[0]}
+    for pair in record["pairs"]:
+        pair["health"] = entries[pair["a"]]
 
 
 def _record(run: FeatureRun, draw: DrawResult, series: CheckpointSeries) -> dict[str, Any]:

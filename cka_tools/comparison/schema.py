@@ -1,7 +1,7 @@
 """What the record and arrays of a run must hold, checked when a run is read: it may come from anywhere.
 
-A form is a type, a set of values, a list of one form, a mapping of names (with "?" behind what may lack) to
-forms, a tuple of alternatives, or None. What is there beyond the form is let be.
+A form is a type, a set of values, a list of one form, a mapping of names (with "?" behind what may lack, or
+"*" for any name) to forms, a tuple of alternatives, or None. What is there beyond the form is let be.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from cka_tools.comparison.record import (
     COMPARISON,
     CONTRAST,
     ESTIMATORS,
+    HEALTH,
+    INTERPOLATION,
     MATRIX,
     MEANS,
     TRAJECTORY,
+    TRANSPLANT,
     JsonObject,
 )
 from cka_tools.formatting import quoted
@@ -82,6 +85,31 @@ CELL = PAIR | {
     "control": BOTH_MEANS, "ratio": RATIO, "weights": dict, "layers": [LAYER | {"control?": INTERVAL}],
 }  # fmt: skip
 
+READOUT = {"name": str, "title": str, "quantities": [{"name": str, "title": str, "unit": str, "better": str}]}
+READ = SUMMARY | {"interval": WITH_INTERVAL["interval"], "readouts": [READOUT]}
+EACH = {"*": INTERVAL}
+OF_HYBRID = {"*": {"value": INTERVAL, "difference": INTERVAL, "recovery": INTERVAL}}
+OF_POINT = {"*": {"value": INTERVAL, "excess": INTERVAL}}
+TRANSPLANTED = {
+    "summary": READ | {"early_layers": [int], "cost": {"blocks": int, "blocks_naive": int}},
+    "ends": [{"role": str, "name": str, "readouts": EACH}],
+    "gap": EACH,
+    "hybrids": [{"direction": str, "layers": [int], "parts": [str], "label": str, "model": int, "readouts": OF_HYBRID}],
+    "additivity": [
+        {"direction": str, "parts": [str], "quantity": str, "sum": INTERVAL, "whole": INTERVAL, "difference": INTERVAL}
+    ],
+}
+INTERPOLATED = {
+    "summary": READ | {"names": [str]},
+    "points": [{"alpha": float, "readouts": OF_POINT, "divergence": EACH}],
+    "barrier": {"*": INTERVAL | {"alpha": NUMBER}},
+}
+MEASURED = {
+    "summary": READ,
+    "models": [{"name": str, "tokens": WHOLE, "weights_sha256": TEXT, "readouts": EACH}],
+    "differences": [{"a": int, "b": int, "readouts": EACH}],
+}
+
 
 def _form(record: JsonObject, kind: str) -> Form:
     """The form of a record, some of which depends on what else it holds."""
@@ -116,7 +144,7 @@ def _form(record: JsonObject, kind: str) -> Form:
         return SHARED | {"summary": SUMMARY | extra, "layers": layers}
     if kind == ABLATION:
         return SHARED | {"axis": str, "pairs": [CELL]}
-    return SHARED
+    return SHARED | {TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED}.get(kind, {})
 
 
 def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
@@ -156,6 +184,8 @@ def _fault(value: Any, form: Form, at: str) -> str | None:
 def _fault_in_object(value: Any, form: dict[str, Form], at: str) -> str | None:
     if not isinstance(value, dict):
         return f"{at or 'the record'} is {quoted(value)}, not an object"
+    if "*" in form:
+        form = dict.fromkeys(value, form["*"])
     for key, inner in form.items():
         name = key.removesuffix("?")
         place = f"{at}.{name}" if at else name

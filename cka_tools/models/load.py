@@ -20,6 +20,7 @@ from cka_tools.models.attention import attention_for
 from cka_tools.models.blocks import Block, find_blocks, text_config, text_part
 from cka_tools.models.check import check_blocks, check_padding
 from cka_tools.models.folder import ModelSpec, check_folder, hash_json, hash_tokenizer, hash_weight_files, weight_files
+from cka_tools.models.language import HEADS, HeadKind, check_head, head_factory
 from cka_tools.models.model import LoadedModel
 from cka_tools.models.snapshot import fetch_snapshot
 
@@ -136,10 +137,12 @@ def load_weights(
     allow_unused: bool = False,
     stack: str | None = None,
     device_map: str | None = None,
+    head: HeadKind | None = None,
 ) -> Any:
     """The base model of a checkpoint, or one stack of it, with its weights, on `device`, in evaluation mode.
 
     Args:
+        head: load the model with this language-model head instead.
         allow_unused: leave weights inside the layers out that the model's class does not use, with a note.
             Those of heads and poolers always are.
         stack: as `take_stack` takes it.
@@ -159,7 +162,8 @@ def load_weights(
         problem += f", its weights are quantized ({getattr(method, 'value', method)}): install what reads them, or"
         problem += " give a checkpoint in full precision"
     with failing_as(problem), quiet_transformers():
-        whole, report = AutoModel.from_pretrained(
+        factory = AutoModel if head is None else head_factory(head)
+        whole, report = factory.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,
             use_safetensors=not _is_pickled(checkpoint),
@@ -169,18 +173,25 @@ def load_weights(
             **({} if place is None else {"device_map": place}),
             **_kernels(checkpoint, device, dtype),
         )
-    model = take_stack(given, whole, stack)
-    kind = type(model).__name__
+    model = take_stack(given, whole if head is None else whole.base_model, stack)
+    wanted = model if head is None else whole
+    kind = type(wanted).__name__
     if mismatched := sorted(report.get("mismatched_keys", ())):
         name, found, expected = mismatched[0]
         raise UserError(
             f"model {given!r} holds {len(mismatched)} weights of another shape than its config makes (such as {name}: "
             f"{tuple(found)}, not {tuple(expected)}): correct config.json, or give the weights that belong to it"
         )
-    kept = {id(one) for one in (*model.parameters(), *model.buffers())}
+    kept = {id(one) for one in (*wanted.parameters(), *wanted.buffers())}
     named = dict([*whole.named_parameters(remove_duplicate=False), *whole.named_buffers(remove_duplicate=False)])
     of_stack = (key for key in report.get("missing_keys", ()) if key not in named or id(named[key]) in kept)
-    if missing := sorted(key for key in of_stack if "pooler" not in key.split(".")):
+    missing = sorted(key for key in of_stack if "pooler" not in key.split("."))
+    if head is not None and missing and not any(key.startswith(f"{whole.base_model_prefix}.") for key in missing):
+        raise UserError(
+            f"model {given!r} lacks the weights of a {HEADS[head]} head (such as {missing[0]}): give a checkpoint "
+            f"that was saved as {kind}"
+        )
+    if missing:
         raise UserError(
             f"model {given!r} lacks {len(missing)} weights of {kind} (such as {missing[0]}): they would be "
             "random, and so would the result; give a complete checkpoint"
@@ -202,7 +213,7 @@ def load_weights(
             )
         note = f"{len(unused)} weights inside the layers of {given} were not used: {few}."
         checkpoint.notes += [] if note in checkpoint.notes else [note]
-    return (model if place else model.to(device)).eval()
+    return (wanted if place else wanted.to(device)).eval()
 
 
 def _is_pickled(checkpoint: Checkpoint) -> bool:
@@ -225,11 +236,13 @@ def finish(loaded: LoadedModel) -> LoadedModel:
     """Find the blocks of a model, check that hooks on them see the residual stream, and describe it.
 
     Raises:
-        UserError: as `find_blocks`, `check_blocks` and `check_padding`.
+        UserError: as `find_blocks`, `check_blocks`, `check_padding` and `check_head`.
     """
     loaded.blocks = find_blocks(loaded.name, loaded.model)
     check_blocks(loaded)
     check_padding(loaded)
+    if loaded.language_model is not None:
+        check_head(loaded)
     loaded.provenance |= describe(loaded)
     return loaded
 

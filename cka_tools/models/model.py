@@ -81,7 +81,8 @@ class LoadedModel:
     `name` is the spec as it was given (a class name for a model given in memory).
     `provenance` is JSON-ready: spec, revision (hub), weights_sha256, architecture, a summary of the config.
     `notes` are plain sentences for the user. `needs_equal_lengths`: padding or a longer document beside it
-    changes a document's hidden states, so it runs in batches without padding.
+    changes a document's hidden states, so it runs in batches without padding. `language_model` is the model
+    with its LM head where it was asked for, `model` then its base.
     """
 
     name: str
@@ -92,7 +93,13 @@ class LoadedModel:
     final_norm: str | None = None
     in_memory: bool = False
     needs_equal_lengths: bool = False
+    language_model: Any = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> Any:
+        """All that was loaded: the model with its LM head, else the base model."""
+        return self.model if self.language_model is None else self.language_model
 
     @property
     def device(self) -> torch.device:
@@ -161,7 +168,7 @@ class LoadedModel:
         """Evaluation without gradients; on leaving, each module has its own switches back."""
         changed = [
             (module, name, vars(module)[name])
-            for module in self.model.modules()
+            for module in self.root.modules()
             for name, value in _EVALUATING.items()
             if vars(module).get(name, value) != value
         ]

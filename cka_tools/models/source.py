@@ -1,6 +1,6 @@
 """Where a model comes from: a spec, a pair in memory, a causal view; each loads to a checked model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
@@ -25,6 +25,7 @@ from cka_tools.models.folder import (
     parse_spec,
     read_object,
 )
+from cka_tools.models.language import HeadKind, has_head, head_kind
 from cka_tools.models.load import (
     Checkpoint,
     UntrustedCode,
@@ -49,6 +50,7 @@ class LoadOptions:
         allow_bin: read pytorch_model.bin, as tensors alone, where there are no safetensors.
         stack: "encoder" of an encoder-decoder, "text" of a model that reads images or sound as well.
         device_map: "auto" spreads a model over all devices there are.
+        head: keep the language-model head, as `LoadedModel.language_model`.
     """
 
     device: str | torch.device = "auto"
@@ -58,6 +60,7 @@ class LoadOptions:
     allow_bin: bool = False
     stack: str | None = None
     device_map: str | None = None
+    head: bool = False
 
     def resolve(self) -> tuple[torch.device, torch.dtype]:
         """The device and the number format.
@@ -67,6 +70,10 @@ class LoadOptions:
         """
         place = resolve_device(self.device)
         return place, resolve_dtype(self.dtype, place)
+
+    def with_head(self, head: bool = True) -> "LoadOptions":
+        """The same, with the language-model head or without."""
+        return replace(self, head=head)
 
 
 @runtime_checkable
@@ -157,11 +164,17 @@ class SpecSource:
         origin = self._origin(opened)
         return _outline(self.name, model, opened.tokenizer, place, origin, notes=list(opened.notes))
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """By the class that config.json names."""
+        opened = self.open(trust_remote_code=options.trust_remote_code)
+        return head_kind(self.name, opened.config, list(opened.written.get("architectures") or ()))
+
     def load(self, options: LoadOptions) -> LoadedModel:
-        """The base model, without a head."""
+        """The base model, without a head unless that is asked for."""
         place, number = options.resolve()
         opened = self.open(trust_remote_code=options.trust_remote_code, allow_bin=options.allow_bin)
         origin = self._origin(opened)
+        head = self.head(options) if options.head else None
         model = load_weights(
             opened,
             place,
@@ -169,10 +182,13 @@ class SpecSource:
             allow_unused=options.allow_unused_weights,
             stack=options.stack,
             device_map=options.device_map,
+            head=head,
         )
         if self._origin(opened) != origin:
             raise UserError(f"model {self.name!r}: its weights were written while they were read: try again")
-        return finish(LoadedModel(self.name, model, opened.tokenizer, [], origin, notes=list(opened.notes)))
+        base, whole = (model, None) if head is None else (model.base_model, model)
+        notes = list(opened.notes)
+        return finish(LoadedModel(self.name, base, opened.tokenizer, [], origin, language_model=whole, notes=notes))
 
     def _origin(self, opened: Checkpoint) -> dict[str, Any]:
         repo = {} if self.spec.repo is None else {"repo": self.spec.repo}
@@ -243,9 +259,15 @@ class MemorySource:
         origin = {"spec": self.name, "kind": "memory", "tokenizer_sha256": self._tokenizer_sha256}
         return _outline(self.name, base, self.tokenizer, place, origin, in_memory=True, notes=self._notes())
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """By the model's class."""
+        names = [type(self._bare).__name__] if has_head(self._bare) else []
+        return head_kind(self.name, self._bare.config, names)
+
     def load(self, options: LoadOptions) -> LoadedModel:
         """The model itself, checked."""
         base, _ = self._base(options)
+        whole = self._bare if options.head and self.head(options) else None
         origin = {
             "spec": self.name,
             "kind": "memory",
@@ -253,7 +275,9 @@ class MemorySource:
             "config_sha256": hash_json(base.config.to_dict()),
             "tokenizer_sha256": self._tokenizer_sha256,
         }
-        return finish(LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True, notes=self._notes()))
+        loaded = LoadedModel(self.name, base, self.tokenizer, [], origin, in_memory=True, language_model=whole)
+        loaded.notes += self._notes()
+        return finish(loaded)
 
     def _notes(self) -> list[str]:
         kinds = ", ".join(type(one).__name__ for one in self._unwrapped[:-1])
@@ -320,8 +344,14 @@ class CausalSource:
         outline.provenance |= {"mask": "causal", "attention": "sdpa"}
         return outline
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        """None that fits: the base's head was trained for its own mask, and would run under that."""
+        raise UserError(f"model {self.name!r} is seen causally, where its head cannot be read: give the model itself")
+
     def load(self, options: LoadOptions) -> LoadedModel:
         """The base's weights in a model that builds the causal mask itself, checked anew."""
+        if options.head:
+            self.head(options)
         loaded = self.base.load(options)
         if not loaded.in_memory and loaded.model.config.model_type == "modernbert":
             # The kernels chosen for the base need not take a mask that is made here.
@@ -388,6 +418,19 @@ def _of_text(given: str | PathLike[str]) -> ModelSource:
             f"model {text!r} is an adapter on {named!r}, which is not here: give it as BASE+{text}"
         ) from error
     return AdapterSource(text, source, spec)
+
+
+def head_of(source: ModelSource, options: LoadOptions) -> HeadKind:
+    """The kind of a model's language-model head, known before weights are read.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = getattr(source, "head", None)
+    if found is None:
+        raise UserError(f"model {source.name!r} comes without a language-model head: give a checkpoint that has one")
+    kind: HeadKind = found(options)
+    return kind
 
 
 def load_model(given: ModelGiven, **options: Any) -> LoadedModel:

@@ -4,6 +4,16 @@ from cka_tools.plotting.ablation_page import ablation_figure
 from cka_tools.plotting.comparison_page import comparison_figure
 from cka_tools.plotting.contrast_page import contrast_figure
 from cka_tools.plotting.matrix_page import matrix_figure
+from cka_tools.plotting.readout_pages import health_figure, interpolation_figure, transplant_figure
 from cka_tools.plotting.trajectory_page import trajectory_figure
 
-__all__ = ["ablation_figure", "comparison_figure", "contrast_figure", "matrix_figure", "trajectory_figure"]
+__all__ = [
+    "ablation_figure",
+    "comparison_figure",
+    "contrast_figure",
+    "health_figure",
+    "interpolation_figure",
+    "matrix_figure",
+    "trajectory_figure",
+    "transplant_figure",
+]

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from cka_tools.formatting import model_names, noise_sentence, pairs_of, shorten
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 from cka_tools.plotting.layer_curves import bounds, numbers, thin
+from cka_tools.plotting.readout_pages import draw_health
 from cka_tools.plotting.style import (
     FIRST,
     INK,
@@ -31,6 +32,7 @@ from cka_tools.plotting.style import (
 LEFT, CURVES, GAP, HEAT_WIDTH = 0.55, 3.1, 0.62, 2.2
 HEIGHT, ABOVE, BELOW = 2.1, 0.42, 0.46
 SCALE_GAP, SCALE_WIDTH = 0.08, 0.09
+HEALTH_GAP, HEALTH_HEIGHT = 0.34, 0.95
 REFERENCE_LETTERS = 60
 DOTTED = (0, (1, 1.5))
 
@@ -51,7 +53,8 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     settings = settings_line(record, "debiased linear CKA")
     notes = [noise_sentence("the reference", [summary["noise"]])] if "noise" in summary else []
     notes += warning_notes(summary, "pair")
-    page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + BELOW, notes)
+    below = HEALTH_GAP + HEALTH_HEIGHT if "health" in summary else 0.0
+    page = Page([f"Divergence from {reference} along training"], settings, ABOVE + HEIGHT + below + BELOW, notes)
     bottom = page.ceiling - ABOVE - HEIGHT
     curves = page.panel(LEFT, bottom, CURVES, HEIGHT)
     heat = page.panel(LEFT + CURVES + GAP, bottom, HEAT_WIDTH, HEIGHT)
@@ -60,7 +63,15 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     curves.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     draw_layers(heat, scale, record, arrays)
     label = summary["x"]["label"]
-    curves.set_xlabel(label)
+    lowest = curves
+    if "health" in summary:
+        lowest = page.panel(LEFT, bottom - below, CURVES, HEALTH_HEIGHT, sharex=curves)
+        told, key = summary["health"], summary["health"]["quantity"]
+        entries = [one["health"][key] for one in pairs_of(record, "checkpoint")]
+        drawn = draw_health(lowest, arrays["x"], entries, told["reference"][key], f"{told['title']} loss")
+        lowest.legend(handles=drawn, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        curves.tick_params(labelbottom=False)
+    lowest.set_xlabel(label)
     heat.set_xlabel("checkpoint, in the order of x" if len(pairs_of(record, "checkpoint")) > 1 else label)
     return page.figure
 

@@ -111,9 +111,9 @@ def _degrees_of_freedom(deviations: Tensor) -> float:
     return min(2 * m / max(kurtosis - 1, 1e-9), m - 1.0)
 
 
-def t_interval(value: float, variance: Variance) -> Interval:
+def t_interval(value: float, variance: Variance, level: float = LEVEL) -> Interval:
     """Estimate ± t quantile × standard error."""
-    half = _quantile(variance) * math.sqrt(max(variance.total, 0.0))
+    half = quantile(variance, level) * math.sqrt(max(variance.total, 0.0))
     return Interval(value, value - half, value + half)
 
 
@@ -128,12 +128,13 @@ def logit_interval(value: float, variance: Variance) -> Interval:
     On the plain scale it is taken as constant, and samples with a small estimate are given too short a one.
     """
     centre = math.log(value / (1 - value))
-    half = _quantile(variance) * math.sqrt(variance.total) / (value * (1 - value))
+    half = quantile(variance) * math.sqrt(variance.total) / (value * (1 - value))
     return Interval(value, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre)))
 
 
-def _quantile(variance: Variance) -> float:
-    return float(stdtrit(variance.degrees, 0.5 + LEVEL / 2))
+def quantile(variance: Variance, level: float = LEVEL) -> float:
+    """Student's t at the level, two-sided, by the variance's degrees of freedom."""
+    return float(stdtrit(variance.degrees, 0.5 + level / 2))
 
 
 def correlation_interval(value: float, biased: float, variance: Variance, n: int, *, rank_one: bool) -> Interval:
@@ -150,7 +151,7 @@ def correlation_interval(value: float, biased: float, variance: Variance, n: int
     on_scale = variance.first_order / (4 * max(biased, 1e-12) * max(1 - biased, 1e-12) ** 2)
     if rank_one:
         on_scale = max(on_scale, 1 / (n - 3))
-    half = _quantile(variance) * math.sqrt(on_scale)
+    half = quantile(variance) * math.sqrt(on_scale)
     return Interval(value, math.tanh(max(centre - half, 0.0)) ** 2, math.tanh(centre + half) ** 2)
 
 

@@ -25,6 +25,12 @@ from cka_tools.terminal.compare_commands import (
     matrix_command,
     trajectory_command,
 )
+from cka_tools.terminal.intervention_commands import (
+    fill_command,
+    health_command,
+    interpolate_command,
+    transplant_command,
+)
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFORESEEN, tell
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
@@ -63,6 +69,10 @@ app.command("compare")(compare_command)
 app.command("trajectory")(trajectory_command)
 app.command("matrix")(matrix_command)
 app.command("contrast")(contrast_command)
+app.command("transplant")(transplant_command)
+app.command("interpolate")(interpolate_command)
+app.command("health")(health_command)
+app.command("fill")(fill_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("summary")(summary_command)

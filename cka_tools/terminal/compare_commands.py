@@ -78,6 +78,7 @@ def trajectory_command(
         shown="tokens of the manifests, or the position",
         parse=lambda text, name: parse_numbers(text, f"--{name}"),
     ),
+    health: bool = option(False, "Also every model's language-model loss and accuracy, as `cka health` gives them."),
     corpus: str = CORPUS,
     settings: Settings,
     output: RunOutput,
@@ -90,7 +91,14 @@ def trajectory_command(
 
     run_and_save(
         lambda progress: trajectory(
-            reference, list(checkpoints), corpus, control=control, x=x, settings=settings, progress=progress
+            reference,
+            list(checkpoints),
+            corpus,
+            control=control,
+            x=x,
+            health=health,
+            settings=settings,
+            progress=progress,
         ),
         f"cka-trajectory-{slug(reference)}",
         output,

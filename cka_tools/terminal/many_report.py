@@ -32,7 +32,14 @@ from cka_tools.formatting import (
 )
 from cka_tools.manifest import DIFFER_IN
 from cka_tools.terminal.output import say, say_remarks
-from cka_tools.terminal.tables import Column, divergence_columns, fitted_table, natural_width, print_table
+from cka_tools.terminal.tables import (
+    Column,
+    divergence_columns,
+    fitted_table,
+    natural_width,
+    print_table,
+    three_decimals,
+)
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9
@@ -54,6 +61,9 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
         Column("x", places[: len(pairs)]),
         *divergence_columns(pairs),
     ]
+    if "health" in summary:
+        key = summary["health"]["quantity"]
+        columns.append(Column("loss", [three_decimals(one["health"][key]["value"]) for one in pairs], 8))
     print_table(console, columns, result.table, ends=[len(result.checkpoints) - 1])
     _remarks(result, result.checkpoints, console)
     early = summary["early_layers"]
@@ -64,6 +74,10 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     if early:
         sentence += f"; early is {layers_in_words(early)}"
     noise = f" {noise_sentence('the reference', [summary['noise']])}" if "noise" in summary else ""
+    if "health" in summary:
+        told = summary["health"]
+        loss = three_decimals(told["reference"][told["quantity"]]["value"])
+        sentence += f". Loss is {told['title']} loss in nats; the reference has {loss}"
     say(console, f"{sentence}.{noise}", style="bold")
 
 

@@ -19,7 +19,16 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.segment import Segment
 from rich.text import Text
 
-from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
+from cka_tools.comparison.record import (
+    ABLATION,
+    COMPARISON,
+    CONTRAST,
+    HEALTH,
+    INTERPOLATION,
+    MATRIX,
+    TRAJECTORY,
+    TRANSPLANT,
+)
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import UserError, reason_of
 from cka_tools.formatting import counted, printable, visible
@@ -192,6 +201,9 @@ REPORTS = {
     MATRIX: ("many_report", "print_matrix"),
     CONTRAST: ("many_report", "print_contrast"),
     ABLATION: ("ablation_report", "print_ablation"),
+    TRANSPLANT: ("readout_report", "print_transplant"),
+    INTERPOLATION: ("readout_report", "print_interpolation"),
+    HEALTH: ("readout_report", "print_health"),
 }
 """Where each kind of run is printed; imported when it is."""
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import KINDS, RunResult
+from cka_tools.comparison.results import RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
 
 
-RUN = option(MISSING, "A run directory of compare, ablate, trajectory, matrix or contrast.", argument=True)
+RUN = option(MISSING, "A run directory of any command that saves one.", argument=True)
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cka_tools.comparison.results import KINDS
+from cka_tools.comparison.readout_results import KINDS
 from cka_tools.errors import UserError
 
 RUNS = Path(__file__).with_name("version_1")

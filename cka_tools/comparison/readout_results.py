@@ -1,0 +1,142 @@
+"""What transplants, interpolations and health checks give back, and the class of every kind of run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cka_tools.comparison.record import HEALTH, INTERPOLATION, TRANSPLANT, JsonObject, columns, tidy
+from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class Transplant(RunResult):
+    """How much of what two models differ in moves with parts of one.
+
+    `arrays` holds one number a document for every quantity of a language-model readout, such as "mlm.loss"
+    (models, documents), in the order of `record["provenance"]["models"]`.
+    """
+
+    kind = TRANSPLANT
+    table = "transplant.csv"
+
+    def __repr__(self) -> str:
+        base, donor = (one["name"] for one in self.record["ends"][:2])
+        return (
+            f"<Transplant of {donor} into {base}: {len(self.hybrids)} hybrids, {self.summary['n_documents']} documents>"
+        )
+
+    @property
+    def hybrids(self) -> list[JsonObject]:
+        """One entry a hybrid: direction, layers, parts, and its readouts."""
+        return self.record["hybrids"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each model or hybrid and quantity."""
+        rows: list[JsonObject] = []
+        for end in self.record["ends"]:
+            for quantity, value in end["readouts"].items():
+                rows.append(
+                    {"direction": end["role"], "graft": end["name"], "quantity": quantity, **columns("value", value)}
+                )
+        for one in self.hybrids:
+            for quantity, found in one["readouts"].items():
+                row = {"direction": one["direction"], "graft": one["label"], "parts": "+".join(one["parts"])}
+                row |= {"quantity": quantity, **columns("value", found["value"])}
+                row |= columns("difference", found["difference"]) | columns("recovery", found["recovery"], "recovery")
+                rows.append(row)
+        return tidy([row | {"n_documents": self.summary["n_documents"]} for row in rows])
+
+    def figure(self) -> Figure:
+        """Every hybrid's readout between base and donor, and its recovery beside control and reverse."""
+        from cka_tools.plotting import transplant_figure
+
+        return transplant_figure(self.record)
+
+
+class Interpolation(RunResult):
+    """Readouts along the straight line between two models.
+
+    `arrays` holds "alpha" (points,) and one number a document for every quantity of a language-model readout,
+    such as "mlm.loss" (points, documents).
+    """
+
+    kind = INTERPOLATION
+    table = "interpolation.csv"
+
+    def __repr__(self) -> str:
+        a, b = self.summary["names"]
+        return f"<Interpolation of {len(self.points)} points from {a} to {b}: {self.summary['n_documents']} documents>"
+
+    @property
+    def points(self) -> list[JsonObject]:
+        """One entry a point: alpha, its readouts, and their excess over the line between the ends."""
+        return self.record["points"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each point and quantity."""
+        rows = []
+        for point in self.points:
+            for quantity, found in point["readouts"].items():
+                row = {"alpha": point["alpha"], "quantity": quantity, **columns("value", found["value"])}
+                rows.append(row | columns("excess", found["excess"]))
+            for end, value in point.get("divergence", {}).items():
+                rows.append({"alpha": point["alpha"], "quantity": f"divergence to {end}", **columns("value", value)})
+        return tidy([row | {"n_documents": self.summary["n_documents"]} for row in rows])
+
+    def figure(self) -> Figure:
+        """Readout and divergence to both ends along the line."""
+        from cka_tools.plotting import interpolation_figure
+
+        return interpolation_figure(self.record)
+
+
+class Health(RunResult):
+    """How well checkpoints still do what they were trained for.
+
+    `arrays` holds one number a document for every quantity, such as "mlm.loss" (models, documents); NaN for a
+    model with another number of documents.
+    """
+
+    kind = HEALTH
+    table = "health.csv"
+
+    def __repr__(self) -> str:
+        return f"<Health of {len(self.models)} models: {self.summary['n_documents']} documents>"
+
+    @property
+    def models(self) -> list[JsonObject]:
+        """One entry a model: name, tokens of its training, readouts with intervals, perplexity."""
+        return self.record["models"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model and quantity, with its paired difference from the first model."""
+        rows = []
+        for at, model in enumerate(self.models):
+            for quantity, value in model["readouts"].items():
+                row = {
+                    "model": model["name"],
+                    "tokens": model["tokens"],
+                    "quantity": quantity,
+                    **columns("value", value),
+                }
+                found = next((one for one in self.record["differences"] if (one["a"], one["b"]) == (at, 0)), None)
+                if found is not None and quantity in found["readouts"]:
+                    row |= columns("difference_from_first", found["readouts"][quantity], "difference")
+                rows.append(row | {"weights_sha256": model["weights_sha256"]})
+        return tidy([row | {"n_documents": self.summary["n_documents"]} for row in rows])
+
+    def figure(self) -> Figure:
+        """Loss and accuracy of every model."""
+        from cka_tools.plotting import health_figure
+
+        return health_figure(self.record)
+
+
+KINDS: dict[str, type[RunResult]] = {
+    result.kind: result
+    for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation, Transplant, Interpolation, Health)
+}
+"""The class of each kind of run."""

@@ -1,0 +1,106 @@
+"""Paired readings: intervals of means, differences and shares of a gap, worked out another way."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from cka_tools.statistics.paired import Reading, share_of_gap
+
+
+def sample(n: int = 60, gap: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Base, hybrid, donor: one number a document, dependent within a document."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=n)
+    base = shared + 0.3 * rng.normal(size=n)
+    return base, base + 0.4 * gap + 0.3 * rng.normal(size=n), base + gap + 0.5 * rng.normal(size=n)
+
+
+def test_the_interval_of_a_mean_is_that_of_a_t_test_with_fewer_degrees_of_freedom() -> None:
+    x = sample()[0]
+    found = Reading.mean(x).interval()
+    error = x.std(ddof=1) / np.sqrt(len(x))
+    deviations = x - x.mean()
+    kurtosis = (deviations**4).mean() / (deviations**2).mean() ** 2
+    degrees = min(2 * len(x) / (kurtosis - 1), len(x) - 1)
+    half = stats.t.ppf(0.975, degrees) * error
+    assert found.value == pytest.approx(x.mean())
+    assert found.ci_low == pytest.approx(x.mean() - half)
+    assert found.ci_high == pytest.approx(x.mean() + half)
+
+
+def test_a_difference_is_paired() -> None:
+    base, hybrid, _ = sample()
+    found = (Reading.mean(hybrid) - Reading.mean(base)).interval()
+    of_differences = Reading.mean(hybrid - base).interval()
+    for name in ("value", "ci_low", "ci_high"):
+        assert getattr(found, name) == pytest.approx(getattr(of_differences, name))
+    apart = Reading.mean(hybrid).interval()
+    assert apart.ci_high is not None
+    assert found.ci_high - found.ci_low < 0.5 * (apart.ci_high - apart.ci_low)  # type: ignore[operator]
+
+
+def test_the_interval_of_a_share_holds_what_no_test_rejects() -> None:
+    """Fieller by brute force: every r for which the mean of part − r · gap is within its own t interval of 0."""
+    base, hybrid, donor = sample(n=300)
+    part, gap = hybrid - base, donor - base
+    found = share_of_gap(Reading.mean(part), Reading.mean(gap))
+    share = part.mean() / gap.mean()
+    assert found.value == pytest.approx(share)
+    z = part - share * gap
+    deviations = z - z.mean()
+    degrees = min(2 * len(z) / ((deviations**4).mean() / (deviations**2).mean() ** 2 - 1), len(z) - 1)
+    t = stats.t.ppf(0.975, degrees)
+    grid = np.linspace(share - 1, share + 1, 400_001)
+    means = part.mean() - grid * gap.mean()
+    moments = np.cov(part, gap) / len(part)
+    errors = np.sqrt(moments[0, 0] - 2 * grid * moments[0, 1] + grid**2 * moments[1, 1])
+    held = grid[np.abs(means) <= t * errors]
+    assert found.ci_low == pytest.approx(held.min(), abs=1e-5)
+    assert found.ci_high == pytest.approx(held.max(), abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), factor=st.sampled_from([-3.0, -1.0, 0.1, 25.0]), shift=st.floats(-5, 5))
+def test_a_share_does_not_depend_on_the_unit_or_on_where_the_gap_points(seed: int, factor: float, shift: float) -> None:
+    base, hybrid, donor = sample(seed=seed)
+    first = share_of_gap(Reading.mean(hybrid - base), Reading.mean(donor - base))
+    b, h, d = (factor * one + shift for one in (base, hybrid, donor))
+    other = share_of_gap(Reading.mean(h) - Reading.mean(b), Reading.mean(d) - Reading.mean(b))
+    for name in ("value", "ci_low", "ci_high"):
+        assert getattr(other, name) == pytest.approx(getattr(first, name), rel=1e-6, abs=1e-9)
+
+
+def test_the_ends_have_shares_0_and_1_with_no_width() -> None:
+    base, _, donor = sample()
+    gap = Reading.mean(donor) - Reading.mean(base)
+    nothing, whole = share_of_gap(0.0 * gap, gap), share_of_gap(gap, gap)
+    assert (nothing.value, nothing.ci_low, nothing.ci_high) == (0.0, 0.0, 0.0)
+    assert (whole.value, whole.ci_low, whole.ci_high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_a_gap_that_is_not_clear_of_0_is_refused_with_its_bounds() -> None:
+    base, hybrid, donor = sample(gap=0.05)
+    found = share_of_gap(Reading.mean(hybrid - base), Reading.mean(donor - base), "the gap between base and donor")
+    assert found.value is None
+    assert found.reason is not None
+    assert found.reason.startswith("nothing to divide by: the gap between base and donor")
+    assert "is not clear of 0" in found.reason
+    same = share_of_gap(Reading.mean(hybrid - base), Reading.mean(base - base))
+    assert same.value is None
+
+
+def test_few_documents_give_a_value_and_no_interval() -> None:
+    base, hybrid, donor = sample(n=20)
+    found = share_of_gap(Reading.mean(hybrid - base), Reading.mean(donor - base))
+    assert found.value is not None
+    assert found.ci_low is None
+    assert "20 documents are fewer than" in str(found.reason)
+    assert Reading.mean(base).interval().ci_low is None
+
+
+def test_delete_one_values_are_those_of_leaving_each_out() -> None:
+    x = sample(n=30)[0]
+    wanted = [np.delete(x, at).mean() for at in range(30)]
+    np.testing.assert_allclose(Reading.mean(x).without, wanted)
