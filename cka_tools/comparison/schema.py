@@ -58,7 +58,8 @@ SUMMARY = {
     "n_documents": int, "notes": [str], "noise?": (set(NOISE_IN_WORDS), None),
     "warnings": [{"code": str, "text": str, "layers?": [int], "pairs?": [str]}],
 }  # fmt: skip
-SETTINGS = {"max_length": int, "pooling": str, "sites": str, "dtype": str, "protocol?": TEXT}
+READING = {"max_length": int, "dtype": str, "protocol?": TEXT}
+SETTINGS = READING | {"pooling": str, "sites": str}
 PROVENANCE = {
     "models": [{"role": str, "name": str, "weights_sha256?": TEXT}],
     "corpus": {
@@ -66,7 +67,7 @@ PROVENANCE = {
         "source": {"columns?": dict, "units?": dict, "column?": str},
         "draws?": [{"fingerprint": str}],
     },
-    "settings?": SETTINGS,
+    "settings?": READING,
 }
 SHARED = {"summary": SUMMARY, "pairs": [PAIR], "provenance": PROVENANCE}
 
@@ -94,7 +95,9 @@ TRANSPLANTED = {
     "summary": READ | {"early_layers": [int], "cost": {"blocks": int, "blocks_naive": int}},
     "ends": [{"role": str, "name": str, "readouts": EACH}],
     "gap": EACH,
-    "hybrids": [{"direction": str, "layers": [int], "parts": [str], "label": str, "model": int, "readouts": OF_HYBRID}],
+    "hybrids": [
+        {"direction": str, "layers": ([int], None), "parts": [str], "label": str, "model": int, "readouts": OF_HYBRID}
+    ],
     "additivity": [
         {"direction": str, "parts": [str], "quantity": str, "sum": INTERVAL, "whole": INTERVAL, "difference": INTERVAL}
     ],
@@ -152,7 +155,8 @@ def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) 
     fault = _fault(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
     fault = fault or _fault(record, _form(record, kind), "")
     if not fault and kind != ABLATION:  # version 0.1 kept none of those
-        fault = _fault(record["provenance"], {"settings": SETTINGS}, "provenance")
+        settings = READING if kind in (TRANSPLANT, HEALTH) else SETTINGS
+        fault = _fault(record["provenance"], {"settings": settings}, "provenance")
     return fault or _unfit(record, arrays, kind)
 
 
