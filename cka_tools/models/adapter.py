@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,8 @@ class _Adapter:
         # A head is not part of the base model.
         self.config.modules_to_save = [name for name in saved if name in known] or None
         self.config.inference_mode = True
-        with failing_as(f"model {self.given!r}: its adapter does not fit {base.name!r}"), quiet_transformers():
+        with failing_as(f"model {self.given!r}: its adapter does not fit {base.name!r}"), quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # from PEFT to transformers
             wrapped = self._peft.PeftModel(base.model, self.config)
             state = _read(self.weights)
             expected = set(self._peft.get_peft_model_state_dict(wrapped))
