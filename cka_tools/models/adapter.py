@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,16 +165,19 @@ class _Adapter:
         # A head is not part of the base model.
         self.config.modules_to_save = [name for name in saved if name in known] or None
         self.config.inference_mode = True
-        with failing_as(f"model {self.given!r}: its adapter does not fit {base.name!r}"), quiet_transformers():
+        problem = f"model {self.given!r}: its adapter does not fit {base.name!r}"
+        with failing_as(problem), quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # from PEFT to transformers
             wrapped = self._peft.PeftModel(base.model, self.config)
             state = _read(self.weights)
-            expected = set(self._peft.get_peft_model_state_dict(wrapped))
+            # Without embeddings: PEFT would ask the hub for the base's vocabulary.
+            expected = set(self._peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False))
             prefix = base.model.base_model_prefix
             named = {_place(key, expected, prefix): value for key, value in state.items()}
             self._peft.set_peft_model_state_dict(wrapped, {k: v for k, v in named.items() if k in expected})
         blocks = base.blocks[0].path.rpartition(".")[0]
         inside = tuple(f"{_ROOT}{stack}{blocks}." for stack in ("", "encoder."))
-        strange = sorted(key for key in named.keys() - expected if key.startswith(inside))
+        strange = sorted(key for key in named.keys() - expected if key.startswith(inside) or "embed" in key)
         for problem, keys in (("lacks", sorted(expected - named.keys())), ("has no place for", strange)):
             if keys:
                 raise UserError(

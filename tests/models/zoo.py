@@ -140,7 +140,7 @@ ZOO = (
     Animal("megatron-bert", _PLAIN),
     Animal("xlm-roberta-xl", _POSITIONS),
     Animal("eurobert"),
-    Animal("neomme", {"head_dim": 16, "num_attention_heads": 2}),
+    Animal("neomme", {"head_dim": 16, "num_attention_heads": 2}, branches=()),  # they are scaled
     Animal("esm", _POSITIONS | {"mask_token_id": 4}),
     # Encoders of encoder-decoders, text halves.
     Animal("t5", _D_MODEL | _T5, stack="encoder"),
