@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from cka_tools import paper
 from cka_tools.errors import UserError
-from cka_tools.formatting import parse_bytes
+from cka_tools.formatting import parse_bytes, quoted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -64,13 +64,22 @@ def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]
     """Numbers separated by commas.
 
     Raises:
-        UserError: something else; `option` names where it was given.
+        UserError: something else, or numbers beyond all use; `option` names where it was given.
     """
     try:
-        return [int(part) if whole else float(part) for part in text.split(",")]
+        numbers = [int(part) if whole else float(part) for part in text.split(",")]
+        if not all(abs(number) <= LARGEST_SEED for number in numbers):  # nor what is not a number
+            raise ValueError
     except ValueError:
         kind = "whole numbers" if whole else "numbers"
-        raise UserError(f"{option} {text!r} is not a list of {kind}: write them with commas, as 1,2") from None
+        raise UserError(f"{option} {quoted(text)} is not a list of {kind}: write them with commas, as 1,2") from None
+    return numbers
+
+
+LARGEST_WHOLE = 10**15
+"""Of whole numbers where nothing else limits them: floats count exactly as far."""
+
+LARGEST_SEED = 2**63 - 1
 
 
 def option(
@@ -82,6 +91,7 @@ def option(
     flag: str | None = None,
     lacking: Sequence[str] = (),
     least: int | None = None,
+    most: int = LARGEST_WHOLE,
     recorded: bool = True,
     argument: bool = False,
 ) -> Any:
@@ -95,12 +105,12 @@ def option(
         flag: other names on the terminal, with spaces between; "--no-x" for one that is switched off,
             "--x/--no-x" for one with a name for either.
         lacking: commands that do not have it, on purpose.
-        least: the smallest number that fits.
+        least: the smallest number that fits. most: the largest.
         recorded: whether provenance keeps it; what cannot change a number is not kept.
         argument: it is given by its place, not by a name.
     """
     facts = {"help": help, "shown": shown, "parse": parse, "flag": flag, "lacking": tuple(lacking),
-             "least": least, "recorded": recorded, "argument": argument}  # fmt: skip
+             "least": least, "most": most, "recorded": recorded, "argument": argument}  # fmt: skip
     return field(default=default, metadata=facts)
 
 
@@ -199,7 +209,7 @@ class Settings(Reading):
     )
     # An ablation has one device for training and comparing: its own option.
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", lacking=("ablate",))
-    seed: int = option(42, "Of the draw of documents, and of token draws.", least=0)
+    seed: int = option(42, "Of the draw of documents, and of token draws.", least=0, most=LARGEST_SEED)
     rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.", lacking=READ_ONLY)
     # Three draws of one pair are what was published.
     protocol: Literal["paper"] | None = option(
@@ -208,7 +218,9 @@ class Settings(Reading):
         lacking=("trajectory", "matrix", "contrast", "ablate", *READ_ONLY, *HYBRIDS),
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
-    tokens_per_document: int = option(8, "Draws a document with --pooling token.", least=1, lacking=READ_ONLY)
+    tokens_per_document: int = option(
+        8, "Draws a document with --pooling token.", least=1, most=1024, lacking=READ_ONLY
+    )
     keep_features: str | int = option(
         "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False, lacking=READ_ONLY
     )
@@ -311,13 +323,16 @@ class Settings(Reading):
             "sites": "residual",
             "seed": paper.DRAW_SEEDS[0],
         }
-        for name, value in wanted.items():
-            given = getattr(self, name)
-            if given not in (FIELDS[name].field.default, value):
-                raise UserError(
-                    f"{name.replace('_', '-')} {given!r} contradicts protocol 'paper', which has {value!r}: "
-                    "leave one of them out"
-                )
+        others = {
+            name: (given, value)
+            for name, value in wanted.items()
+            if (given := getattr(self, name)) not in (FIELDS[name].field.default, value)
+        }
+        if others:
+            asked = ", ".join(f"{name.replace('_', '-')} {given!r}" for name, (given, _) in others.items())
+            has = ", ".join(repr(value) for _, value in others.values())
+            verb = "contradicts" if len(others) == 1 else "contradict"
+            raise UserError(f"{asked} {verb} protocol 'paper', which has {has}: leave one of them out")
         exact = dataclasses.replace(self, **dict[str, Any](wanted), plan="corpus-order", batch_size=paper.BATCH_SIZE)
         return exact, paper.DRAW_SEEDS
 
@@ -359,11 +374,13 @@ def check_options(options: Any, prefix: str = "") -> None:
         value, spelt, least = getattr(options, name), prefix + name.replace("_", "-"), fact.field.metadata["least"]
         if fact.choices and value is not None and value not in fact.choices:
             raise UserError(f"{spelt} {value!r} is not one of {', '.join(fact.choices)}")
-        if least is not None and value is not None:
+        if fact.type is int and value is not None:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise UserError(f"{spelt} {value!r} is not a whole number")
-            if value < least:
+            if least is not None and value < least:
                 raise UserError(f"{spelt} {value} must be at least {least}")
+            if value > (most := fact.field.metadata["most"]):
+                raise UserError(f"{spelt} {quoted(value)} must be at most {most}")
 
 
 FIELDS: dict[str, Fact] = facts_of(Settings)

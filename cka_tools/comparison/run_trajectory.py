@@ -18,7 +18,7 @@ from cka_tools.comparison.record import ESTIMATORS, TRAJECTORY, control_noise, p
 from cka_tools.comparison.results import Trajectory
 from cka_tools.comparison.warnings import many_summary
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
-from cka_tools.errors import UserError
+from cka_tools.errors import UserError, failing_as
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, ModelSource, as_source
 from cka_tools.models.folder import hash_json
@@ -202,7 +202,8 @@ def expand(given: ModelGiven) -> list[ModelGiven]:
     """
     if not isinstance(given, str | PathLike):
         return [given]
-    folder = Path(given).expanduser()
+    with failing_as(f"checkpoint {given!r} is not a path"):
+        folder = Path(given).expanduser()
     if str(given).startswith("demo:") or not folder.is_dir() or (folder / "config.json").is_file():
         return [given]
     found = [

@@ -134,6 +134,8 @@ def _open_path(spec: str, reading: Reading) -> Corpus:
         raise UserError(f"corpus {spec!r}: empty; give `sample`, `pubmed`, `biomed-enriched`, `hf:ID` or a path")
     if spec == STANDARD_INPUT:
         piped = standard_input()
+        if not piped.stat().st_size:
+            raise UserError("corpus '-': nothing came through standard input: pipe a corpus, or give a path")
         return _open_files("standard input", {piped: kind_of_input(piped)}, reading)
     known = ", ".join(SUFFIXES)
     try:

@@ -14,7 +14,7 @@ from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Corpus, Document, DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.formatting import counted
-from cka_tools.settings import Reading
+from cka_tools.settings import LARGEST_SEED, Reading
 from cka_tools.spill_file import SpillFile
 
 if TYPE_CHECKING:
@@ -99,9 +99,6 @@ class _Buffered(Sequence[Document]):
         if isinstance(index, slice):
             return [self._buffer.get(ticket) for ticket in self._tickets[index]]
         return self._buffer.get(self._tickets[index])
-
-
-LARGEST_SEED = 2**63 - 1
 
 
 def draw_documents(

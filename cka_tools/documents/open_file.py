@@ -128,7 +128,7 @@ def standard_input(stream: Any = None) -> Path:
         raise UserError("corpus '-' is standard input, to which nothing is piped: pipe a corpus, or give a path")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("corpus '-' is standard input, which several processes cannot share: give a path")
-    handle, name = tempfile.mkstemp(prefix="cka-stdin-")
+    handle, name = tempfile.mkstemp(prefix="standard-input-")
     atexit.register(Path(name).unlink, missing_ok=True)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -54,7 +54,9 @@ def parse_spec(given: str | PathLike[str]) -> ModelSpec:
             offered = ", ".join(f"demo:{one}" for one in known) or "none in this installation"
             raise UserError(f"unknown demo model {text!r}: the bundled models are {offered}")
         return ModelSpec(text, "demo", folder=bundled_data() / "models" / name)
-    path = Path(text).expanduser()
+    with failing_as(f"model {text!r} is not a path"):
+        path = Path(text).expanduser()
+        path.exists()  # a name may be too long to look for
     if path.is_dir():
         return ModelSpec(text, "local", folder=path)
     if path.is_file():

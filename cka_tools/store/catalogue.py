@@ -1,5 +1,6 @@
 """What lies in a store: listed, verified, removed."""
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,10 +11,12 @@ from typing import Any, Literal
 
 from cka_tools.errors import UserError, reason_of
 from cka_tools.store.directory import entry_folder, lock_file, locked, partial_folder, run_folder
-from cka_tools.store.entry import MANIFEST, DamagedEntry, Manifest, remove_folder, verify_entry
+from cka_tools.store.entry import FEATURES, MANIFEST, VERIFIED, DamagedEntry, Manifest, remove_folder, verify_entry
+from cka_tools.store.partial import JOURNAL
 
 # What a removal that was interrupted leaves.
 _DOOMED = ".removed-"
+_KINDS = ("features", "partial", "runs")
 
 
 State = Literal["complete", "damaged", "interrupted", "snapshot"]
@@ -112,9 +115,10 @@ def remove_entries(cache: Path, entries: Sequence[StoredEntry]) -> None:
                 f"entry {entry.key[:12]} in {str(cache)!r} cannot be removed ({reason_of(error)}): change "
                 "the rights there"
             ) from None
-    for kind in ("features", "partial", "runs"):
+    for kind in _KINDS:
         for folder in (cache / kind).glob(f"{_DOOMED}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if _is_ours(folder, _REMOVED):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 _PLACES = {"interrupted": partial_folder, "snapshot": run_folder}
@@ -128,9 +132,42 @@ def _readable(cache: Path) -> Iterator[None]:
         raise UserError(f"cache {str(cache)!r} cannot be read ({reason_of(error)})") from None
 
 
+_KEY = re.compile("[0-9a-f]{64}")
+_REMOVED = re.compile(re.escape(_DOOMED) + r"[0-9a-f]{64}-\d+")
+_FILE = re.compile(
+    rf"\.?({'|'.join(map(re.escape, (FEATURES, MANIFEST, VERIFIED, JOURNAL)))}|rank-\d+-of-\d+\.safetensors)"
+    r"(\.new|\.partial)?"
+)
+
+
+def _is_ours(folder: Path, name: re.Pattern[str] = _KEY) -> bool:
+    """Whether a store made this: a folder, no link, named by a key, with no file in it that a store has not.
+
+    A cache directory may be any folder, one with runs of the user's too.
+    """
+    return (
+        name.fullmatch(folder.name) is not None
+        and not folder.is_symlink()
+        and folder.is_dir()
+        and all(_FILE.fullmatch(path.name) and not path.is_symlink() for path in folder.iterdir())
+    )
+
+
+def foreign(cache: Path) -> list[Path]:
+    """What lies where entries do and is not one: it is never removed.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    with _readable(cache):
+        places = [cache / kind for kind in _KINDS if (cache / kind).is_dir()]
+        found = [path for place in places for path in sorted(place.iterdir())]
+        return [path for path in found if not (_is_ours(path) or _is_ours(path, _REMOVED))]
+
+
 def _folders(parent: Path) -> Iterator[Path]:
     if parent.is_dir():
-        yield from (path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+        yield from filter(_is_ours, parent.iterdir())
 
 
 def _finished(folder: Path) -> StoredEntry:

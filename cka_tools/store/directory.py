@@ -8,15 +8,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cka_tools.errors import failing_as
+
 #: Names the cache directory; it wins over the platform's.
 VARIABLE = "CKA_TOOLS_CACHE"
 
 
 def cache_directory() -> Path:
-    """`CKA_TOOLS_CACHE`, else `cka-tools` in `XDG_CACHE_HOME` or `~/.cache`. It need not exist."""
+    """`CKA_TOOLS_CACHE`, else `cka-tools` in `XDG_CACHE_HOME` or `~/.cache`. It need not exist.
+
+    Raises:
+        UserError: it is in the home of somebody who is not known.
+    """
     # Read at each call, not at import, so that one process can serve several caches.
     if given := os.environ.get(VARIABLE):
-        return Path(given).expanduser()
+        with failing_as(f"{VARIABLE} {given!r} is not a folder"):
+            return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cka-tools"
 
 

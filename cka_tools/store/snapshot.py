@@ -52,7 +52,6 @@ class Snapshot:
         lock = lock_file(cache, key.digest if process.first else f"{key.digest}-{process.rank}")
         try:
             self._lock.enter_context(locked(lock, wait=False))
-            run_folder(cache, key.digest).mkdir(parents=True, exist_ok=True)
             self._path = run_folder(cache, key.digest) / name
         except BlockingIOError:
             self.notes.append("Another command makes the same comparison now: no snapshots of this one were kept.")
@@ -88,6 +87,7 @@ class Snapshot:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         facts = {"record": json.dumps(record | {"batches": batches})}
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)  # now: a run killed before leaves no empty folder
             replace_file(self._path, lambda fresh: save_file(tensors, fresh, facts))
         except (OSError, SafetensorError) as error:
             self._give_up(error)

@@ -102,7 +102,7 @@ def remove_command(
 
     Example: cka cache rm 3f9a1c --yes
     """
-    from cka_tools.store.catalogue import choose_entries, list_entries, remove_entries
+    from cka_tools.store.catalogue import choose_entries, foreign, list_entries, remove_entries
     from cka_tools.store.directory import cache_directory
 
     if bool(keys) == everything:
@@ -115,9 +115,14 @@ def remove_command(
     if chosen and not yes and not _confirmed(f"Remove {number} ({size}) from {cache}?"):
         raise UserError("nothing was removed from the cache: answer y, or add --yes")
     remove_entries(cache, chosen)
+    left = [str(path) for path in foreign(cache)] if everything else []
 
-    data = as_json({"removed": [entry.key for entry in chosen]})
-    emit(lambda console: _print_line(console, f"Removed {number} ({size})"), data, output)
+    def show(console: Console) -> None:
+        _print_line(console, f"Removed {number} ({size})")
+        for path in left:
+            _print_line(console, f"left: {path}, which no cache made")
+
+    emit(show, as_json({"removed": [entry.key for entry in chosen]} | ({"left": left} if everything else {})), output)
 
 
 @cache_app.command("path")

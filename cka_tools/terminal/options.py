@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from cka_tools.errors import UserError
+from cka_tools.formatting import quoted
 from cka_tools.settings import Fact, fact_of, facts_of, option
 
 
@@ -84,11 +86,14 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     """The option of a field. Text that is parsed here is given as text, of several choices one is given."""
     facts, default = fact.field.metadata, fact.field.default
     kind: Any = fact.type
+    shape = None
     told = facts["help"] + ("" if facts["shown"] is None else f"  [default: {facts['shown']}]")
     if fact.choices:
         kind = _one_of(name, fact.choices)
     elif facts["parse"] is not None:
         kind = str
+    elif kind in (int, float):  # the parser's own message does not quote what was given
+        kind, shape, default = str, f"<{kind.__name__}>", default if default in (None, MISSING) else str(default)
     elif get_origin(kind) is tuple:
         kind, default = list.__class_getitem__(get_args(kind)[0]), default or None
     if facts["shown"] is not None:  # the default is said in words
@@ -101,7 +106,11 @@ def _parameter(name: str, fact: Fact, flag: str | None) -> inspect.Parameter:
     named = (flag or facts["flag"] or f"--{name.replace('_', '-')}").split()
     # Of two names the one that is the default is told.
     shown = facts["shown"] is None and default is not None and (kind is not bool or "/" in named[0])
-    described = typer.Argument(help=told) if facts["argument"] else typer.Option(*named, help=told, show_default=shown)
+    described = (
+        typer.Argument(help=told)
+        if facts["argument"]
+        else typer.Option(*named, help=told, show_default=shown, metavar=shape)
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -124,6 +133,22 @@ def _value(name: str, fact: Fact, given: Any) -> Any:
         return fact.field.default
     if facts["parse"] is not None:
         return facts["parse"](given, name.replace("_", "-"))
+    if fact.type in (int, float):
+        spelt = (facts["flag"] or f"--{name.replace('_', '-')}").split()[0]
+        return _number(spelt, fact.type, given)
     if isinstance(given, list):
         return tuple(given)
     return given.value if isinstance(given, StrEnum) else given
+
+
+def _number(option: str, kind: type[int] | type[float], given: str) -> float:
+    """The number that a text says.
+
+    Raises:
+        UserError: none, in the option's name.
+    """
+    try:
+        return kind(given)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"{option} {quoted(given)} is not {what}") from None

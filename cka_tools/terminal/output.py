@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 SECONDS_A_LINE = 30
 INTERRUPTED = 130
 LEAST_WIDTH = 20
+NAME_LETTERS = 60
+"""Of a model, in a directory's name."""
 
 
 class Terminal(Console):
@@ -303,7 +305,7 @@ def say_remarks(console: Console, summary: dict[str, Any], noun: str = "", such:
 def slug(spec: str) -> str:
     """A model spec as part of a directory's name."""
     last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def free_directory(name: str) -> Path:

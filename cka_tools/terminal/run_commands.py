@@ -18,7 +18,7 @@ from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import as_json, echo, emit, print_result
-from cka_tools.terminal.tables import plain_table
+from cka_tools.terminal.tables import ALWAYS, Column, print_table
 
 if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
@@ -96,14 +96,14 @@ def layers_command(
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
         console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
-        table = plain_table()
-        for heading in ("layer", "residual", "attention", "mlp", "reach"):
-            table.add_column(heading, overflow="fold")
-        for layer in described:
-            reach = layer.scope if layer.window is None else f"{layer.scope}, ±{layer.window} tokens"
-            cells = (layer.index, layer.path, layer.attention, layer.mlp, reach)
-            table.add_row(*(Text(NOTHING if cell is None else str(cell)) for cell in cells))
-        console.print(table)
+        reach = [str(x.scope) if x.window is None else f"{x.scope}, ±{x.window} tokens" for x in described]
+        paths = (("residual", "path", ALWAYS), ("attention", "attention", 4), ("mlp", "mlp", 3))
+        columns = [
+            Column("layer", [str(x.index) for x in described], justify="left"),
+            *(Column(n, [str(getattr(x, at) or NOTHING) for x in described], keep, "left") for n, at, keep in paths),
+            Column("reach", reach, 5, "left"),
+        ]
+        print_table(console, columns, "--json")
 
     data = as_json([layer.to_dict() for layer in described])
     emit(show, data, output)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, printable, units_in_words
@@ -190,9 +188,7 @@ def print_recipe(recipe: Recipe, console: Console) -> None:
         f"({recipe.tokens_per_step:,}); AdamW, peak learning rate {recipe.peak_lr:g}, betas "
         f"{recipe.betas[0]:g} and {recipe.betas[1]:g}, decoupled weight decay {recipe.weight_decay:g}",
     )
-    table = Table()
-    for column in ("Phase", "Objective", "Tokens", "Steps", "Schedule", "Frozen"):
-        table.add_column(column, justify="right" if column in ("Tokens", "Steps") else "left")
+    rows: list[tuple[str, ...]] = []
     for phase in recipe.phases:
         masking = "" if phase.masking is None else f" at {100 * phase.masking.rate:g} %"
         warm_up = f", warm-up over {phase.warmup_tokens:,} tokens" if phase.warmup_tokens else ""
@@ -200,9 +196,19 @@ def print_recipe(recipe: Recipe, console: Console) -> None:
         frozen = ", ".join([*map(str, phase.frozen), *phase.frozen_modules]) or NOTHING
         steps = recipe.steps(phase)
         schedule = f"{phase.schedule}{warm_up}{floor}"
-        cells = (phase.name, f"{phase.objective.upper()}{masking}", f"{steps * recipe.tokens_per_step:,}")
-        table.add_row(*map(Text, (*cells, f"{steps:,}", schedule, frozen)))
-    console.print(table)
+        tokens = f"{steps * recipe.tokens_per_step:,}"
+        rows.append((phase.name, f"{phase.objective.upper()}{masking}", tokens, f"{steps:,}", schedule, frozen))
+    names, objectives, tokens_read, steps_made, schedules, frozen_layers = map(list, zip(*rows, strict=True))
+    left: Any = "left"
+    columns = [
+        Column("Phase", names, justify=left),
+        Column("Objective", objectives, 5, left),
+        Column("Tokens", tokens_read),
+        Column("Steps", steps_made, 4),
+    ]
+    print_table(console, columns, "--json")
+    for name, schedule, frozen in zip(names, schedules, frozen_layers, strict=True):
+        say(console, f"Schedule of {name}: {schedule}; frozen: {frozen}")
     for phase in recipe.phases:
         points = rates(recipe, phase)
         columns = [

@@ -57,10 +57,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     if staging.exists():
         shutil.rmtree(staging)
     staging.mkdir(parents=True)
-    yield staging
-    for path in (*staging.iterdir(), staging):
-        _flush(path)
-    staging.replace(folder)
+    try:
+        yield staging
+        for path in (*staging.iterdir(), staging):
+            _flush(path)
+        staging.replace(folder)
+    except Exception:  # half of it shall not fill the disk
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     _flush(folder.parent)
 
 

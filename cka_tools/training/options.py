@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Final, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.settings import check_options, option, parse_numbers
+from cka_tools.settings import LARGEST_SEED, check_options, option, parse_numbers
 from cka_tools.training.recipe import SCALES, OptimizerSettings, preset
 
 CHECKPOINTS_BY_DEFAULT = 20
@@ -47,8 +47,8 @@ class TrainingOptions(RecipeOptions):
     peak_lr: float | None = option(None, "Another peak learning rate.", flag="--lr")
     sequence_length: int | None = option(None, "Tokens a packed sequence.")
     sequences_per_step: int | None = option(None, "Sequences an optimizer step.")
-    seed: int = option(42, "Fixes masks, dropout and random weights.", least=0)
-    data_seed: int = option(42, "Fixes the order of the documents.", least=0)
+    seed: int = option(42, "Fixes masks, dropout and random weights.", least=0, most=LARGEST_SEED)
+    data_seed: int = option(42, "Fixes the order of the documents.", least=0, most=LARGEST_SEED)
     epochs: int = option(1, "How often each document may be read.", least=1)
     precision: Literal["bf16", "float32"] = option("bf16", "Of the forward pass.")
     checkpoint_tokens: int | None = option(

@@ -76,8 +76,8 @@ def read_recipe(path: Path) -> Recipe:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"recipe file {str(path)!r} cannot be read ({error.strerror})") from error
-    except ValueError as error:  # TOML that does not parse, or bytes that are no UTF-8
-        raise UserError(f"recipe file {str(path)!r} is no TOML ({one_line(error)})") from error
+    except (ValueError, RecursionError) as error:  # TOML that does not parse, or bytes that are not UTF-8
+        raise UserError(f"recipe file {str(path)!r} is not TOML ({one_line(error)})") from error
     return parse_recipe(data, f"recipe file {str(path)!r}")
 
 

@@ -127,6 +127,29 @@ def test_rm_asks_and_does_what_it_is_told(cka, filled, monkeypatch):
     assert keys(filled) == []
 
 
+def test_rm_removes_nothing_that_the_cache_did_not_make(cka, filled, tmp_path):
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "manifest.json").write_text("precious")
+    key = "0" * 64
+    mine = [filled / "features" / "mine", filled / "runs" / "detour", filled / "partial" / key]
+    for folder in mine:
+        folder.mkdir(parents=True)
+        (folder / "chapter.txt").write_text("precious")
+    links = [filled / "features" / key, filled / "features" / ".removed-x", filled / "runs" / ("1" * 64)]
+    for link in links:
+        link.symlink_to(thesis)
+    ours = {name for name in keys(filled) if (filled / "features" / name / "features.safetensors").exists()}
+    assert len(ours) == 2
+    code, out, err = cka("rm", "--all", "--yes")
+    assert (code, err) == (0, "")
+    assert not ours & set(keys(filled))
+    assert all((folder / "chapter.txt").read_text() == "precious" for folder in mine)
+    assert all(link.is_symlink() for link in links)
+    assert (thesis / "manifest.json").read_text() == "precious"
+    assert all(f"left: {path}, " in out for path in (*mine, *links))
+
+
 def test_rm_leaves_an_entry_that_is_being_made(cka, filled):
     key = keys(filled)[0]
     with locked(lock_file(filled, key)):

@@ -100,7 +100,7 @@ GOOD = to_toml(preset("clm-detour"))
         ("warmup_tokens = 50000", "frozen = [1, 1]", "each index once"),
         ("warmup_tokens = 50000", 'frozen_modules = ["norm"]', "frozen module 'norm'"),
         ('name = "decay"', 'name = "detour"', "a name of its own"),
-        ("[[phases]]", "[phases", "is no TOML"),
+        ("[[phases]]", "[phases", "is not TOML"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
