@@ -85,6 +85,7 @@ def main() -> None:
     made.add_argument("--points", type=int, default=11)
     made.add_argument("--results", type=Path, default=RESULTS)
     options = made.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     base, donor, control, start = options.base, options.donor, options.control, options.start
     shared: dict[str, Any] = {"corpus": options.corpus, "documents": options.documents}
 

@@ -23,6 +23,7 @@ from cka_tools.models import GraftSource, LoadedModel, ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.models.graft import load_two
 from cka_tools.models.parts import check_fit, check_heads, select
+from cka_tools.processes import from_first
 from cka_tools.readouts import Inputs, Readout
 from cka_tools.readouts.features import DIVERGENCE
 from cka_tools.readouts.of_models import quantities_of
@@ -80,11 +81,13 @@ def transplant(
     readouts = choose_readouts(run, readout)
     check_room(run, readouts, len(grafts) * (1 + (control is not None) + reverse) + 2)
     if save is not None:
-        check_target(Path(save), grafts)
+        from_first(lambda: check_target(Path(save), grafts))
     done = _read(run, grafts, readouts, reverse=reverse, progress=progress)
     result = _result(run, grafts, readouts, done, reverse=reverse)
     if save is not None:
-        save_graft(GraftSource(sources[0], sources[1], grafts[0].layers, grafts[0].parts), Path(save), run.options)
+        made = GraftSource(sources[0], sources[1], grafts[0].layers, grafts[0].parts)
+        from_first(lambda: save_graft(made, Path(save), run.options))
+        result.summary["notes"].append(f"The graft is saved in {save}.")
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from cka_tools.comparison.run_directory import check_free
 from cka_tools.errors import UserError, reason_of
 from cka_tools.formatting import counted, printable
 from cka_tools.interventions.plan import Graft
-from cka_tools.models import GraftSource, LoadOptions, head_of
+from cka_tools.models import GraftSource, LoadOptions, SpecSource, head_of
 from cka_tools.models.load import quiet_transformers
 
 CARD = """---
@@ -58,9 +57,8 @@ def save_graft(source: GraftSource, folder: Path, options: LoadOptions) -> None:
         UserError: the directory is taken or cannot be written.
     """
     check_free(folder, "--save")
-    written = getattr(source.base.outline(options).model.config, "dtype", None)
-    kept = replace(options, head=_has_head(source, options))
-    loaded = source.load(kept if written is None else replace(kept, dtype=_stored(source, str(written))))
+    kept = options.with_head(_has_head(source, options))
+    loaded = source.load(replace(kept, dtype=_stored(source, kept)))
     facts = {
         "title": f"{printable(source.base.name)} with parts of {printable(source.donor.name)}",
         "base": printable(source.base.name),
@@ -76,6 +74,8 @@ def save_graft(source: GraftSource, folder: Path, options: LoadOptions) -> None:
             loaded.root.save_pretrained(staging, safe_serialization=True)
             loaded.tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
+        for written in staging.iterdir():
+            written.chmod(0o644)
         if folder.is_dir():
             folder.rmdir()
         staging.rename(folder)
@@ -101,10 +101,9 @@ def _has_head(source: GraftSource, options: LoadOptions) -> bool:
     return True
 
 
-def _stored(source: GraftSource, fallback: str) -> Any:
+def _stored(source: GraftSource, options: LoadOptions) -> Any:
     """The number format that the base's config.json names: the copies are then bit for bit those of the files."""
-    folder = source.base.folder
-    if folder is None:
-        return fallback.removeprefix("torch.")
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(source.base, SpecSource):
+        return options.dtype
+    written = source.base.open(trust_remote_code=options.trust_remote_code).written
     return str(written.get("dtype") or written.get("torch_dtype") or "float32")

@@ -58,7 +58,7 @@ def transplant_command(
 ) -> None:
     """Graft parts of one model into another and read how much of their difference moves with each part.
 
-    Example: cka transplant demo:mlm-baseline demo:clm-detour --control demo:mlm-baseline-2 --documents 100
+    Example: cka transplant demo:mlm-baseline demo:clm-detour --control demo:mlm-baseline-2 --documents 60
     """
     from cka_tools.interventions import transplant
     from cka_tools.interventions.plan import THIRDS
@@ -92,7 +92,7 @@ def interpolate_command(
 ) -> None:
     """Read the models along the straight line between two: is there a barrier?
 
-    Example: cka interpolate demo:mlm-baseline demo:clm-detour --points 5 --documents 100
+    Example: cka interpolate demo:mlm-baseline demo:clm-detour --points 5 --documents 60
     """
     from cka_tools.interventions import interpolate
 
