@@ -76,7 +76,7 @@ def health(
     }
     n = len(draw.ids)
     arrays = {
-        name: np.stack([one.values[name.partition(".")[2]] for one in read]).reshape(len(read), n)
+        name: np.stack([one.values[name.rpartition(".")[2]] for one in read]).reshape(len(read), n)
         for name in quantities
     }
     return Health(record, arrays)

@@ -110,13 +110,14 @@ def _result(
     whole = as_run(run, found, sources, origins)
     wanted = [Pair(at, end, called=("the point", f"the end {'ab'[end > 0].upper()}"))
               for at in range(len(alphas)) for end in (0, last) if at != end]  # fmt: skip
-    compared = any(one.pooled for one in readouts)
+    compared = any(one.name == DIVERGENCE for one in readouts)
+    own = [one for one in readouts if one.name != DIVERGENCE]
     draw = compare_pairs(whole, wanted)[0] if compared else draw_of(whole, origins)
     by_place = {(pair.pair.a, pair.pair.b): pair for pair in draw.pairs}
     points: list[JsonObject] = [{"alpha": alpha, "readouts": {}} for alpha in alphas.tolist()]
     barrier: JsonObject = {}
-    for name, quantity in quantities_of([one for one in readouts if not one.pooled]).items():
-        readout = next(one for one in readouts if one.name == name.partition(".")[0])
+    for name, quantity in quantities_of(own).items():
+        readout = next(one for one in own if name == f"{one.name}.{quantity.name}")
         read = [readout.readings(one.rows[readout.name], inputs[readout.name])[quantity.name] for one in found]
         excesses = [excess(read[0], one, read[-1], alpha, quantity) for one, alpha in zip(read, alphas, strict=True)]
         for point, value, more in zip(points, read, excesses, strict=True):
@@ -145,9 +146,9 @@ def _result(
     }
     arrays = {"alpha": alphas} | {
         f"{one.name}.{quantity.name}": np.stack([read.rows[one.name][quantity.name] for read in found])
-        for one in readouts
-        if not one.pooled
+        for one in own
         for quantity in one.quantities
+        if quantity.name in found[0].rows[one.name]
     }
     return Interpolation(record, arrays)
 

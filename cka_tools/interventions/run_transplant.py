@@ -184,6 +184,7 @@ def _result(
         for readout in readouts
         if readout.name != DIVERGENCE
         for one in readout.quantities
+        if one.name in done.base.rows[readout.name]
     }
     return Transplant(record, arrays)
 

@@ -63,7 +63,7 @@ def first_quantities(record: Record) -> list[tuple[str, str, str]]:
     """The first quantity of each readout."""
     found: dict[str, tuple[str, str, str]] = {}
     for one in quantities(record):
-        found.setdefault(one[0].partition(".")[0], one)
+        found.setdefault(one[0].rpartition(".")[0], one)
     return list(found.values())
 
 

@@ -102,7 +102,10 @@ class Readout(Protocol):
         """
 
     def read(self, model: LoadedModel, inputs: Inputs, batch: TokenBatch, states: States) -> Rows:
-        """What is read of a batch, arrays whose first axis is its documents (`batch.rows`)."""
+        """What is read of a batch, arrays whose first axis is its documents (`batch.rows`).
+
+        Those under the name of a quantity, one number a document, are saved with the run.
+        """
 
     def readings(self, rows: Rows, inputs: Inputs) -> dict[str, Reading]:
         """Each quantity over all documents, by name, from the rows of all batches in the documents' order.
