@@ -20,6 +20,7 @@ from cka_tools.extraction.extract import feature_bytes, feature_dtype
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.processes import from_first
 from cka_tools.settings import Settings
+from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import known_content
@@ -154,6 +155,17 @@ class FeatureRun:
         """
         rows = sum(len(prepared.kept) for prepared in self.prepared) * (self.settings.draws or 1)
         return sum(feature_bytes(outline, rows, chosen) for outline, chosen in zip(self.outlines, layers, strict=True))
+
+    def rounding(self, draw: int) -> float:
+        """The relative spread that rounding alone can give features of a draw (`ModelStatistics`).
+
+        A hidden state is rounded to the model's number format; attention and mean pooling sum up to T terms,
+        T tokens of the longest document, each with a relative error of at most half a step (Higham 2002,
+        eq. 3.5: (T/2)ε to first order), in the format of the features.
+        """
+        own = max(torch.finfo(outline.dtype).eps for outline in self.outlines) / 2
+        longest = max(int(table.lengths.max()) for table in self.prepared[draw].tables)
+        return own + (ROUNDING_STEPS + longest / 2) * float(np.finfo(result_dtype(self)).eps)
 
     def load(self, at: int) -> LoadedModel:
         """A distinct model with its weights."""

@@ -185,18 +185,18 @@ def _kept_draw(run: FeatureRun, plan: _Plan, features: Sequence[Features], draw:
     return DrawResult(
         run.draws[draw],
         run.ids(draw),
-        from_first(lambda: _kept_pairs(run, plan, features)),
+        from_first(lambda: _kept_pairs(run, plan, features, run.rounding(draw))),
         [(features[at].extraction, 0) for at in run.order],
         [features[at].provenance for at in run.order],
     )
 
 
-def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> list[PairResult]:
+def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], rounding: float) -> list[PairResult]:
     settings = run.settings
 
     @cache
     def statistics(model: int) -> ModelStatistics:
-        return ModelStatistics(list(features[model].layers.values()), device=run.device)
+        return ModelStatistics(list(features[model].layers.values()), device=run.device, rounding=rounding)
 
     @cache
     def rescaled_statistics(model: int) -> ModelStatistics:

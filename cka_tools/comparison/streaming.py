@@ -151,7 +151,8 @@ def stream_draw(
     documents = run.draws[draw].documents
     forwards = plan_forwards(models, settings, layers)
     sides = _Sides(wanted, [forward.widths for forward in forwards])
-    pilot = from_first(lambda: _pilot(forwards, prepared, documents, sides, settings))
+    rounding = run.rounding(draw)
+    pilot = from_first(lambda: _pilot(forwards, prepared, documents, sides, settings, rounding))
     sums = StreamedComparison(
         (sides.dims[0], sides.dims[1]),
         len(prepared.kept),
@@ -161,6 +162,7 @@ def stream_draw(
         pairs=sides.all_pairs(wanted),
         device=run.device,
         seed=settings.seed,
+        rounding=rounding,
     )
     notes: list[str] = []
     key = _key(forwards, prepared, documents, settings, sums, notes) if settings.cache else None
@@ -228,6 +230,7 @@ def _pilot(
     documents: Sequence[Document],
     sides: _Sides,
     settings: Settings,
+    rounding: float,
 ) -> Pilot:
     """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
     plan = _pilot_plan(prepared, settings) if settings.rescale else prepared.plan.batches[:1]
@@ -237,7 +240,7 @@ def _pilot(
     by_model = [
         [np.concatenate(layer, axis=1) for layer in zip(*batches, strict=True)] for batches in zip(*parts, strict=True)
     ]
-    return Pilot.of(*sides.join(by_model), rescale=settings.rescale)
+    return Pilot.of(*sides.join(by_model), rescale=settings.rescale, rounding=rounding)
 
 
 def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, ...]]:
