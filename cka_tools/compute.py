@@ -19,7 +19,7 @@ from cka_tools.extraction import Extraction, Prepared, prepare
 from cka_tools.extraction.extract import feature_bytes, feature_dtype
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.processes import from_first
-from cka_tools.settings import Settings
+from cka_tools.settings import FINAL_NORM, Settings
 from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
@@ -46,7 +46,8 @@ class Features:
         name: the model as it was given.
         depth: its number of layers.
         layers: by layer index (n, p), or (K, n, p) with K draws a document under token pooling; float32,
-            float64 for a float64 model. Rows are the documents of `ids`. Empty in processes beside the first.
+            float64 for a float64 model. Index −1 is the embeddings, `depth` what leaves the final norm.
+            Rows are the documents of `ids`. Empty in processes beside the first.
         ids: of the documents, in row order.
         provenance: what the model was loaded from.
         extraction: how the features came about: tokens, batch plan, splits, notes, cache.
@@ -79,7 +80,11 @@ def compute_features(
         UserError: input that does not fit, in one line.
     """
     run = open_run(models, corpus, Settings.of(options, settings))
-    wanted = [run.settings.layers] * len(run.sources)
+    wanted: list[Layers] = [run.settings.layers] * len(run.sources)
+    if run.settings.final_norm:
+        own = [range(len(outline.blocks)) if run.settings.layers is None else run.settings.layers
+               for outline in run.outlines]  # fmt: skip
+        wanted = [(*layers, FINAL_NORM) for layers in own]
     found = run.features(wanted, progress)
     return [found[at][0] for at in run.order]
 
@@ -233,7 +238,8 @@ class FeatureRun:
             )
             told.next(len(prepared.kept), self._tokens(draw, at))
             features = extraction.features[0]
-            by_layer = dict(zip(features.layers, features.features, strict=False))
+            places = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
+            by_layer = dict(zip(places, features.features, strict=False))
             origin = (loaded or outline).provenance
             found.append(Features(source.name, len(outline.blocks), by_layer, self.ids(draw), origin, extraction))
         return found

@@ -13,14 +13,17 @@ from cka_tools.settings import FIELDS, Settings
 #: Not on the terminal: what the paper's protocol fixes, and what a test or a small machine needs.
 PYTHON_ONLY = {"plan", "batch_size", "memory_limit", "spill_folder"}
 
+#: What fits one pair of models, not many.
+ONE_PAIR = {"pairs", "protocol", "layers_a", "layers_b"}
+
 #: What a command lacks, and why.
 LACKING = {
     "compare": set(),
     # Published draws are of one pair; all layers of many pairs would be matrices that nobody reads.
-    "trajectory": {"pairs", "protocol"},
-    "matrix": {"pairs", "protocol"},
+    "trajectory": ONE_PAIR,
+    "matrix": ONE_PAIR,
     # One device for training and comparing is an option of its own; the models are made here.
-    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights"},
+    "ablate": ONE_PAIR | {"pairing", "final_norm", "device", "trust_remote_code", "allow_unused_weights"},
 }
 
 FLAGS = {"measures": "--measure", "cache": "--no-cache"}
@@ -33,6 +36,9 @@ BAD = {
     "sites": ("query", "sites 'query' is not one of residual, attention, mlp"),
     "layers": ((), "layers: the list is empty"),
     "early": ((), "early: the list is empty"),
+    "layers_a": ((), "layers_a: the list is empty"),
+    "layers_b": ((), "layers_b: the list is empty"),
+    "pairing": ("0:1,0:2", "pairing '0:1,0:2' names layer 0 of A twice"),
     "pairs": ("some", "pairs 'some' is not one of all, diagonal"),
     "measures": ((), "measures: the list is empty"),
     "dtype": ("int8", "dtype 'int8' is not one of float32"),
@@ -48,7 +54,8 @@ BAD = {
 
 #: What has no value that could be told here: yes or no, and what the machine or the disk decides.
 UNCHECKED = {
-    "device", "rescale", "trust_remote_code", "allow_unused_weights", "cache", "memory_limit", "spill_folder",
+    "device", "rescale", "final_norm", "trust_remote_code", "allow_unused_weights", "cache", "memory_limit",
+    "spill_folder",
 }  # fmt: skip
 
 

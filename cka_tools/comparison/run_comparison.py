@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from cka_tools import paper
+from cka_tools.comparison.layer_pairs import pairing_in_words
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, without_each
 from cka_tools.comparison.record import (
     COMPARISON,
     ESTIMATORS,
     MEANS,
     best_matches,
+    best_over,
     control_noise,
     early_of,
     mean_entries,
@@ -25,6 +27,7 @@ from cka_tools.comparison.results import Comparison
 from cka_tools.comparison.warnings import find_warnings, overlap_warning
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
+from cka_tools.formatting import layers_in_words
 from cka_tools.models import ModelGiven
 from cka_tools.settings import Settings, takes_settings
 from cka_tools.statistics.intervals import LEVEL
@@ -103,7 +106,8 @@ def _record(
         "early_layers": early_of(pair),
         "n_documents": plain.n,
         "interval": {"level": LEVEL, "over": "documents"},
-        "pairing": _pairing(run),
+        "pairing": pairing_in_words(run.depths[0], run.depths[1], run.settings),
+        "best_over": best_over(pair),
         "warnings": warnings,
         "notes": _notes(run, draws, pair),
     }
@@ -158,15 +162,18 @@ def _matrices(found: FeatureComparison) -> dict[str, Any]:
     return {e: [[number(v) for v in row] for row in matrix] for e, matrix in found.matrices.items()}
 
 
-def _pairing(run: FeatureRun) -> str:
-    a, b = run.depths[:2]
-    return "index by index" if a == b else f"by relative depth: {a} layers of A against {b} of B"
-
-
 def _notes(run: FeatureRun, draws: Sequence[DrawResult], pair: PairResult) -> list[str]:
     notes: list[str] = []
+    pairing = pairing_in_words(run.depths[0], run.depths[1], run.settings)
     if run.depths[0] != run.depths[1]:
-        notes.append(f"The models have different depths; layers are paired {_pairing(run)}.")
+        notes.append(f"The models have different depths; layers are paired {pairing}.")
+    elif pairing != "index by index":
+        notes.append(f"Layers are paired {pairing}.")
+    if pair.candidates is not None:
+        notes.append(
+            f"The pairs were chosen by their CKA among {layers_in_words(pair.candidates)} of B: intervals do not "
+            "know of the choice, and divergences are the smallest there are."
+        )
     if not pair.pair.whole:
         notes.append("Only paired layers were compared (pairs 'diagonal'): no other entry, no best match.")
     return list(dict.fromkeys([*notes, *(note for draw in draws for note in draw.notes)]))

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cka_tools.comparison.record import early_of
+from cka_tools.comparison.layer_pairs import pairing_in_words
+from cka_tools.comparison.record import best_match, early_of
 from cka_tools.formatting import MASSIVE_SHARE, layers_in_words
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 ESTIMATOR_GAP = 0.05
 """Biased and debiased CKA further apart than this: the sample is too small for the biased one."""
+
+BETTER = 0.02
+"""A best match is clearly closer than the layer paired from this gain in CKA, beyond the pair's interval."""
 
 DRAW_OVERLAP = 0.25
 """Draws that share more than this part of their documents are not independent."""
@@ -72,7 +76,36 @@ def find_warnings(pair: PairResult) -> list[Warned]:
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
+    if (elsewhere := _better_elsewhere(pair)) is not None:
+        warnings.append(elsewhere)
     return warnings
+
+
+def _better_elsewhere(pair: PairResult) -> Warned | None:
+    """A warning where layers were paired with others than those of their index, and match others better."""
+    if pair.candidates is not None or not pair.pair.whole:
+        return None
+    better, paired, best = [], [], []
+    for at in pair.plain.mean_layers:
+        one = pair.plain.layers[at]
+        layer, value = best_match(pair, one.layer_a)
+        if one.debiased.value is None or value is None:
+            continue
+        paired.append(one.debiased.value)
+        best.append(value)
+        top = one.debiased.value if one.debiased.ci_high is None else one.debiased.ci_high
+        if value > top and value - one.debiased.value > BETTER:
+            better.append((pair.layers_a[one.layer_a], pair.layers_b[one.layer_b], layer, value - one.debiased.value))
+    shifted = any(pair.layers_a[one.layer_a] != pair.layers_b[one.layer_b] for one in pair.plain.layers)
+    if not shifted or 2 * len(better) < len(paired) or not better:
+        return None
+    a, b, closest, _ = max(better, key=lambda entry: entry[3])
+    text = (
+        f"In {layers_in_words([one[0] for one in better])} another layer of B is clearly closer than the one paired "
+        f"(mean CKA of all pairs {sum(paired) / len(paired):.2f}, of best matches {sum(best) / len(best):.2f}; layer "
+        f"{a} is paired with {b} and closest to {closest}): if layers were cut or added, give --pairing index or best."
+    )
+    return {"code": "closer-elsewhere", "text": text, "layers": [one[0] for one in better]}
 
 
 def overlap_warning(draws: Sequence[Sequence[str]]) -> Warned | None:
@@ -97,7 +130,8 @@ def many_summary(run: FeatureRun, draw: DrawResult, second: str = "") -> dict[st
     called = [f"{names[one.pair.a]} (A) and {second or names[one.pair.b]} (B)" for one in draw.pairs]
     notes = list(draw.notes)
     if len(set(run.depths)) > 1:
-        notes.append("The models have different depths; layers are paired by relative depth.")
+        rule = "by relative depth" if run.settings.pairing == "relative" else pairing_in_words(0, 1, run.settings)
+        notes.append(f"The models have different depths; layers are paired {rule}.")
     weights = [origin["weights_sha256"] for origin in draw.provenance]
     for at, one in enumerate(weights):
         same = weights.index(one)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cka_tools.errors import UserError
-from cka_tools.models.blocks import Block, block_output
+from cka_tools.models.blocks import Block, block_input, block_output
 from cka_tools.models.model import LoadedModel
 
 
@@ -19,7 +19,8 @@ def check_blocks(loaded: LoadedModel) -> None:
 
     Below the last layer they must be the same tensor. For the last layer the hook, or the final norm of it,
     must equal the last entry. Branch modules are kept only where input and branches give the block's output.
-    Fills in each block's width and `loaded.final_norm`.
+    Fills in each block's width, `loaded.final_norm`, and whether the first block's input is the first of the
+    hidden states.
 
     Raises:
         UserError: naming the model and the first layer that does not fit.
@@ -50,6 +51,8 @@ def check_blocks(loaded: LoadedModel) -> None:
             if not same:
                 reported = "the hidden state the model reports there"
                 raise _no_hooks(loaded, f"the output of {layer} is not {reported}")
+        given = seen[loaded.blocks[0].path][0][0]
+        loaded.embeddings_seen = isinstance(given, torch.Tensor) and _same(given, states[0])
         modules = dict(loaded.model.named_modules())
         for block in loaded.blocks:
             if block.attention is not None and not _branches_add_up(block, seen, modules):
@@ -124,7 +127,7 @@ def _run(
     seen: dict[str, list[Any]] = {path: [] for path in paths}
 
     def record(path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        seen[path].append((args[0] if args else kwargs.get("hidden_states"), block_output(output)))
+        seen[path].append((block_input(args, kwargs), block_output(output)))
 
     inputs = {"input_ids": ids.to(loaded.device), "attention_mask": mask.to(loaded.device)}
     with ExitStack() as hooks:

@@ -73,6 +73,7 @@ class LoadedModel:
     blocks: list[Block]
     provenance: dict[str, Any]
     final_norm: str | None = None
+    embeddings_seen: bool = True
     in_memory: bool = False
     needs_equal_lengths: bool = False
     notes: list[str] = field(default_factory=list)

@@ -16,7 +16,7 @@ from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatist
 from cka_tools.statistics.hsic import MINIMUM_SAMPLES, ROUNDING_STEPS
 from cka_tools.statistics.linear_cka import LinearCKA, Pairs
 from cka_tools.statistics.moments import offsets
-from cka_tools.statistics.pair import FeatureComparison, Whole, assemble, influence_documents, mean_hsic
+from cka_tools.statistics.pair import Choice, FeatureComparison, Whole, assemble, influence_documents, mean_hsic
 
 Rows = Sequence[np.ndarray[Any, Any]]
 """Features of some documents: one array (K, b, p) a layer."""
@@ -170,10 +170,12 @@ class StreamedComparison:
         self,
         pairs: LayerPairs,
         early_layers: Sequence[int],
+        mean_layers: Sequence[int] | None = None,
         *,
         rescale: bool = False,
         sides: tuple[str, str] = ("A", "B"),
         layers: tuple[slice, slice] = (slice(None), slice(None)),
+        choose: Choice | None = None,
     ) -> FeatureComparison:
         """What `compare_features` would say of the documents seen, all n of them.
 
@@ -181,6 +183,7 @@ class StreamedComparison:
             rescale: values of the features as the pilot scaled them.
             sides: what the two models are called in reasons.
             layers: which layers of side A and of side B the two models have; pairs count within these.
+            mean_layers, choose: as in `assemble`.
 
         Raises:
             UserError: not all of the n documents were seen.
@@ -200,7 +203,7 @@ class StreamedComparison:
         chosen = {e: (xy[rows, columns], xx[rows], yy[columns]) for e, (xy, xx, yy) in hsic.items()}
         whole = Whole(self.total, chosen, (summaries[0], summaries[1]))
         left_out = partial(self.left_out, rescale=rescale, layers=layers)
-        return assemble(whole, self.documents, left_out, pairs, early_layers, sides=sides)
+        return assemble(whole, self.documents, left_out, pairs, early_layers, mean_layers, sides=sides, choose=choose)
 
     def _scales(self, side: int, of: slice, rescale: bool) -> list[Tensor] | None:
         return self.pilot.scales[side][of] if rescale and self.pilot.scales else None

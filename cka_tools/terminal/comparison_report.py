@@ -45,8 +45,8 @@ def layer_table(comparison: Comparison, width: int = WIDE) -> Table:
 
 def _columns(comparison: Comparison) -> list[Column]:
     entries, summary = comparison.layers, comparison.summary
-    same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)
-    layers = [f"{e['layer_a']}" if same else f"{e['layer_a']}/{e['layer_b']}" for e in entries]
+    same = all(entry["layer_a"] == entry["layer_b"] or entry.get("place") for entry in entries)
+    layers = [e.get("place") or (f"{e['layer_a']}" if same else f"{e['layer_a']}/{e['layer_b']}") for e in entries]
     early = layer_list(summary["early_layers"])
     last = {"early": f"early {early}", "mean": "mean"} if early else {"mean": "mean"}
     means = [summary[f"{name}_divergence"] for name in last]
@@ -56,7 +56,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     intervals += [percent_interval(m["debiased"]) or NOTHING for m in means]
     biased = [e["divergence_biased"] for e in entries] + [m["biased"]["value"] for m in means]
     columns = [
-        Column("layer" if same else "layer\nA/B", [*layers, *last.values()], justify="left"),
+        Column("layer" if same else "layer\nA/B", [*layers, *last.values()], justify="left", remark=_norm(comparison)),
         Column("divergence\ndebiased %", _percents(values)),
         Column(f"{level_in_words(summary)} interval", intervals),
         Column("biased %", _percents(biased)),
@@ -90,8 +90,21 @@ def _columns(comparison: Comparison) -> list[Column]:
         columns.append(Column(f"top\n{side.upper()} %", [*map(_share, given), *blank], 3, remark=remark))
     best = [NOTHING if e["best_layer_b"] is None else str(e["best_layer_b"]) for e in entries]
     if any(e["best_layer_b"] is not None for e in entries):
-        columns.append(Column("best\nin B", best + blank, 2))
+        over = summary.get("best_over")
+        remark = f"Best in B: among {layers_in_words(over)} of B." if over else ""
+        columns.append(Column("best\nin B", best + blank, 2, remark=remark))
     return columns
+
+
+def _norm(comparison: Comparison) -> str:
+    """Where the last layer is, if a model has a final norm after it and that is no row of its own."""
+    origin = comparison.record["provenance"]
+    models, settings = origin["models"], origin["settings"]
+    ends = {side: models[at]["layers"] - 1 for at, side in enumerate("ab") if models[at].get("final_norm")}
+    shown = any(e[f"layer_{side}"] == end for e in comparison.layers for side, end in ends.items())
+    if settings["sites"] != "residual" or settings.get("final_norm") or not shown:
+        return ""
+    return "The last layer is before the final norm, hidden_states[-1] after it (--final-norm adds it)."
 
 
 def _percents(values: Iterable[float | None]) -> list[str]:

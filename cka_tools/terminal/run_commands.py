@@ -18,7 +18,7 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import emit, print_result
+from cka_tools.terminal.output import emit, print_result, say
 from cka_tools.terminal.tables import plain_table
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def layers_command(
     """
     from cka_tools.models import load_model
 
-    described = load_model(model, device=device, trust_remote_code=trust_remote_code).blocks
+    loaded = load_model(model, device=device, trust_remote_code=trust_remote_code)
+    described, first = loaded.blocks, f"input of {loaded.blocks[0].path}" if loaded.embeddings_seen else None
+    ends = [("embeddings", first), ("final norm", loaded.final_norm)]
 
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
@@ -97,13 +99,21 @@ def layers_command(
         table = plain_table()
         for heading in ("layer", "residual", "attention", "mlp", "reach"):
             table.add_column(heading, overflow="fold")
+        table.add_row(*(Text(cell or NOTHING) for cell in (*ends[0], None, None, None)))
         for layer in described:
             reach = layer.scope if layer.window is None else f"{layer.scope}, ±{layer.window} tokens"
             cells = (layer.index, layer.path, layer.attention, layer.mlp, reach)
             table.add_row(*(Text(NOTHING if cell is None else str(cell)) for cell in cells))
+        table.add_row(*(Text(cell or NOTHING) for cell in (*ends[1], None, None, None)))
         console.print(table)
+        last = "is what comes out: the model has no norm after it"
+        if loaded.final_norm is not None:
+            last = "is taken before the final norm, which hidden_states[-1] is after; --final-norm compares that too"
+        say(console, f"Layer {len(described) - 1} {last}. --layers embeddings is what goes into layer 0.")
 
-    data = json.dumps([layer.to_dict() for layer in described])
+    listed = [layer.to_dict() for layer in described]
+    listed[-1]["final_norm"] = loaded.final_norm
+    data = json.dumps(listed)
     emit(show, data, output)
 
 
