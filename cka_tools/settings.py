@@ -184,10 +184,17 @@ class Settings:
     )
     measures: tuple[str, ...] = option(
         ("cka",),
-        "Measures beside CKA, as cka,mknn.",
+        "Measures beside CKA: procrustes, mknn, rsa, svcca.",
         shown="cka",
         parse=lambda text, name: tuple(part.strip() for part in text.split(",")),
         flag="--measure",
+    )
+    permutations: int | None = option(
+        None,
+        "Orders of the documents that give each measure its floor and p.",
+        shown="100 (20 of procrustes, svcca), none beyond 1,000 documents",
+        least=0,
+        lacking=MANY_PAIRS,
     )
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = option(
         None, "Number format of the forward passes.", shown="float32"

@@ -14,7 +14,7 @@ from cka_tools.settings import FIELDS, Settings
 PYTHON_ONLY = {"plan", "batch_size", "memory_limit", "spill_folder"}
 
 #: What fits one pair of models, not many.
-ONE_PAIR = {"pairs", "protocol", "layers_a", "layers_b"}
+ONE_PAIR = {"pairs", "protocol", "layers_a", "layers_b", "permutations"}
 
 #: What a command lacks, and why.
 LACKING = {
@@ -41,6 +41,7 @@ BAD = {
     "pairing": ("0:1,0:2", "pairing '0:1,0:2' names layer 0 of A twice"),
     "pairs": ("some", "pairs 'some' is not one of all, diagonal"),
     "measures": ((), "measures: the list is empty"),
+    "permutations": (-1, "permutations -1 must be at least 0"),
     "dtype": ("int8", "dtype 'int8' is not one of float32"),
     "seed": (-1, "seed -1 must be at least 0"),
     "protocol": ("mine", "protocol 'mine' is not one of paper"),

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cka_tools.comparison.floors import Floors, check_permutations, pair_floors
 from cka_tools.comparison.layer_pairs import LayerPairing, choose_pairing
+from cka_tools.comparison.record import best_over
 from cka_tools.comparison.streaming import StreamedDraw, Wanted, stream_draw
 from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
 from cka_tools.documents import DocumentDraw
@@ -36,6 +38,7 @@ class Pair:
         control: the position among the pairs of the one whose divergence is seed noise for this one; both
             have the same second model.
         whole: CKA of all layers of the first with all of the second is wanted, not of the layer pairs alone.
+        floors: values for permuted documents are wanted too.
         called: what the two are called in reasons.
     """
 
@@ -43,6 +46,7 @@ class Pair:
     b: int
     control: int | None = None
     whole: bool = False
+    floors: bool = False
     called: tuple[str, str] = ("A", "B")
 
 
@@ -59,6 +63,7 @@ class PairResult:
         plain, rescaled: the comparison, and that of features scaled to unit variance where it was asked for.
         measures: of each measure beside CKA one interval a layer pair.
         ratio: the divergence over the control pair's, where there is one.
+        floors: values for permuted documents; None where they are not wanted.
     """
 
     pair: Pair
@@ -71,6 +76,7 @@ class PairResult:
     rescaled: FeatureComparison | None = None
     measures: dict[str, list[Interval]] = field(default_factory=dict)
     ratio: DivergenceRatio | None = None
+    floors: Floors | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,16 @@ def check_pairs(run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
     plan = _Plan.of(run, pairs)
     if few := [n for one in run.prepared if (n := len(one.kept)) < MINIMUM_SAMPLES]:
         raise UserError(f"{few[0]} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
+    if any(pair.floors for pair in pairs):
+        for one in run.prepared:
+            check_permutations(run.settings, len(one.kept), streams=not plan.is_kept)
+    for measure in _beside_cka(run.settings):
+        most = measure.most_documents
+        if most is not None and (many := [n for one in run.prepared if (n := len(one.kept)) > most]):
+            raise UserError(
+                f"measure {measure.name!r} compares every document with every other: {many[0]:,} documents are too "
+                f"many, give at most {most:,}"
+            )
     refused = next((measure.name for measure in _beside_cka(run.settings) if not measure.streams), None)
     if refused and not plan.is_kept:
         raise UserError(
@@ -245,13 +261,21 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], roun
         a, b, called = statistics(one.first), statistics(one.second), plan.pairs[at].called
         return {m.name: measure_pairs(m, a, b, plain[at].pairs, sides=called) for m in _beside_cka(settings)}
 
+    def floors(one: PairResult, wanted: Wanted) -> Floors | None:
+        if not one.pair.floors:
+            return None
+        columns = [one.layers_b.index(layer) for layer in best_over(one)]
+        a, b = statistics(wanted.first), statistics(wanted.second)
+        return pair_floors(settings, a, b, one.plain, one.measures, columns)
+
     positions = range(len(plan.pairs))
     plain = [compared(at) for at in positions]
     rescaled = [compared(at, plain[at]) if settings.rescale else None for at in positions]
     ratios = [None if pair.control is None else ratio(at, pair.control) for at, pair in enumerate(plan.pairs)]
-    return [
+    found = [
         plan.result(at, plain[at], rescaled=rescaled[at], measures=measured(at), ratio=ratios[at]) for at in positions
     ]
+    return [replace(one, floors=floors(one, plan.wanted[at])) for at, one in enumerate(found)]
 
 
 def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:
@@ -317,6 +341,7 @@ def _streamed_pairs(
             ratio=None
             if control is None
             else streamed.ratio(one, wanted[members.index(control)], plain[at], plain[control]),
+            floors=Floors(reason="features were streamed") if plan.pairs[at].floors else None,
         )
     return results
 

@@ -103,6 +103,11 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     }
     if best:
         entry["best_layer_b"], entry["best_cka_debiased"] = best_match(result, pair.layer_a)
+        chance = result.floors.best[at] if result.floors is not None and result.floors.best else None
+        if entry["best_layer_b"] is not None:
+            entry |= {"best_floor": None, "best_p": None}
+            if chance is not None:
+                entry |= {"best_floor": number(chance.mean), "best_p": chance.p}
     for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
         entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
         entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
@@ -117,6 +122,9 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     entry["measures"] = {"cka": interval_entry(pair.debiased)} | {
         name: interval_entry(values[at]) for name, values in result.measures.items()
     }
+    for name, floors in (result.floors.measures if result.floors is not None else {}).items():
+        if (floor := floors[at]) is not None:
+            entry["measures"][name] |= {"floor": number(floor.mean), "p": floor.p}
     return entry
 
 
@@ -254,6 +262,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
             row |= _beside_control(layer["control"], layer["ratio"])
         for name, value in layer.get("measures", {}).items():
             row |= {} if name == "cka" else columns(name, value, name)
+            row |= {f"{name}_{of}": value[of] for of in ("floor", "p") if of in value}
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]

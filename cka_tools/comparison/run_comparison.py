@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cka_tools import paper
+from cka_tools.comparison.floors import Floors
 from cka_tools.comparison.layer_pairs import pairing_in_words
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, without_each
 from cka_tools.comparison.record import (
@@ -69,7 +70,7 @@ def compare(
     models = [model_a, model_b, *([] if control is None else [control])]
     run = open_run(models, corpus, exact, seeds)
     whole = exact.pairs == "all"
-    pairs = [Pair(0, 1, control=None if control is None else 1, whole=whole)]
+    pairs = [Pair(0, 1, control=None if control is None else 1, whole=whole, floors=True)]
     if control is not None:
         _check_control(run)
         pairs.append(Pair(2, 1, called=("the control", "B")))
@@ -108,6 +109,7 @@ def _record(
         "interval": {"level": LEVEL, "over": "documents"},
         "pairing": pairing_in_words(run.depths[0], run.depths[1], run.settings),
         "best_over": best_over(pair),
+        "floors": _floors(pair, run.settings),
         "warnings": warnings,
         "notes": _notes(run, draws, pair),
     }
@@ -160,6 +162,13 @@ def _arrays_of(pair: PairResult) -> dict[str, np.ndarray]:
 
 def _matrices(found: FeatureComparison) -> dict[str, Any]:
     return {e: [[number(v) for v in row] for row in matrix] for e, matrix in found.matrices.items()}
+
+
+def _floors(pair: PairResult, settings: Settings) -> dict[str, Any]:
+    """How values for permuted documents were made, or why there are none."""
+    found = pair.floors or Floors(reason="none were asked for")
+    entry = {"permutations": found.permutations, "seed": settings.seed, "of": "documents, the same in all layers"}
+    return entry if found.reason is None else entry | {"reason": found.reason}
 
 
 def _notes(run: FeatureRun, draws: Sequence[DrawResult], pair: PairResult) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from cka_tools.formatting import (
     layer_list,
     layers_in_words,
     level_in_words,
+    p_value,
     percent,
     percent_interval,
     printable,
@@ -168,6 +169,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             say(console, _ratio_over_draws(protocol))
     lines = [("not given ", line) for line in null_reasons(comparison)]
     lines += [("no ratio ", line) for line in ratio_refusals(comparison.layers)]
+    lines += [("floor ", line) for line in floor_lines(comparison)]
     for head, line in lines:
         say(console, (head, "bold"), line)
     say_remarks(console, comparison.summary)
@@ -176,6 +178,30 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     say(console, summary_sentence(comparison), style="bold")
     if comparison.control is not None:
         say(console, ratio_sentence(comparison.summary), style="bold")
+
+
+def floor_lines(comparison: Comparison) -> list[str]:
+    """Each measure, and the best matches, against permuted documents: ranges over layers."""
+    entries, floors = comparison.layers, comparison.summary.get("floors", {})
+    lines = []
+    for name, count in floors.get("permutations", {}).items():
+        found = [one for e in entries if "floor" in (one := e["measures"][name])]
+        if name != "cka" and found:
+            values, means, chances = ([one[of] for one in found] for of in ("value", "floor", "p"))
+            permuted = f"{_range(means, three_decimals)} for {count} orders of A's documents"
+            lines.append(
+                f"{name}: {_range(values, three_decimals)} by layer, {permuted} (p {_range(chances, p_value)})"
+            )
+    chances = [e["best_p"] for e in entries if e.get("best_p") is not None]
+    if chances:
+        over = layers_in_words(comparison.summary["best_over"])
+        lines.append(f"best in B: p {_range(chances, p_value)}, against the best of {over} for permuted documents")
+    return lines
+
+
+def _range(values: Sequence[float], write: Callable[[float], str]) -> str:
+    low, high = write(min(values)), write(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def null_reasons(comparison: Comparison) -> list[str]:
