@@ -5,7 +5,7 @@ Every model runs once, its own statistics are made once, and every pair costs wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -22,11 +22,12 @@ from cka_tools.errors import UserError
 from cka_tools.extraction import Extraction
 from cka_tools.processes import from_first
 from cka_tools.settings import FINAL_NORM, Settings
+from cka_tools.statistics.differences import deciding_documents
 from cka_tools.statistics.features import ModelStatistics
-from cka_tools.statistics.hsic import MINIMUM_SAMPLES
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES, normalise
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.measures import Measure, find_measure, measure_pairs
-from cka_tools.statistics.pair import FeatureComparison, compare_statistics
+from cka_tools.statistics.pair import FeatureComparison, compare_statistics, hsic_of_pairs, mean_divergence
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 
 
@@ -64,6 +65,8 @@ class PairResult:
         measures: of each measure beside CKA one interval a layer pair.
         ratio: the divergence over the control pair's, where there is one.
         floors: values for permuted documents; None where they are not wanted.
+        deciding: rows of the few documents that hold half of the mean's sampling variance; none where they are
+            not few. without_deciding: the mean debiased divergence without them; None where it is not known.
     """
 
     pair: Pair
@@ -77,6 +80,8 @@ class PairResult:
     measures: dict[str, list[Interval]] = field(default_factory=dict)
     ratio: DivergenceRatio | None = None
     floors: Floors | None = None
+    deciding: list[int] = field(default_factory=list)
+    without_deciding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,9 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], roun
         a, b = statistics(wanted.first), statistics(wanted.second)
         return pair_floors(settings, a, b, one.plain, one.measures, columns)
 
+    def both(wanted: Wanted) -> tuple[ModelStatistics, ModelStatistics]:
+        return statistics(wanted.first), statistics(wanted.second)
+
     positions = range(len(plan.pairs))
     plain = [compared(at) for at in positions]
     rescaled = [compared(at, plain[at]) if settings.rescale else None for at in positions]
@@ -275,7 +283,31 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], roun
     found = [
         plan.result(at, plain[at], rescaled=rescaled[at], measures=measured(at), ratio=ratios[at]) for at in positions
     ]
-    return [replace(one, floors=floors(one, plan.wanted[at])) for at, one in enumerate(found)]
+    return [
+        replace(one, floors=floors(one, wanted), **_deciding(one.plain, partial(both, wanted)))
+        for one, wanted in zip(found, plan.wanted, strict=True)
+    ]
+
+
+def _deciding(plain: FeatureComparison, features: Callable[[], tuple[ModelStatistics, ModelStatistics]]) -> Any:
+    """`deciding` and `without_deciding` of a pair.
+
+    Args:
+        features: of the documents that are left out in turn, called where a few decide.
+    """
+    known = {at: one for at in plain.mean_layers if (one := plain.leave_one_out[at]) is not None}
+    if not known:
+        return {}
+    chosen = deciding_documents(np.mean(list(known.values()), axis=0))
+    if not len(chosen):
+        return {}
+    mean = None
+    if len(plain.left_out) == plain.n:
+        rest = np.setdiff1d(np.arange(plain.n), chosen)
+        a, b = (side.on(rest) for side in features())
+        cka = normalise(*hsic_of_pairs(a, b, [plain.pairs[at] for at in known])["debiased"])
+        mean = mean_divergence(cka.cpu().numpy())
+    return {"deciding": plain.left_out[chosen].tolist(), "without_deciding": mean}
 
 
 def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:
@@ -342,6 +374,7 @@ def _streamed_pairs(
             if control is None
             else streamed.ratio(one, wanted[members.index(control)], plain[at], plain[control]),
             floors=Floors(reason="features were streamed") if plan.pairs[at].floors else None,
+            **_deciding(plain[at], partial(streamed.sums.left_out, layers=streamed.sides.layers(one))),
         )
     return results
 

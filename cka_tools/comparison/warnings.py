@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from cka_tools.comparison.layer_pairs import pairing_in_words
 from cka_tools.comparison.record import best_match, early_of
-from cka_tools.formatting import MASSIVE_SHARE, layers_in_words
+from cka_tools.formatting import MASSIVE_SHARE, counted, layers_in_words, percent
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, LEVEL
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ def find_warnings(pair: PairResult) -> list[Warned]:
                 "correlation of that feature; compare with --rescale.",
                 [row for _, row, _ in massive],
             )
+    if documents := len(pair.deciding):
+        moved = "read which they are"
+        if (without := pair.without_deciding) is not None:
+            moved = f"without them it is {percent(without)} %, not {percent(plain.mean.debiased.value)} %"
+        who = f"{counted(documents, 'document')} ({percent(documents / len(plain.left_out))} %)"
+        text = f"{who} hold half of the sampling variance of the mean divergence: {moved} (see `cka documents`)."
+        warn("few-documents-decide", text, [])
     if (elsewhere := _better_elsewhere(pair)) is not None:
         warnings.append(elsewhere)
     return warnings

@@ -19,6 +19,7 @@ from cka_tools.terminal.compare_commands import (
     matrix_command,
     trajectory_command,
 )
+from cka_tools.terminal.document_commands import diff_command, documents_command
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
@@ -57,6 +58,8 @@ app.command("matrix")(matrix_command)
 app.command("contrast")(contrast_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
+app.command("diff")(diff_command)
+app.command("documents")(documents_command)
 app.command("summary")(summary_command)
 app.command("layers")(layers_command)
 app.add_typer(cache_app, name="cache")

@@ -83,7 +83,7 @@ def test_other_measures_are_those_of_the_features_with_floor_and_p(three, texts,
     assert result.summary["floors"]["permutations"] == {"cka": 9, name: 9}
     assert {f"{name}_floor", f"{name}_p", "cka_p", "best_p"} <= set(result.to_frame().columns)
     shown = cka("show", result.save(tmp_path / "run"))[1]
-    assert f"{name}: 0." in shown
+    assert f"floor {name}: " in shown
     assert "9 orders of A's documents" in " ".join(shown.split())
     assert "best in B: p 0." in shown
 
