@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         Trajectory,
         compare,
         contrast,
+        difference,
         matrix,
         trajectory,
     )
@@ -31,6 +32,7 @@ __all__ = [
     "compare",
     "compute_features",
     "contrast",
+    "difference",
     "matrix",
     "trajectory",
 ]
@@ -46,6 +48,7 @@ _HOME = {
     "compare": "comparison",
     "compute_features": "compute",
     "contrast": "comparison",
+    "difference": "comparison",
     "matrix": "comparison",
     "trajectory": "comparison",
 }

@@ -6,6 +6,7 @@ of documents, and let go. What only sums features takes the same batches (`compa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.errors import EarlyWarning
 from cka_tools.extraction import Extraction, Prepared, prepare
 from cka_tools.extraction.extract import feature_bytes, feature_dtype
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 CorpusGiven: TypeAlias = "str | PathLike[str] | Sequence[Any] | datasets.Dataset"
 """A corpus: a spec, a path, texts in memory, or a data set of `datasets`."""
+
+FLOAT16_ON_CPU = "float16 on a CPU is slow and rounds more than on a GPU: use --dtype bfloat16 or float32 there."
 
 Progress = Callable[[int, int, int], None]
 """Called with documents done, tokens done and documents in all, over all models and draws."""
@@ -268,6 +272,8 @@ def open_run(
         settings.trust_remote_code,
         settings.allow_unused_weights,
     )
+    if str(options.device) == "cpu" and options.dtype == "float16":
+        warnings.warn(FLOAT16_ON_CPU, EarlyWarning, stacklevel=3)
     draws = [draw_documents(corpus, settings.documents, seed) for seed in seeds or (settings.seed,)]
     sources = list(dict.fromkeys(given))
     order = [sources.index(source) for source in given]

@@ -25,7 +25,8 @@ from cka_tools.comparison.record import (
     provenance,
 )
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.warnings import find_warnings, overlap_warning
+from cka_tools.comparison.verdict import verdict
+from cka_tools.comparison.warnings import find_warnings, overlap_warning, same_weights
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.formatting import layers_in_words
@@ -97,7 +98,9 @@ def _record(
     first = draws[0]
     pair, control = first.pairs[0], _control(first)
     plain = pair.plain
-    warnings = find_warnings(pair)
+    warnings = find_warnings(pair, first.provenance)
+    if (same := same_weights(first.provenance)) is not None:
+        warnings.append(same)
     if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
         warnings.append(overlap)
     entry = pair_entry(pair, control, best=True, role="pair")
@@ -121,6 +124,7 @@ def _record(
         summary["noise"] = control_noise(run, 1, 2)
     if protocol is not None:
         summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(draws)}
+    summary["verdict"] = verdict({"summary": summary, "layers": entry["layers"]})
     return {
         "kind": COMPARISON,
         "summary": summary,

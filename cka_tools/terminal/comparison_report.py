@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison import Comparison
+from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
     MASSIVE_SHARE,
     NOTHING,
@@ -23,11 +24,10 @@ from cka_tools.formatting import (
     printable,
     ratio_refusals,
     ratio_sentence,
-    settings_in_words,
     times,
     times_interval,
 )
-from cka_tools.terminal.output import say, say_remarks
+from cka_tools.terminal.output import say, say_remarks, say_settings
 from cka_tools.terminal.tables import WIDE, Column, fitted_table, three_decimals
 
 MASSIVE_STYLE, MASSIVE_MARK = "yellow", "!"
@@ -156,10 +156,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if name is not None:
             names.add_row(Text(role, style="bold"), Text(printable(name)))
     console.print(names, highlight=False)
-    say(console, ", ".join(settings_in_words(comparison.record)), style="dim")
+    say_settings(console, comparison.record)
     console.print()
     console.print(layer_table(comparison, console.width), highlight=False, crop=False)
     console.print()
+    say(console, ("verdict ", "bold"), printable(verdict(comparison.record)))
     protocol = comparison.summary.get("protocol")
     if protocol:
         seeds = ", ".join(str(seed) for seed in protocol["seeds"])
@@ -178,6 +179,35 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     say(console, summary_sentence(comparison), style="bold")
     if comparison.control is not None:
         say(console, ratio_sentence(comparison.summary), style="bold")
+
+
+EXPLAINED = {
+    "layer": "a block of A, counted from 0; A/B where they are paired with others, embeddings and final norm apart.",
+    "divergence debiased %": "1 − linear CKA, debiased: 0 is the same up to rotation and scale, 100 nothing in common.",
+    "interval": "what the documents leave open: 95 of 100 such intervals, each of other documents, hold the truth.",
+    "biased %": "1 − CKA as first published; too small a divergence where documents are few against features.",
+    "rescaled %": "the debiased divergence once every feature has unit variance: large features no longer decide.",
+    "seed noise %": "the divergence of the control from B: what another training seed alone makes.",
+    "ratio to it": "the divergence over the seed noise.",
+    "interval of ratio": "the ratio's interval over documents; documents that move both alike do not widen it.",
+    "eff. dim A": "how many directions of equal variance A's features are like; below 3 CKA speaks of very few.",
+    "eff. dim B": "the same of B.",
+    "top A %": f"share of A's variance in its largest feature; {MASSIVE_MARK} where it is more than half.",
+    "top B %": "the same of B.",
+    "best in B": "the layer of B with the highest debiased CKA, whether paired or not.",
+    "procrustes": "1 − 2θ/π, θ the angle between the two after the best rotation; read it against its floor.",
+    "mknn": "share of each document's 10 nearest neighbours that both models have in common.",
+    "rsa": "rank correlation of the distances of all pairs of documents in A and in B.",
+    "svcca": "mean correlation of the directions that hold 99 % of the variance; read it against its floor.",
+}
+"""What each column is, by its head."""
+
+
+def explanations(comparison: Comparison) -> list[tuple[str, str]]:
+    """The heads of a comparison's columns, each with a line on what it is."""
+    level = level_in_words(comparison.summary)
+    heads = [" ".join(column.head.split()).removeprefix(f"{level} ") for column in _columns(comparison)]
+    return [(head, EXPLAINED["layer" if head.startswith("layer") else head]) for head in heads]
 
 
 def floor_lines(comparison: Comparison) -> list[str]:

@@ -17,7 +17,7 @@ from cka_tools.terminal.output import emit, say
 from cka_tools.terminal.tables import Column, print_table
 
 if TYPE_CHECKING:
-    from cka_tools.comparison.difference import DifferenceTable
+    from cka_tools.comparison.run_difference import DifferenceTable
 
 LEVEL = 0.05
 DOCUMENT_LETTERS = 30
@@ -36,7 +36,7 @@ def diff_command(
 
     Example: cka diff runs/clm-detour runs/mlm-detour
     """
-    from cka_tools.comparison.difference import difference as differ
+    from cka_tools.comparison.run_difference import difference as differ
     from cka_tools.errors import UserError
 
     if len(runs) not in (1, 2):

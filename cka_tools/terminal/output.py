@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,7 +21,8 @@ from rich.text import Text
 
 from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
 from cka_tools.comparison.run_directory import check_free, write_whole
-from cka_tools.formatting import counted, printable
+from cka_tools.errors import EarlyWarning
+from cka_tools.formatting import counted, printable, settings_in_words, tokens_in_words
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Output
 from cka_tools.terminal.tables import WIDE
@@ -173,11 +175,36 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
         with kept_until_saved():
-            with document_progress(Console(stderr=True), hidden=output.quiet or not process.first) as progress:
+            hidden = output.quiet or not process.first
+            with early_warnings(), document_progress(Console(stderr=True), hidden=hidden) as progress:
                 result = make(progress)
             from_first(lambda: result.save(run_dir))
     if process.first:
         print_saved(result, run_dir, output)
+
+
+def say_settings(console: Console, record: dict[str, Any]) -> None:
+    """Print what a run was made with: settings, tokens a document and how many were cut."""
+    say(console, ", ".join(settings_in_words(record)), style="dim")
+    if tokens := tokens_in_words(record):
+        say(console, tokens, style="dim")
+
+
+@contextmanager
+def early_warnings() -> Iterator[None]:
+    """Print what is to be known before a run starts as one line each."""
+    show = warnings.showwarning
+
+    def told(message: Any, category: type[Warning], *others: Any) -> None:
+        if issubclass(category, EarlyWarning):
+            tell(f"cka: warning: {message}")
+        else:
+            show(message, category, *others)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EarlyWarning)
+        warnings.showwarning = told  # type: ignore[assignment]
+        yield
 
 
 def print_result(result: RunResult, console: Console) -> None:

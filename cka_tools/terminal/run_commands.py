@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import KINDS, RunResult
+from cka_tools.comparison.results import KINDS, Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING
@@ -39,14 +39,29 @@ def open_run(run_dir: Path) -> RunResult:
 
 
 @with_options()
-def show_command(run: Path = RUN, *, output: Output) -> None:
+def show_command(
+    run: Path = RUN,
+    *,
+    explain: bool = option(False, "Also say what each column of a comparison's table is, in a line each."),
+    output: Output,
+) -> None:
     """Print a saved run again.
 
-    Example: cka show runs/detour --json
+    Example: cka show runs/detour --explain
     """
     result = open_run(run)
-    data = json.dumps(result.record, ensure_ascii=False, allow_nan=False)
-    emit(lambda console: print_result(result, console), data, output)
+    if explain and not isinstance(result, Comparison):
+        raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a {result.kind}: leave it out")
+
+    def show(console: Console) -> None:
+        print_result(result, console)
+        if isinstance(result, Comparison) and explain:
+            from cka_tools.terminal.comparison_report import explanations
+
+            for head, text in explanations(result):
+                say(console, (f"{head} ", "bold"), text)
+
+    emit(show, json.dumps(result.record, ensure_ascii=False, allow_nan=False), output)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cka_tools import Comparison, compare, compute_features
-from cka_tools.comparison.difference import difference
 from cka_tools.comparison.influential import influential_documents
+from cka_tools.comparison.run_difference import difference
 from cka_tools.errors import UserError
 from cka_tools.statistics.pair import compare_features
 
