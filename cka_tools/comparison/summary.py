@@ -156,8 +156,8 @@ def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cel
 
 
 def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
-    conditions = [conditions(run) for run in runs]
-    differ = [what for what in conditions[0] if len({str(one[what]) for one in conditions}) > 1]
+    found = [conditions(run) for run in runs]
+    differ = [what for what in found[0] if len({str(one[what]) for one in found}) > 1]
     if "documents" in differ and len({_corpus(run) for run in runs}) > 1:
         differ.insert(0, "corpus")
     notes = []
