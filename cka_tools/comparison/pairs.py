@@ -223,13 +223,16 @@ def _kept_draw(run: FeatureRun, plan: _Plan, features: Sequence[Features], draw:
     return DrawResult(
         run.draws[draw],
         run.ids(draw),
-        from_first(lambda: _kept_pairs(run, plan, features, run.rounding(draw))),
+        from_first(lambda: _kept_pairs(run, plan, features, run.rounding(draw), first=draw == 0)),
         [(features[at].extraction, 0) for at in run.order],
         [features[at].provenance for at in run.order],
     )
 
 
-def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], rounding: float) -> list[PairResult]:
+def _kept_pairs(
+    run: FeatureRun, plan: _Plan, features: Sequence[Features], rounding: float, *, first: bool
+) -> list[PairResult]:
+    """The pairs of one draw; permuted documents are of the first alone, whose values the record holds."""
     settings = run.settings
 
     @cache
@@ -267,7 +270,7 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features], roun
         return {m.name: measure_pairs(m, a, b, plain[at].pairs, sides=called) for m in _beside_cka(settings)}
 
     def floors(one: PairResult, wanted: Wanted) -> Floors | None:
-        if not one.pair.floors:
+        if not (one.pair.floors and first):
             return None
         columns = [one.layers_b.index(layer) for layer in best_over(one)]
         a, b = statistics(wanted.first), statistics(wanted.second)

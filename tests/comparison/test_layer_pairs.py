@@ -150,6 +150,20 @@ def test_embeddings_and_final_norm_are_the_first_and_last_hidden_states(architec
     assert (found.provenance["final_norm"] is not None) == has_norm
 
 
+def test_the_store_holds_them_under_keys_of_their_own(tiny_model, texts, cache):
+    folder = str(tiny_model("modernbert", seed=0))
+    asked = [{}, {"final_norm": True}, {"layers": (EMBEDDINGS, *range(6))}]
+    made = [compute_features([folder], texts[:12], max_length=64, **options)[0] for options in asked]
+    again = [compute_features([folder], texts[:12], max_length=64, **options)[0] for options in asked]
+    for first, second, layers in zip(made, again, (range(6), range(7), range(-1, 6)), strict=True):
+        assert first.extraction.cache == ["made"]
+        assert second.extraction.cache == ["hit"]
+        assert list(second.layers) == list(layers)
+        for layer in layers:
+            np.testing.assert_array_equal(first.layers[layer], second.layers[layer])
+            np.testing.assert_array_equal(first.layers[layer], made[layer == 6].layers.get(layer, first.layers[layer]))
+
+
 def test_an_outline_knows_the_final_norm_that_the_check_finds(architecture, tiny_model):
     from cka_tools.models import LoadOptions, as_source, load_model
 
