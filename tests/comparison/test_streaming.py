@@ -8,7 +8,6 @@ from cka_tools.comparison import streaming
 from cka_tools.errors import UserError
 from cka_tools.statistics import pair as feature_comparison
 
-
 #: What permuted documents give; they need features that are kept.
 PERMUTED = {"floor", "p", "best_floor", "best_p"}
 
