@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cka_tools import compare, contrast, matrix, trajectory
+from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
-from cka_tools.comparison.results import KINDS
 from cka_tools.comparison.run_directory import ARRAYS, RESULT
 from cka_tools.comparison.summary import summary_table, to_csv
 from cka_tools.errors import UserError
