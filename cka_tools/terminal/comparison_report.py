@@ -215,7 +215,7 @@ def floor_lines(comparison: Comparison) -> list[str]:
     entries, floors = comparison.layers, comparison.summary.get("floors", {})
     lines = []
     for name, count in floors.get("permutations", {}).items():
-        found = [one for e in entries if "floor" in (one := e["measures"][name])]
+        found = [one for e in entries if {"floor", "p"} <= (one := e["measures"][name]).keys()]
         if name != "cka" and found:
             values, means, chances = ([one[of] for one in found] for of in ("value", "floor", "p"))
             permuted = f"{_range(means, three_decimals)} for {count} orders of A's documents"
@@ -223,7 +223,7 @@ def floor_lines(comparison: Comparison) -> list[str]:
                 f"{name}: {_range(values, three_decimals)} by layer, {permuted} (p {_range(chances, p_value)})"
             )
     chances = [e["best_p"] for e in entries if e.get("best_p") is not None]
-    if chances:
+    if chances and "best_over" in comparison.summary:
         over = layers_in_words(comparison.summary["best_over"])
         lines.append(f"best in B: p {_range(chances, p_value)}, against the best of {over} for permuted documents")
     return lines
