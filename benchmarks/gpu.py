@@ -123,7 +123,10 @@ class Bench:
 def run_tests(bench: Bench) -> list[Row]:
     """The tests marked `gpu`, each with its outcome."""
     log = ["-m", "pytest", "-m", "gpu", "-n", "0", "-rA", "-q", "-p", "no:cacheprovider", str(TESTS / "gpu")]
-    done = subprocess.run([sys.executable, *log], cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    there = os.environ | {"CKA_TOOLS_TEST_DEVICE": bench.device.type}
+    done = subprocess.run(
+        [sys.executable, *log], cwd=TESTS.parent, capture_output=True, text=True, check=False, env=there
+    )
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest left with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     kinds = ("PASSED", "FAILED", "ERROR", "SKIPPED")

@@ -65,8 +65,7 @@ def gram_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
     sides = [torch.stack(side).to(dtype) for side in (a, b)]
     rows = tile_rows(a[0].device, dtype)
     tiles = list(upper_tiles(n, rows))
-    place = {"dtype": dtype, "device": a[0].device}
-    out, whole_out = torch.empty(len(a), rows, rows, **place), torch.empty(n, n, **place)
+    out, whole_out = sides[0].new_empty(len(a), rows, rows), sides[0].new_empty(n, n)
 
     def kernel() -> PairSums:
         stat = LinearCKA(dims_a, dims_b, device=a[0].device, product_dtype=dtype)

@@ -54,14 +54,6 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 ENCODERS = ("modernbert", "bert", "roberta", "distilbert")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests marked `gpu` out where there is nothing to run them on."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device: torch.cuda.is_available() is False"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """No test, nor a process it starts, touches the user's activation store."""
