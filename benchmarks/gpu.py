@@ -140,7 +140,7 @@ def run_kernels(bench: Bench) -> list[Row]:
     rows = []
     for name in ("base", "large"):
         layers, width, *_ = bench.shape(name)
-        for documents in (16, 40) if bench.tiny else (500, 4096, 16_384):
+        for documents in (16, 40) if bench.tiny else (500, 4096, 8192):
             a, b = ([x.to(bench.device) for x in features(layers, width, documents, seed)] for seed in (1, 2))
             gram = documents < LinearCKA([width] * layers, [width] * layers, device=bench.device).switch
             formats = [("float64", torch.float64), ("float32", torch.float32)]
@@ -148,7 +148,7 @@ def run_kernels(bench: Bench) -> list[Row]:
             for called, dtype in formats:
                 torch.backends.cuda.matmul.allow_tf32 = called == "tf32"
                 work = (gram_work if gram else moments_work)(a, b, dtype)
-                kernel, products, whole = measure(work, 1 if bench.tiny else 5, bench.clock)
+                kernel, products, whole = measure(work, 1 if bench.tiny else 3, bench.clock)
                 rows.append(
                     {
                         "layers": layers,
@@ -218,8 +218,8 @@ def run_features(bench: Bench, shape: str, length: int, budgets: tuple[int, ...]
     dtype, config, words = torch.bfloat16, config_of(bench, shape, length), word_tokenizer(bench.vocabulary)
     attention = attention_for(config, bench.device, dtype)
     with bench.device:
-        pair = [ModernBertModel._from_config(config, attn_implementation=attention).to(dtype) for _ in range(2)]
-    given = [(model.eval(), words) for model in pair]
+        pair = [ModernBertModel._from_config(config, attn_implementation=attention) for _ in range(2)]
+    given = [(model.to(bench.device, dtype).eval(), words) for model in pair]
     documents = 24 if bench.tiny else 4096 if length <= 512 else 384
     texts = random_texts(bench.vocabulary, documents, length)
     table = pair[0].get_input_embeddings().weight.numel()
