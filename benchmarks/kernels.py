@@ -65,10 +65,10 @@ def gram_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
     sides = [torch.stack(side).to(dtype) for side in (a, b)]
     rows = tile_rows(a[0].device, dtype)
     tiles = list(upper_tiles(n, rows))
-    out, whole_out = torch.empty(len(a), rows, rows, dtype=dtype), torch.empty(n, n, dtype=dtype)
+    out, whole_out = sides[0].new_empty(len(a), rows, rows), sides[0].new_empty(n, n)
 
     def kernel() -> PairSums:
-        stat = LinearCKA(dims_a, dims_b, product_dtype=dtype)
+        stat = LinearCKA(dims_a, dims_b, device=a[0].device, product_dtype=dtype)
         stat.update(a, b)
         return stat.sums()
 
@@ -91,13 +91,13 @@ def gram_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
 def moments_work(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> Work:
     """An update of all layer pairs' moments with rows of float32 features."""
     n, dims_a, dims_b = len(a[0]), [x.shape[1] for x in a], [y.shape[1] for y in b]
-    stat = LinearCKA(dims_a, dims_b, product_dtype=dtype)
+    stat = LinearCKA(dims_a, dims_b, device=a[0].device, product_dtype=dtype)
     while stat.n < stat.switch:
         stat.update(a, b)
     X, Y = torch.cat(a, dim=1).to(dtype), torch.cat(b, dim=1).to(dtype)
-    cross = torch.empty(X.shape[1], Y.shape[1], dtype=dtype)
+    cross = X.new_empty(X.shape[1], Y.shape[1])
     plain = [x.to(dtype) for x in a + b]
-    own = [torch.empty(x.shape[1], x.shape[1], dtype=dtype) for x in plain]
+    own = [x.new_empty(x.shape[1], x.shape[1]) for x in plain]
 
     def products() -> None:
         torch.matmul(X.T, Y, out=cross)
@@ -126,7 +126,8 @@ def error_of(a: list[Tensor], b: list[Tensor], dtype: torch.dtype) -> float:
     """Largest difference of debiased CKA from all-float64 arithmetic on the same features."""
     values = []
     for number in (torch.float64, dtype):
-        stat = LinearCKA([x.shape[1] for x in a], [y.shape[1] for y in b], product_dtype=number)
+        dims_a, dims_b = [x.shape[1] for x in a], [y.shape[1] for y in b]
+        stat = LinearCKA(dims_a, dims_b, device=a[0].device, product_dtype=number)
         stat.update(a, b)
         values.append(stat.compute("debiased"))
     return float((values[0] - values[1]).abs().max())

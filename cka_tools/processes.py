@@ -84,11 +84,18 @@ def make_accelerator(*, cpu: bool) -> Accelerator:
     """accelerate's view of this process and of those it trains with; precision is the loop's own business.
 
     Raises:
-        UserError: accelerate does not see the processes that a launcher started: each would train for itself.
+        UserError: accelerate does not see the processes that a launcher started: each would train for itself;
+            more processes on this machine than GPUs.
     """
     import torch
     from accelerate import Accelerator
 
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not cpu and torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes were launched here to train on {torch.cuda.device_count()} GPUs: "
+            f"start one a GPU, or train with device cpu"
+        )
     # Without `cpu` accelerate passes over the launcher's processes on a machine that has nothing else.
     accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), mixed_precision="no")
     launched = int(os.environ.get("WORLD_SIZE", "1"))

@@ -106,10 +106,12 @@ def make_batch(table: TokenTable, rows: Sequence[int], device: torch.device) -> 
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         ids[at, :length] = table.row(row)
         mask[at, :length] = 1
-    return TokenBatch(tuple(rows), _to(torch.from_numpy(ids), device), _to(torch.from_numpy(mask), device))
+    return TokenBatch(tuple(rows), to_device(ids, device), to_device(mask, device))
 
 
-def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array as a tensor on a device. A GPU is not waited for: it may still be at the batch before."""
+    tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

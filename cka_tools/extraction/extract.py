@@ -19,7 +19,14 @@ from cka_tools.extraction.activations import (
     nearest_block,
     resolve_layers,
 )
-from cka_tools.extraction.batches import BatchPlan, make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.batches import (
+    BatchPlan,
+    make_batch,
+    plan_corpus_order,
+    plan_equal_lengths,
+    plan_sorted,
+    to_device,
+)
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
 from cka_tools.models.model import LoadedModel, is_out_of_memory
@@ -323,7 +330,7 @@ class _ModelRun:
         batch = make_batch(self.table, rows, self.model.device)
         positions = None
         if self.prepared.positions is not None:
-            positions = torch.from_numpy(self.prepared.positions[list(rows)]).to(self.model.device)
+            positions = to_device(self.prepared.positions[list(rows)], self.model.device)
         with self.model.evaluating():
             return HostCopy(*self.forward(batch, positions, blank_padding=blank_padding))
 

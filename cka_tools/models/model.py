@@ -62,7 +62,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "defaultcpuallocator" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+#: What torch's errors say; cuBLAS and cuDNN have a workspace of their own to ask for.
+_OUT_OF_MEMORY = ("out of memory", "defaultcpuallocator", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 
 
 #: What configs call the longest sequence; some have several of them.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cka_tools.compute import FeatureRun, Told
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import MaskedSum, make_pooler, resolve_layers, site_paths
-from cka_tools.extraction.batches import TokenBatch, make_batch
+from cka_tools.extraction.batches import TokenBatch, make_batch, to_device
 from cka_tools.extraction.extract import DoesNotFit, non_finite, run_splitting, without_padding
 from cka_tools.models import LoadedModel
 from cka_tools.models.blocks import block_output
@@ -179,7 +179,7 @@ class _Passes:
         seen: dict[int, Any] = {}
         pooled: list[Tensor] = list(before)
         total = MaskedSum(mask, model.dtype)
-        drawn = None if self.positions is None else torch.from_numpy(self.positions[list(batch.rows)]).to(mask.device)
+        drawn = None if self.positions is None else to_device(self.positions[list(batch.rows)], mask.device)
         pool = make_pooler(self.settings.pooling, total, mask, drawn)
 
         def record(blocks: int) -> Any:

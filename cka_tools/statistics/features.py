@@ -140,7 +140,8 @@ class ModelStatistics:
         block = torch.as_tensor(
             np.asarray(array[draw, chosen]) if isinstance(array, np.ndarray) else array[draw, chosen]
         )
-        copy = block.to(self.device, torch.float64, copy=True)
+        # Sent as it is: in one call torch would widen it on the host and send twice the bytes.
+        copy = block.to(self.device).to(torch.float64, copy=True)
         _release(array)
         return copy
 

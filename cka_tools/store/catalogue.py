@@ -11,8 +11,16 @@ from typing import Any, Literal
 
 from cka_tools.errors import UserError, reason_of
 from cka_tools.store.directory import entry_folder, lock_file, locked, partial_folder, run_folder
-from cka_tools.store.entry import FEATURES, MANIFEST, VERIFIED, DamagedEntry, Manifest, remove_folder, verify_entry
-from cka_tools.store.partial import JOURNAL
+from cka_tools.store.entry import (
+    FEATURES,
+    JOURNAL,
+    MANIFEST,
+    VERIFIED,
+    DamagedEntry,
+    Manifest,
+    remove_folder,
+    verify_entry,
+)
 
 # What a removal that was interrupted leaves.
 _DOOMED = ".removed-"

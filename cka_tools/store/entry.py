@@ -45,6 +45,7 @@ def _digest(mapped: np.memmap, start: int) -> bytes:
 
 
 FEATURES = "features.safetensors"
+JOURNAL = "journal"
 MANIFEST = "manifest.json"
 VERIFIED = "verified"
 """Holds the mark of the feature file that was written, or verified, in this place."""

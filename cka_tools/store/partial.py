@@ -19,10 +19,8 @@ from cka_tools.extraction.features import FeatureStore, Layout, ModelFeatures
 from cka_tools.settings import Settings
 from cka_tools.spill_file import reserve, write_all
 from cka_tools.store.directory import entry_folder, partial_folder
-from cka_tools.store.entry import FEATURES, DamagedEntry, map_features, publish, remove_folder
+from cka_tools.store.entry import FEATURES, JOURNAL, DamagedEntry, map_features, publish, remove_folder
 from cka_tools.store.key import EntryKey
-
-JOURNAL = "journal"
 
 Batch = tuple[int, ...]
 

@@ -281,6 +281,7 @@ def test_one_document_that_does_not_fit_is_named(bert: LoadedModel, tiny_documen
 
 def test_other_errors_are_not_taken_for_memory(bert: LoadedModel, tiny_documents: list[Any]) -> None:
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     handle = bert.model.register_forward_pre_hook(FakeOutOfMemory(0, RuntimeError("own bug")), with_kwargs=True)
     with pytest.raises(UserError, match=r"BertModel fails on a batch of 4 documents of 62 tokens .*own bug") as caught:
         extract_one(bert, tiny_documents, settings())

@@ -62,6 +62,14 @@ def repeated(data: PackedTokens, times: int) -> PackedTokens:
     return PackedTokens(np.tile(data.input_ids, (times, 1)), np.tile(data.document_ids, (times, 1)), SEPARATOR, SPECIAL)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes were launched here to train on 1 GPUs: start one a GPU"):
+        make_accelerator(cpu=False)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_ten_sequences_are_learnt_by_heart(
