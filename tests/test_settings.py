@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cka_tools import compare, health, interpolate, matrix, trajectory, transplant
+from cka_tools import compare, health, interpolate, matrix, probe, trajectory, transplant
 from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Settings
 
@@ -31,6 +31,11 @@ LACKING = {
     "health": {
         "pooling", "sites", "layers", "early", "pairs", "measures", "rescale", "protocol", "tokens_per_document",
         "keep_features", "snapshot_every", "cache",
+    },
+    # The texts are a task's, all of them; features are not compared.
+    "probe": {
+        "column", "text_unit", "document_limit", "documents", "early", "pairs", "measures", "rescale", "protocol",
+        "tokens_per_document", "keep_features", "snapshot_every",
     },
 }  # fmt: skip
 
@@ -103,6 +108,7 @@ def test_keywords_come_on_top_of_settings():
         (transplant, "transplant"),
         (interpolate, "interpolate"),
         (health, "health"),
+        (probe, "probe"),
     ],
 )
 def test_a_signature_shows_the_settings(function, command):

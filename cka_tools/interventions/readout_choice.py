@@ -8,6 +8,7 @@ from typing import Any
 from cka_tools.compute import FeatureRun
 from cka_tools.errors import UserError
 from cka_tools.readouts import Readout, find_readout
+from cka_tools.readouts.features import DIVERGENCE
 from cka_tools.readouts.of_models import language_readout
 
 ROLES = ("the base", "the donor", "the control")
@@ -47,7 +48,7 @@ def refuse_same(names: Sequence[str], identities: Sequence[Any], roles: Sequence
 
 def check_room(run: FeatureRun, readouts: Sequence[Readout], models: int) -> None:
     """Raise a UserError where the features of so many models would take more than may be kept."""
-    if any(one.pooled for one in readouts):
+    if any(one.name == DIVERGENCE for one in readouts):
         size = run.size([None] * len(run.sources)) // len(run.sources) * models
         if size > run.settings.keep_bytes:
             raise UserError(
