@@ -28,6 +28,9 @@ def choose_readouts(run: FeatureRun, names: Sequence[str] | None, also: Sequence
     if not names:
         raise UserError("readout: the list is empty; name at least one, such as mlm")
     found = [find_readout(name) for name in dict.fromkeys(names)]
+    called = [one.name for one in found]
+    if twice := next((name for at, name in enumerate(called) if name in called[:at]), None):
+        raise UserError(f"two readouts have the name {twice!r}: rename a file, or leave one out")
     return [one if one.head is None else language_readout(run, one.name) for one in found]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cka_tools.comparison.pairs import DrawResult, choose_layers
 from cka_tools.comparison.readout_results import Probe
-from cka_tools.comparison.record import PROBE, JsonObject, interval_entry, number, provenance
+from cka_tools.comparison.record import PACKAGES, PROBE, JsonObject, circumstances, interval_entry, number, provenance
 from cka_tools.compute import Features, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.formatting import layer_list
@@ -75,6 +75,7 @@ def probe(
     notes = [*readout.task.notes, *fitted.pop("notes"), *draw.notes]
     summary = readout_summary(fitted.pop("n_documents"), [readout], notes)
     origin = provenance(run, [draw], ["model"] * len(found), _kept(run.settings))
+    origin |= circumstances((*PACKAGES, "scikit-learn"))
     origin["corpus"]["spec"] = f"task {readout.task.name}"
     record: JsonObject = {
         "kind": PROBE,

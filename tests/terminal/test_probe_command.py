@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from cka_tools import compute_features, interpolate, probe, transplant
 from cka_tools.comparison.readout_results import KINDS, Probe
+from cka_tools.errors import UserError
 from cka_tools.extraction import extract
 from cka_tools.tasks import classifier, read_task
 
@@ -46,6 +47,7 @@ def test_probe(cka: Run, models: list[str], task: str, tmp_path: Path) -> None:
     assert (record["format"], record["kind"], record["summary"]["n_documents"]) == (2, "probe", 40)
     assert "1 of 40 texts in test is in train too: all were kept." in " ".join(out.split())
     assert record["provenance"]["corpus"]["spec"] == "task halves"
+    assert "scikit-learn" in record["provenance"]["versions"]
     assert "w7" not in (tmp_path / "run" / "result.json").read_text()  # none of its text
     first = record["models"][0]
     assert f"{100 * first['layers'][0]['readouts']['macro_f1']['value']:.1f}" in out
@@ -131,6 +133,12 @@ def test_as_a_readout_it_is_the_last_layer(found: Probe, models: list[str], task
     assert moved.figure().axes
     assert any("fitted on 60 texts of train and read on 40 of test" in note for note in moved.summary["notes"])
     line = interpolate(*models, texts, points=3, readout=[f"probe:{task}"], device="cpu")
+    with pytest.raises(UserError, match="two readouts have the name 'probe:halves': rename a file"):
+        transplant(
+            *models,
+            texts,
+            readout=[f"probe:{task}", f"probe:{Path(task).parent}/../{Path(task).parent.name}/halves.jsonl"],
+        )
     ends = [line.points[at]["readouts"]["probe:halves.accuracy"]["value"] for at in (0, -1)]
     assert ends == [end["readouts"]["probe:halves.accuracy"] for end in moved.record["ends"]]
 
@@ -145,6 +153,7 @@ def test_as_a_readout_it_is_the_last_layer(found: Probe, models: list[str], task
         (["probe", 0], "--task"),
         (["transplant", 0, 1, "--readout", "probe"], "readout 'probe' does not fit: write it like probe:NAME"),
         (["transplant", 0, 1, "--readout", "probe:nothing.jsonl"], "task 'nothing.jsonl' is not known"),
+        (["transplant", 0, 1, "--readout", "probe:sections,probe:gad"], "task 'gad' does not ship with its data"),
         (["health", 0, "--readout", "probe:sections"], "is not of a language model"),
     ],
 )
@@ -162,8 +171,6 @@ def test_bad_input_is_one_line_before_a_model_runs(
 
 
 def test_a_run_that_does_not_hold_together_is_refused(found: Probe, tmp_path: Path) -> None:
-    from cka_tools.errors import UserError
-
     found.save(tmp_path / "run")
     path = tmp_path / "run" / "result.json"
     whole = json.loads(path.read_text())
