@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +149,40 @@ def test_the_task_that_ships_is_what_its_script_writes(monkeypatch: pytest.Monke
     task = read_task("sections")
     assert (len(task.train), len(task.dev), len(task.test), len(task.classes)) == (480, 120, 240, 4)
     assert task.notes == ()
+
+
+READ = """
+import json, sys
+from cka_tools.tasks import read_task
+task = read_task(sys.argv[1])
+print(json.dumps([task.several, task.classes, [(one.text, one.labels) for one in (*task.train, *task.test)]]))
+"""
+
+
+def test_splits_of_a_hub_data_set_are_read_with_their_labels(tmp_path: Path) -> None:
+    project = Path(__file__).resolve().parents[2]
+    folder = tmp_path / "hub" / "org" / "labelled"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        found = [{"abstract": f"{split} {at}", "topics": ["a", "b"][: at % 3], "more": at} for at in range(12)]
+        write(folder / f"{split}.jsonl", found)
+    described = (
+        'train = "hf:org/labelled::train"\ntest = "hf:org/labelled::test"\ntext = "abstract"\nlabels = "topics"\n'
+    )
+    (tmp_path / "task.toml").write_text(described)
+    stand_in = project / "tests" / "documents" / "hub_stand_in.py"
+    command = [sys.executable, str(stand_in), str(tmp_path / "hub"), sys.executable, "-c", READ]
+    local = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*command, str(tmp_path / "task.toml")],
+        env={**os.environ, "PYTHONPATH": str(project), **local},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    several, classes, examples = json.loads(done.stdout.splitlines()[-1])
+    assert (several, classes, len(examples)) == (True, ["a", "b"], 24)
+    assert examples[2] == ["train 2", ["a", "b"]]
+    assert examples[12] == ["test 0", []]
