@@ -117,6 +117,8 @@ def _described(spec: str) -> tuple[dict[str, Any], tuple[Path, str]]:
         if equals:
             if not file:
                 raise UserError(f"task {spec!r} names no file: write it like {name}=FILE")
+            if not file.startswith("hf:") and not _exists(file):
+                raise UserError(f"task {quoted(spec, 200)}: no such file; give one with text, label and split")
             return found | {"data": file}, (Path(), name)
         if "data" not in found:
             where = f" (see the data set {found['hub']} on the hub)" if "hub" in found else ""
