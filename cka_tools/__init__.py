@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         Trajectory,
         compare,
         contrast,
+        difference,
         matrix,
         trajectory,
     )
@@ -35,6 +36,7 @@ __all__ = [
     "compare",
     "compute_features",
     "contrast",
+    "difference",
     "fill",
     "graft",
     "health",
@@ -56,6 +58,7 @@ _HOME = {
     "compare": "comparison",
     "compute_features": "compute",
     "contrast": "comparison",
+    "difference": "comparison",
     "fill": "readouts.fill",
     "graft": "models",
     "health": "interventions",

@@ -6,6 +6,7 @@ of documents, and let go. What only sums features takes the same batches (`compa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 
 from cka_tools.documents import DocumentDraw, draw_documents
+from cka_tools.errors import EarlyWarning
 from cka_tools.extraction.extract import Extraction, Prepared, feature_bytes, feature_dtype, prepare
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.processes import from_first
-from cka_tools.settings import Settings
+from cka_tools.settings import FINAL_NORM, Settings
+from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached
 from cka_tools.store.key import known_content
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 CorpusGiven: TypeAlias = "str | PathLike[str] | Sequence[Any] | datasets.Dataset"
 """A corpus: a spec, a path, texts in memory, or a data set of `datasets`."""
+
+FLOAT16_ON_CPU = "float16 on a CPU is slow and rounds more than on a GPU: use --dtype bfloat16 or float32 there."
 
 Progress = Callable[[int, int, int], None]
 """Called with documents done, tokens done and documents in all, over all models and draws."""
@@ -44,7 +49,8 @@ class Features:
         name: the model as it was given.
         depth: its number of layers.
         layers: by layer index (n, p), or (K, n, p) with K draws a document under token pooling; float32,
-            float64 for a float64 model. Rows are the documents of `ids`. Empty in processes beside the first.
+            float64 for a float64 model. Index −1 is the embeddings, `depth` what leaves the final norm.
+            Rows are the documents of `ids`. Empty in processes beside the first.
         ids: of the documents, in row order.
         provenance: what the model was loaded from.
         extraction: how the features came about: tokens, batch plan, splits, notes, cache.
@@ -77,7 +83,11 @@ def compute_features(
         UserError: input that does not fit, in one line.
     """
     run = open_run(models, corpus, Settings.of(options, settings))
-    wanted = [run.settings.layers] * len(run.sources)
+    wanted: list[Layers] = [run.settings.layers] * len(run.sources)
+    if run.settings.final_norm:
+        own = [range(len(outline.blocks)) if run.settings.layers is None else run.settings.layers
+               for outline in run.outlines]  # fmt: skip
+        wanted = [(*layers, FINAL_NORM) for layers in own]
     found = run.features(wanted, progress)
     return [found[at][0] for at in run.order]
 
@@ -154,6 +164,17 @@ class FeatureRun:
         rows = sum(len(prepared.kept) for prepared in self.prepared) * (self.settings.draws or 1)
         return sum(feature_bytes(outline, rows, chosen) for outline, chosen in zip(self.outlines, layers, strict=True))
 
+    def rounding(self, draw: int) -> float:
+        """The relative spread that rounding alone can give features of a draw (`ModelStatistics`).
+
+        A hidden state is rounded to the model's number format; attention and mean pooling sum up to T terms,
+        T tokens of the longest document, each with a relative error of at most half a step (Higham 2002,
+        eq. 3.5: (T/2)ε to first order), in the format of the features.
+        """
+        own = max(torch.finfo(outline.dtype).eps for outline in self.outlines) / 2
+        longest = max(int(table.lengths.max()) for table in self.prepared[draw].tables)
+        return own + (ROUNDING_STEPS + longest / 2) * float(np.finfo(result_dtype(self)).eps)
+
     def load(self, at: int) -> LoadedModel:
         """A distinct model with its weights."""
         return self.sources[at].load(self.options)
@@ -223,7 +244,8 @@ class FeatureRun:
             )
             told.next(len(prepared.kept), self._tokens(draw, at))
             features = extraction.features[0]
-            by_layer = dict(zip(features.layers, features.features, strict=False))
+            places = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
+            by_layer = dict(zip(places, features.features, strict=False))
             origin = (loaded or outline).provenance
             found.append(Features(source.name, len(outline.blocks), by_layer, self.ids(draw), origin, extraction))
         return found
@@ -255,6 +277,8 @@ def open_run(
         settings.stack,
         settings.device_map,
     )
+    if str(options.device) == "cpu" and options.dtype == "float16":
+        warnings.warn(FLOAT16_ON_CPU, EarlyWarning, stacklevel=3)
     draws = [draw_documents(corpus, settings.documents, seed, settings) for seed in seeds or (settings.seed,)]
     sources = list(dict.fromkeys(given))
     order = [sources.index(source) for source in given]

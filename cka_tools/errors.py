@@ -19,6 +19,10 @@ class ProcessLost(Exception):  # noqa: N818 - a condition for the command line t
     """Another process of the run ended or does not answer, or the launcher stops all of them."""
 
 
+class EarlyWarning(UserWarning):
+    """Something to know before a run starts; the command line prints it as one line."""
+
+
 def reason_of(error: OSError) -> str:
     """Why a file could not be written or read, in a few words."""
     if error.errno == errno.ENOSPC:

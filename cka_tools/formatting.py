@@ -169,6 +169,23 @@ def units_in_words(corpus: dict[str, Any]) -> str:
     return f" ({' or '.join(dict.fromkeys(words))})" if words else ""
 
 
+def tokens_in_words(record: dict[str, Any]) -> str:
+    """Tokens a document and the share of documents cut, for each model; "" for a run that does not tell."""
+    origin = record["provenance"]
+    draws = origin["corpus"].get("draws") or [{}]
+    documents, said = record["summary"]["n_documents"], {}
+    for model, found in zip(origin["models"], draws[0].get("tokens", ()), strict=False):
+        if not isinstance(found, dict) or not found.get("tokens"):
+            return ""
+        share = f"{percent(found['truncated'] / documents)} % of documents cut"
+        said[str(model["role"]).upper() if model["role"] in ("a", "b") else printable(str(model["name"]))] = (
+            f"{found['tokens'] / documents:,.0f} tokens a document, {share}"
+        )
+    if len(set(said.values())) == 1:
+        return f"{next(iter(said.values()))} (every model)"
+    return "; ".join(f"{name}: {text}" for name, text in said.items())
+
+
 def layer_list(layers: Sequence[int]) -> str:
     """Layers as a reader writes them: "0–3, 5, 7–9"."""
     # Of neighbours the layer less its place is the same.

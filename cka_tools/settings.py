@@ -37,15 +37,24 @@ SNAPSHOT_EVERY = 20_000
 MOST_LAYERS = 10_000
 """No model has more: a range beyond it is a slip, and would fill memory before a model could say so."""
 
+EMBEDDINGS = -1
+"""The index of what goes into the first layer: the input embeddings, after their norm."""
+
+FINAL_NORM = MOST_LAYERS
+"""Stands for what comes out of a model, whatever its depth: the last layer after the final norm."""
+
 
 def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
-    """Layer indices from text such as "0-7" or "0,3,8-11", ascending, without repeats.
+    """Layer indices from text such as "0-7" or "embeddings,3,8-11", ascending, without repeats.
 
     Raises:
         UserError: not a list of indices or ranges.
     """
     found: set[int] = set()
     for part in text.split(","):
+        if part.strip() == "embeddings":
+            found.add(EMBEDDINGS)
+            continue
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
         if not match:
             raise UserError(
@@ -58,6 +67,30 @@ def parse_layers(text: str, option: str = "layers") -> tuple[int, ...]:
             raise UserError(f"{option} {text!r}: {high} is beyond any model; write indices from 0")
         found.update(range(low, high + 1))
     return tuple(sorted(found))
+
+
+def explicit_pairs(pairing: str) -> list[tuple[int, int]] | None:
+    """The pairs (ℓ, m) of text such as "0:0,1:3", or None for the name of a rule.
+
+    Raises:
+        UserError: neither, or a layer of A that is given twice.
+    """
+    if pairing in PAIRINGS:
+        return None
+    found: dict[int, int] = {}
+    for part in pairing.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,4}|embeddings)\s*:\s*([0-9]{1,4}|embeddings)\s*", part)
+        if not match:
+            rules = ", ".join(PAIRINGS)
+            raise UserError(f"pairing {pairing[:80]!r}: write {rules}, or pairs of layers of A and of B, as 0:0,1:3")
+        a, b = (EMBEDDINGS if text == "embeddings" else int(text) for text in match.groups())
+        if a in found:
+            raise UserError(f"pairing {pairing[:80]!r} names layer {match[1]} of A twice: give it one layer of B")
+        found[a] = b
+    return list(found.items())
+
+
+PAIRINGS = ("relative", "index", "best")
 
 
 def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
@@ -124,6 +157,9 @@ NOT_COMPARED = (*READ_ONLY, *PROBES)
 
 HYBRIDS = ("transplant", "interpolate")
 """Commands whose models exist while they run: all layers are kept, nothing streams, nothing is found in a cache."""
+
+ONE_PAIR = ("trajectory", "matrix", "contrast", "ablate", *NOT_COMPARED, *HYBRIDS)
+"""Commands that compare many pairs of models or none, which one pair's options do not fit."""
 
 
 @dataclass(frozen=True)
@@ -192,24 +228,50 @@ class Settings(Reading):
         "residual", "The residual stream, or what a branch adds to it.", lacking=READ_ONLY
     )
     layers: tuple[int, ...] | None = option(
-        None, "Layers to compare, as 0-7 or 0,3,8-11.", shown="all", parse=parse_layers, lacking=(*READ_ONLY, *HYBRIDS)
+        None,
+        "Layers to compare, as 0-7 or embeddings,3,8-11.",
+        shown="all",
+        parse=parse_layers,
+        lacking=(*READ_ONLY, *HYBRIDS),
+    )
+    layers_a: tuple[int, ...] | None = option(
+        None, "Layers of A alone.", shown="all", parse=parse_layers, lacking=ONE_PAIR
+    )
+    layers_b: tuple[int, ...] | None = option(
+        None, "Layers of B alone.", shown="all", parse=parse_layers, lacking=ONE_PAIR
+    )
+    # A contrast and an ablation compare checkpoints of one shape.
+    pairing: str = option(
+        "relative",
+        "How layers are paired: relative (by depth), index, best, or 0:0,1:3.",
+        lacking=("contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
+    )
+    final_norm: bool = option(
+        False,
+        "Also compare what leaves the final norm, as one more row.",
+        lacking=("contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
     )
     early: tuple[int, ...] | None = option(
         None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers, lacking=NOT_COMPARED
     )
     # Where there are many pairs, all layers with all would be a matrix for each that nobody reads.
     pairs: Literal["all", "diagonal"] = option(
-        "all",
-        "All layers of A with all of B, or the paired ones alone.",
-        lacking=("trajectory", "matrix", "contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
+        "all", "All layers of A with all of B, or the paired ones alone.", lacking=ONE_PAIR
     )
     measures: tuple[str, ...] = option(
         ("cka",),
-        "Measures beside CKA, as cka,mknn.",
+        "Measures beside CKA: procrustes, mknn, rsa, svcca.",
         shown="cka",
         parse=lambda text, name: tuple(part.strip() for part in text.split(",")),
         flag="--measure",
         lacking=NOT_COMPARED,
+    )
+    permutations: int | None = option(
+        None,
+        "Orders of the documents that give each measure its floor and p.",
+        shown="with --measure 100 (20 of procrustes, svcca), none beyond 1,000 documents",
+        least=0,
+        lacking=ONE_PAIR,
     )
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = option(
         None, "Number format of the forward passes.", shown="float32"
@@ -220,9 +282,7 @@ class Settings(Reading):
     rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.", lacking=NOT_COMPARED)
     # Three draws of one pair are what was published.
     protocol: Literal["paper"] | None = option(
-        None,
-        "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.",
-        lacking=("trajectory", "matrix", "contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
+        None, "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.", lacking=ONE_PAIR
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(
@@ -273,13 +333,14 @@ class Settings(Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("layers", "early", "measures"):
+        for name in ("layers", "layers_a", "layers_b", "early", "measures"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
                 if not value:
                     raise UserError(f"{name}: the list is empty; name at least one, or leave it out")
         object.__setattr__(self, "keep_features", parse_bytes(self.keep_features, "keep-features"))
+        explicit_pairs(self.pairing)
 
     @classmethod
     def of(cls, options: dict[str, Any], base: Settings | None = None) -> Settings:

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 from cka_tools.comparison import Comparison, run_comparison
 from cka_tools.compute import FeatureRun, Features
@@ -100,7 +101,7 @@ def _run(
     n, rows = len(draws[0][0][0]), range(len(draws[0][0][0]))
     plan = BatchPlan("sorted", (tuple(rows),), (8,), 2048)
     origin = {"dtype": settings.dtype or "float32"}
-    outlines: list[Any] = [SimpleNamespace(blocks=[None] * len(layers)) for layers in draws[0]]
+    outlines: list[Any] = [SimpleNamespace(blocks=[None] * len(layers), dtype=torch.float32) for layers in draws[0]]
     tables: list[Any] = [SimpleNamespace(lengths=np.full(n, 8))] * len(names)
     prepared = [Prepared(np.arange(n), tables, plan, 512, True, None, []) for _ in seeds]
     documents = [SimpleNamespace(id=str(row), text=f"text {row}") for row in rows]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cka_tools.comparison.pairs import early_layers
+from cka_tools.comparison.layer_pairs import early_layers
 from cka_tools.paper import published
 from cka_tools.statistics.features import Spectrum
 from cka_tools.statistics.intervals import Interval
@@ -61,7 +61,9 @@ def test_the_ratio_of_two_comparisons_gives_the_published_ones_from_the_publishe
         spectrum = Spectrum(1.0, 1.0, 0)
         layers = [LayerPair(i, i, Interval(v), Interval(v), spectrum, spectrum, None) for i, v in enumerate(cka)]
         mean = MeanDivergence(Interval(None), Interval(None))
-        return FeatureComparison(20, {}, layers, mean, mean, [None] * len(cka), np.arange(20), EARLY)
+        return FeatureComparison(
+            20, {}, layers, mean, mean, [None] * len(cka), np.arange(20), EARLY, list(range(len(cka)))
+        )
 
     ratio = divergence_ratio(found(PAIR), found(NOISE))
     assert [round(ratio.layers[at].value, 1) for at in (0, 7)] == [46.7, 4.5]

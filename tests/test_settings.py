@@ -13,29 +13,32 @@ from cka_tools.settings import FIELDS, Settings
 #: Not on the terminal: what the paper's protocol fixes, and what a test or a small machine needs.
 PYTHON_ONLY = {"plan", "batch_size", "memory_limit", "spill_folder"}
 
+#: What fits one pair of models, not many.
+ONE_PAIR = {"pairs", "protocol", "layers_a", "layers_b", "permutations"}
+
 #: What a command lacks, and why.
 LACKING = {
     "compare": set(),
     # Published draws are of one pair; all layers of many pairs would be matrices that nobody reads.
-    "trajectory": {"pairs", "protocol"},
-    "matrix": {"pairs", "protocol"},
+    "trajectory": ONE_PAIR,
+    "matrix": ONE_PAIR,
     # One device for training and comparing is an option of its own; the models are made here.
     # Its two corpora need not be of one kind.
-    "ablate": {"pairs", "protocol", "device", "trust_remote_code", "allow_unused_weights", "column", "text_unit"}
-    | {"allow_bin", "stack", "device_map"},
+    "ablate": ONE_PAIR | {"pairing", "final_norm", "device", "trust_remote_code", "allow_unused_weights"}
+    | {"allow_bin", "stack", "device_map", "column", "text_unit"},
     # Hybrids exist while they run: all of their layers are kept, none is found in a cache. `--layers` of a
     # transplant are those that are grafted.
-    "transplant": {"layers", "pairs", "protocol", "snapshot_every", "cache"},
-    "interpolate": {"layers", "pairs", "protocol", "snapshot_every", "cache"},
+    "transplant": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
+    "interpolate": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
     # No features are made.
-    "health": {
-        "pooling", "sites", "layers", "early", "pairs", "measures", "rescale", "protocol", "tokens_per_document",
-        "keep_features", "snapshot_every", "cache",
+    "health": ONE_PAIR | {
+        "pooling", "sites", "layers", "early", "measures", "rescale", "tokens_per_document",
+        "keep_features", "snapshot_every", "cache", "pairing", "final_norm",
     },
     # The texts are a task's, all of them; features are not compared.
-    "probe": {
-        "column", "text_unit", "document_limit", "documents", "early", "pairs", "measures", "rescale", "protocol",
-        "tokens_per_document", "keep_features", "snapshot_every",
+    "probe": ONE_PAIR | {
+        "column", "text_unit", "document_limit", "documents", "early", "measures", "rescale", "tokens_per_document",
+        "keep_features", "snapshot_every", "pairing", "final_norm",
     },
 }  # fmt: skip
 
@@ -52,8 +55,12 @@ BAD = {
     "sites": ("query", "sites 'query' is not one of residual, attention, mlp"),
     "layers": ((), "layers: the list is empty"),
     "early": ((), "early: the list is empty"),
+    "layers_a": ((), "layers_a: the list is empty"),
+    "layers_b": ((), "layers_b: the list is empty"),
+    "pairing": ("0:1,0:2", "pairing '0:1,0:2' names layer 0 of A twice"),
     "pairs": ("some", "pairs 'some' is not one of all, diagonal"),
     "measures": ((), "measures: the list is empty"),
+    "permutations": (-1, "permutations -1 must be at least 0"),
     "dtype": ("int8", "dtype 'int8' is not one of float32"),
     "seed": (-1, "seed -1 must be at least 0"),
     "protocol": ("mine", "protocol 'mine' is not one of paper"),
@@ -69,7 +76,8 @@ BAD = {
 
 #: What has no value that could be told here: yes or no, and what the machine or the disk decides.
 UNCHECKED = {
-    "device", "rescale", "trust_remote_code", "allow_unused_weights", "allow_bin", "cache", "memory_limit",
+    "device", "rescale", "final_norm", "trust_remote_code", "allow_unused_weights", "allow_bin", "cache",
+    "memory_limit",
     "spill_folder",
 }  # fmt: skip
 

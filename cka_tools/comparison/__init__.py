@@ -7,6 +7,7 @@ from cka_tools.comparison.results import Comparison, Contrast, ModelMatrix, RunR
 if TYPE_CHECKING:
     from cka_tools.comparison.run_comparison import compare
     from cka_tools.comparison.run_contrast import contrast
+    from cka_tools.comparison.run_difference import difference
     from cka_tools.comparison.run_matrix import matrix
     from cka_tools.comparison.run_trajectory import trajectory
 
@@ -18,6 +19,7 @@ __all__ = [
     "Trajectory",
     "compare",
     "contrast",
+    "difference",
     "matrix",
     "trajectory",
 ]
@@ -25,6 +27,7 @@ __all__ = [
 _HOME = {
     "compare": "run_comparison",
     "contrast": "run_contrast",
+    "difference": "run_difference",
     "matrix": "run_matrix",
     "trajectory": "run_trajectory",
 }

@@ -5,27 +5,29 @@ Every model runs once, its own statistics are made once, and every pair costs wh
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from cka_tools.comparison.floors import Floors, check_permutations, pair_floors
+from cka_tools.comparison.layer_pairs import LayerPairing, choose_pairing
+from cka_tools.comparison.record import best_over
 from cka_tools.comparison.streaming import StreamedDraw, Wanted, stream_draw
 from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
 from cka_tools.documents import DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.extraction.extract import Extraction
-from cka_tools.paper import EARLY_SHARE
 from cka_tools.processes import from_first
-from cka_tools.settings import Settings
+from cka_tools.settings import FINAL_NORM, Settings
+from cka_tools.statistics.differences import deciding_documents
 from cka_tools.statistics.features import ModelStatistics
-from cka_tools.statistics.hsic import MINIMUM_SAMPLES
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES, normalise
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.measures import Measure, find_measure, measure_pairs
-from cka_tools.statistics.pair import FeatureComparison, compare_statistics
+from cka_tools.statistics.pair import FeatureComparison, compare_statistics, hsic_of_pairs, mean_divergence
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
 
 
@@ -37,6 +39,7 @@ class Pair:
         control: the position among the pairs of the one whose divergence is seed noise for this one; both
             have the same second model.
         whole: CKA of all layers of the first with all of the second is wanted, not of the layer pairs alone.
+        floors: values for permuted documents are wanted too.
         called: what the two are called in reasons.
     """
 
@@ -44,6 +47,7 @@ class Pair:
     b: int
     control: int | None = None
     whole: bool = False
+    floors: bool = False
     called: tuple[str, str] = ("A", "B")
 
 
@@ -52,21 +56,32 @@ class PairResult:
     """What one draw of documents says of a pair.
 
     Attributes:
-        layers_a, layers_b: the models' own indices of the layers that were extracted.
+        layers_a, layers_b: the models' own indices of the layers that were extracted; EMBEDDINGS, and the
+            number of a model's layers for what leaves its final norm.
+        depths: numbers of layers of A and of B.
+        candidates: layers of B that a layer of A was paired with the best of; None where pairs were fixed.
         early_layers: positions among the layer pairs that count as early.
         plain, rescaled: the comparison, and that of features scaled to unit variance where it was asked for.
         measures: of each measure beside CKA one interval a layer pair.
         ratio: the divergence over the control pair's, where there is one.
+        floors: values for permuted documents; None where they are not wanted.
+        deciding: rows of the few documents that hold half of the mean's sampling variance; none where they are
+            not few. without_deciding: the mean debiased divergence without them; None where it is not known.
     """
 
     pair: Pair
     layers_a: list[int]
     layers_b: list[int]
+    depths: tuple[int, int]
+    candidates: list[int] | None
     early_layers: list[int]
     plain: FeatureComparison
     rescaled: FeatureComparison | None = None
     measures: dict[str, list[Interval]] = field(default_factory=dict)
     ratio: DivergenceRatio | None = None
+    floors: Floors | None = None
+    deciding: list[int] = field(default_factory=list)
+    without_deciding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,16 @@ def check_pairs(run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
     plan = _Plan.of(run, pairs)
     if few := [n for one in run.prepared if (n := len(one.kept)) < MINIMUM_SAMPLES]:
         raise UserError(f"{few[0]} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
+    if any(pair.floors for pair in pairs):
+        for one in run.prepared:
+            check_permutations(run.settings, len(one.kept), streams=not plan.is_kept)
+    for measure in _beside_cka(run.settings):
+        most = measure.most_documents
+        if most is not None and (many := [n for one in run.prepared if (n := len(one.kept)) > most]):
+            raise UserError(
+                f"measure {measure.name!r} compares every document with every other: {many[0]:,} documents are too "
+                f"many, give at most {most:,}"
+            )
     refused = next((measure.name for measure in _beside_cka(run.settings) if not measure.streams), None)
     if refused and not plan.is_kept:
         raise UserError(
@@ -139,45 +164,58 @@ class _Plan:
     wanted: list[Wanted]
     layers: list[Layers]
     indices: list[list[int]]
+    pairings: list[LayerPairing]
+    depths: list[int]
     is_kept: bool
 
     @classmethod
     def of(cls, run: FeatureRun, pairs: Sequence[Pair]) -> _Plan:
         settings, depths = run.settings, run.depths
-        own: list[list[tuple[int, int]]] = []
-        positions: list[list[int]] = []
-        for pair in pairs:
-            both = depths[pair.a], depths[pair.b]
-            own.append(choose_layers(*both, settings.layers))
-            side, first = (0 if both[0] <= both[1] else 1), early_layers(min(both), settings.early)
-            positions.append([at for at, one in enumerate(own[-1]) if one[side] in first])
+        own = [choose_pairing(depths[pair.a], depths[pair.b], settings) for pair in pairs]
         for at, pair in enumerate(pairs):
+            if own[at].candidates and (pair.control is not None or not pair.whole):
+                lacks = "a control is of fixed pairs" if pair.whole else "only pairs of layers are compared here"
+                raise UserError(f"pairing 'best' does not fit: {lacks}; choose relative, index or a list of pairs")
             # A control is as deep as B: it is compared in B's layers of the pair, position by position.
             if pair.control is not None:
-                own[pair.control] = [(layer, layer) for _, layer in own[at]]
-                positions[pair.control] = positions[at]
-        needed: list[set[int] | None] = [None if settings.layers is None else set() for _ in run.sources]
+                second = own[at].needed[1]
+                both = [(layer, layer) for _, layer in own[at].pairs]
+                own[pair.control] = replace(own[at], pairs=both, needed=(second, second))
+        needed: list[set[int]] = [set() for _ in run.sources]
         for pair, chosen in zip(pairs, own, strict=True):
-            for model, side in ((pair.a, 0), (pair.b, 1)):
-                some = needed[run.order[model]]
-                if some is not None:
-                    some.update(one[side] for one in chosen)
-        layers: list[Layers] = [None if some is None else tuple(sorted(some)) for some in needed]
+            for model, asked in zip((pair.a, pair.b), chosen.needed, strict=True):
+                needed[run.order[model]].update(range(depths[model]) if asked is None else asked)
+        layers: list[Layers] = [
+            None if some == set(range(len(outline.blocks))) else tuple(sorted(some))
+            for some, outline in zip(needed, run.outlines, strict=True)
+        ]
         indices = [
             list(range(len(outline.blocks))) if some is None else list(some)
             for outline, some in zip(run.outlines, layers, strict=True)
         ]
         wanted = []
-        for pair, chosen, early in zip(pairs, own, positions, strict=True):
-            first_model, second = run.order[pair.a], run.order[pair.b]
-            within = [(indices[first_model].index(i), indices[second].index(j)) for i, j in chosen]
-            wanted.append(Wanted(first_model, second, within, early, pair.whole))
-        return cls(list(pairs), wanted, layers, indices, run.size(layers) <= settings.keep_bytes)
+        for pair, chosen in zip(pairs, own, strict=True):
+            one, other = run.order[pair.a], run.order[pair.b]
+            within = [(indices[one].index(i), indices[other].index(j)) for i, j in chosen.pairs]
+            among = None if chosen.candidates is None else [indices[other].index(j) for j in chosen.candidates]
+            wanted.append(Wanted(one, other, within, chosen.early, chosen.counted, pair.whole, among))
+        places = [
+            [len(outline.blocks) if layer == FINAL_NORM else layer for layer in some]
+            for some, outline in zip(indices, run.outlines, strict=True)
+        ]
+        return cls(list(pairs), wanted, layers, places, own, depths, run.size(layers) <= settings.keep_bytes)
 
     def result(self, at: int, plain: FeatureComparison, **more: Any) -> PairResult:
-        wanted = self.wanted[at]
+        wanted, pair = self.wanted[at], self.pairs[at]
         return PairResult(
-            self.pairs[at], self.indices[wanted.first], self.indices[wanted.second], wanted.early_layers, plain, **more
+            pair,
+            self.indices[wanted.first],
+            self.indices[wanted.second],
+            (self.depths[pair.a], self.depths[pair.b]),
+            self.pairings[at].candidates,
+            wanted.early_layers,
+            plain,
+            **more,
         )
 
 
@@ -185,33 +223,39 @@ def _kept_draw(run: FeatureRun, plan: _Plan, features: Sequence[Features], draw:
     return DrawResult(
         run.draws[draw],
         run.ids(draw),
-        from_first(lambda: _kept_pairs(run, plan, features)),
+        from_first(lambda: _kept_pairs(run, plan, features, run.rounding(draw), first=draw == 0)),
         [(features[at].extraction, 0) for at in run.order],
         [features[at].provenance for at in run.order],
     )
 
 
-def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> list[PairResult]:
+def _kept_pairs(
+    run: FeatureRun, plan: _Plan, features: Sequence[Features], rounding: float, *, first: bool
+) -> list[PairResult]:
+    """The pairs of one draw; permuted documents are of the first alone, whose values the record holds."""
     settings = run.settings
 
     @cache
     def statistics(model: int) -> ModelStatistics:
-        return ModelStatistics(list(features[model].layers.values()), device=run.device)
+        return ModelStatistics(list(features[model].layers.values()), device=run.device, rounding=rounding)
 
     @cache
     def rescaled_statistics(model: int) -> ModelStatistics:
         return statistics(model).rescaled()
 
-    def compared(at: int, *, rescale: bool = False) -> FeatureComparison:
-        one, of = plan.wanted[at], rescaled_statistics if rescale else statistics
+    def compared(at: int, like: FeatureComparison | None = None) -> FeatureComparison:
+        """The comparison, or that of rescaled features in the layer pairs of the plain one."""
+        one, of = plan.wanted[at], statistics if like is None else rescaled_statistics
         return compare_statistics(
             of(one.first),
             of(one.second),
-            one.pairs,
+            one.pairs if like is None else like.pairs,
             one.early_layers,
+            one.mean_layers,
             seed=settings.seed,
             matrices=one.whole,
             sides=plan.pairs[at].called,
+            choose=one.choose() if like is None else None,
         )
 
     def ratio(at: int, control: int) -> DivergenceRatio:
@@ -223,15 +267,50 @@ def _kept_pairs(run: FeatureRun, plan: _Plan, features: Sequence[Features]) -> l
     def measured(at: int) -> dict[str, list[Interval]]:
         one = plan.wanted[at]
         a, b, called = statistics(one.first), statistics(one.second), plan.pairs[at].called
-        return {m.name: measure_pairs(m, a, b, one.pairs, sides=called) for m in _beside_cka(settings)}
+        return {m.name: measure_pairs(m, a, b, plain[at].pairs, sides=called) for m in _beside_cka(settings)}
+
+    def floors(one: PairResult, wanted: Wanted) -> Floors | None:
+        if not (one.pair.floors and first):
+            return None
+        columns = [one.layers_b.index(layer) for layer in best_over(one)]
+        a, b = statistics(wanted.first), statistics(wanted.second)
+        return pair_floors(settings, a, b, one.plain, one.measures, columns)
+
+    def both(wanted: Wanted) -> tuple[ModelStatistics, ModelStatistics]:
+        return statistics(wanted.first), statistics(wanted.second)
 
     positions = range(len(plan.pairs))
     plain = [compared(at) for at in positions]
-    rescaled = [compared(at, rescale=True) if settings.rescale else None for at in positions]
+    rescaled = [compared(at, plain[at]) if settings.rescale else None for at in positions]
     ratios = [None if pair.control is None else ratio(at, pair.control) for at, pair in enumerate(plan.pairs)]
-    return [
+    found = [
         plan.result(at, plain[at], rescaled=rescaled[at], measures=measured(at), ratio=ratios[at]) for at in positions
     ]
+    return [
+        replace(one, floors=floors(one, wanted), **_deciding(one.plain, partial(both, wanted)))
+        for one, wanted in zip(found, plan.wanted, strict=True)
+    ]
+
+
+def _deciding(plain: FeatureComparison, features: Callable[[], tuple[ModelStatistics, ModelStatistics]]) -> Any:
+    """`deciding` and `without_deciding` of a pair.
+
+    Args:
+        features: of the documents that are left out in turn, called where a few decide.
+    """
+    known = {at: one for at in plain.mean_layers if (one := plain.leave_one_out[at]) is not None}
+    if not known:
+        return {}
+    chosen = deciding_documents(np.mean(list(known.values()), axis=0))
+    if not len(chosen):
+        return {}
+    mean = None
+    if len(plain.left_out) == plain.n:
+        rest = np.setdiff1d(np.arange(plain.n), chosen)
+        a, b = (side.on(rest) for side in features())
+        cka = normalise(*hsic_of_pairs(a, b, [plain.pairs[at] for at in known])["debiased"])
+        mean = mean_divergence(cka.cpu().numpy())
+    return {"deciding": plain.left_out[chosen].tolist(), "without_deciding": mean}
 
 
 def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> list[DrawResult]:
@@ -293,10 +372,12 @@ def _streamed_pairs(
         results[at] = plan.result(
             at,
             plain[at],
-            rescaled=streamed.compare(one, rescale=True) if run.settings.rescale else None,
+            rescaled=streamed.compare(one, plain[at]) if run.settings.rescale else None,
             ratio=None
             if control is None
             else streamed.ratio(one, wanted[members.index(control)], plain[at], plain[control]),
+            floors=Floors(reason="features were streamed") if plan.pairs[at].floors else None,
+            **_deciding(plain[at], partial(streamed.sums.left_out, layers=streamed.sides.layers(one))),
         )
     return results
 
@@ -315,48 +396,3 @@ def without_each(pair: PairResult) -> np.ndarray:
     """Debiased CKA of each layer pair without each document in turn, (pairs, documents), NaN where undefined."""
     nothing = np.full(len(pair.plain.left_out), np.nan)
     return np.stack([nothing if one is None else one for one in pair.plain.leave_one_out])
-
-
-def pair_layers(depth_a: int, depth_b: int) -> list[tuple[int, int]]:
-    """Pairs (ℓ, m): index by index, or ℓ of the shallower with floor(ℓ(L_deep − 1)/(L_shallow − 1) + ½)."""
-    if depth_a == depth_b:
-        return [(i, i) for i in range(depth_a)]
-    shallow, deep = sorted((depth_a, depth_b))
-    step = (deep - 1) / (shallow - 1) if shallow > 1 else 0.0
-    mapped = [(i, math.floor(i * step + 0.5)) for i in range(shallow)]
-    return mapped if depth_a < depth_b else [(j, i) for i, j in mapped]
-
-
-def choose_layers(depth_a: int, depth_b: int, layers: Sequence[int] | None) -> list[tuple[int, int]]:
-    """The layer pairs to compare, by the models' own indices.
-
-    Args:
-        layers: indices of the shallower model (of both where depths are equal); None is all.
-
-    Raises:
-        UserError: an index that the model does not have.
-    """
-    pairs = pair_layers(depth_a, depth_b)
-    if layers is None:
-        return pairs
-    _check_exist("layers", layers, min(depth_a, depth_b))
-    side = 0 if depth_a <= depth_b else 1
-    return [pair for pair in pairs if pair[side] in set(layers)]
-
-
-def early_layers(depth: int, given: Sequence[int] | None) -> tuple[int, ...]:
-    """Layers that count as early: those given, or the first third of `depth`, rounded up.
-
-    Raises:
-        UserError: an index that the model does not have.
-    """
-    if given is None:
-        return tuple(range(-(-depth * EARLY_SHARE[0] // EARLY_SHARE[1])))
-    _check_exist("early layers", given, depth)
-    return tuple(sorted(set(given)))
-
-
-def _check_exist(called: str, given: Sequence[int], depth: int) -> None:
-    wrong = [i for i in given if not 0 <= i < depth]
-    if wrong or not given:
-        raise UserError(f"{called} {wrong or list(given)} do not exist: there are {depth}, 0 to {depth - 1}")

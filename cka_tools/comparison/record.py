@@ -27,6 +27,7 @@ import numpy as np
 from cka_tools import __version__
 from cka_tools.formatting import printable
 from cka_tools.manifest import NoiseKind, noise_kind, read_manifest
+from cka_tools.settings import EMBEDDINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,16 +107,19 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     entry: JsonObject = {
         "layer_a": result.layers_a[pair.layer_a],
         "layer_b": result.layers_b[pair.layer_b],
+        **_place(result, pair),
         "early": at in result.early_layers,
         "divergence": interval_entry(pair.debiased.complement()),
         "divergence_biased": number(pair.biased.complement().value),
         **_cka(pair),
     }
     if best:
-        row = result.plain.matrices["debiased"][pair.layer_a] if result.pair.whole else np.empty(0)
-        other, value = _best(row)
-        entry["best_layer_b"] = None if other is None else result.layers_b[other]
-        entry["best_cka_debiased"] = value
+        entry["best_layer_b"], entry["best_cka_debiased"] = best_match(result, pair.layer_a)
+        chance = result.floors.best[at] if result.floors is not None and result.floors.best else None
+        if entry["best_layer_b"] is not None:
+            entry |= {"best_floor": None, "best_p": None}
+            if chance is not None:
+                entry |= {"best_floor": number(chance.mean), "best_p": chance.p}
     for side, spectrum in (("a", pair.spectrum_a), ("b", pair.spectrum_b)):
         entry[f"effective_dim_{side}"] = number(spectrum.effective_dim)
         entry[f"top_feature_share_{side}"] = number(spectrum.top_feature_share)
@@ -130,6 +134,9 @@ def _layer(result: PairResult, at: int, control: PairResult | None, *, best: boo
     entry["measures"] = {"cka": interval_entry(pair.debiased)} | {
         name: interval_entry(values[at]) for name, values in result.measures.items()
     }
+    for name, floors in (result.floors.measures if result.floors is not None else {}).items():
+        if (floor := floors[at]) is not None:
+            entry["measures"][name] |= {"floor": number(floor.mean), "p": floor.p}
     return entry
 
 
@@ -138,23 +145,35 @@ def _cka(pair: LayerPair) -> JsonObject:
     return values | {"ci_low": number(pair.debiased.ci_low), "ci_high": number(pair.debiased.ci_high)}
 
 
-def _best(row: np.ndarray) -> tuple[int | None, float | None]:
-    if not np.isfinite(row).any():
+def _place(result: PairResult, pair: LayerPair) -> JsonObject:
+    """What a row is where it is not a layer."""
+    layers = (result.layers_a[pair.layer_a], result.layers_b[pair.layer_b])
+    if EMBEDDINGS in layers:
+        return {"place": "embeddings"}
+    return {"place": "final norm"} if layers == result.depths else {}
+
+
+def best_over(result: PairResult) -> list[int]:
+    """The layers of B among which a best match is looked for: all that were extracted."""
+    return [layer for layer in result.layers_b if 0 <= layer < result.depths[1]] if result.pair.whole else []
+
+
+def best_match(result: PairResult, at: int) -> tuple[int | None, float | None]:
+    """The layer of B that is closest to a layer of A, by its place, and their debiased CKA."""
+    among = [result.layers_b.index(layer) for layer in best_over(result)]
+    row = result.plain.matrices["debiased"][at, among]
+    if not np.isfinite(row).any() or not 0 <= result.layers_a[at] < result.depths[0]:
         return None, None
     best = int(np.nanargmax(row))
-    return best, float(row[best])
+    return result.layers_b[among[best]], float(row[best])
 
 
 def best_matches(result: PairResult) -> list[JsonObject]:
     """For each layer of A the layer of B with the highest debiased CKA; none of the pairs alone."""
     if not result.pair.whole:
         return []
-    matches = []
-    for layer, row in zip(result.layers_a, result.plain.matrices["debiased"], strict=True):
-        best, value = _best(row)
-        at = None if best is None else result.layers_b[best]
-        matches.append({"layer_a": layer, "layer_b": at, "cka_debiased": value})
-    return matches
+    found = [(layer, *best_match(result, at)) for at, layer in enumerate(result.layers_a)]
+    return [{"layer_a": layer, "layer_b": best, "cka_debiased": value} for layer, best, value in found]
 
 
 def early_of(result: PairResult) -> list[int]:
@@ -255,6 +274,7 @@ def pair_rows(entry: JsonObject, shared: JsonObject, *, means: bool = True) -> l
             row |= _beside_control(layer["control"], layer["ratio"])
         for name, value in layer.get("measures", {}).items():
             row |= {} if name == "cka" else columns(name, value, name)
+            row |= {f"{name}_{of}": value[of] for of in ("floor", "p") if of in value}
         rows.append(row)
     for name in reversed(MEANS) if means else ():
         both = entry[f"{name}_divergence"]

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from cka_tools import paper
+from cka_tools.comparison.floors import Floors
+from cka_tools.comparison.layer_pairs import pairing_in_words
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, without_each
 from cka_tools.comparison.record import (
     COMPARISON,
     ESTIMATORS,
     MEANS,
     best_matches,
+    best_over,
     control_noise,
     early_of,
     mean_entries,
@@ -22,9 +25,11 @@ from cka_tools.comparison.record import (
     provenance,
 )
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.warnings import find_warnings, overlap_warning
+from cka_tools.comparison.verdict import verdict
+from cka_tools.comparison.warnings import find_warnings, overlap_warning, same_weights
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
+from cka_tools.formatting import layers_in_words
 from cka_tools.models import ModelGiven
 from cka_tools.settings import Settings, takes_settings
 from cka_tools.statistics.intervals import LEVEL
@@ -66,7 +71,7 @@ def compare(
     models = [model_a, model_b, *([] if control is None else [control])]
     run = open_run(models, corpus, exact, seeds)
     whole = exact.pairs == "all"
-    pairs = [Pair(0, 1, control=None if control is None else 1, whole=whole)]
+    pairs = [Pair(0, 1, control=None if control is None else 1, whole=whole, floors=True)]
     if control is not None:
         _check_control(run)
         pairs.append(Pair(2, 1, called=("the control", "B")))
@@ -93,7 +98,9 @@ def _record(
     first = draws[0]
     pair, control = first.pairs[0], _control(first)
     plain = pair.plain
-    warnings = find_warnings(pair)
+    warnings = find_warnings(pair, first.provenance)
+    if (same := same_weights(first.provenance)) is not None:
+        warnings.append(same)
     if len(draws) > 1 and (overlap := overlap_warning([draw.ids for draw in draws])):
         warnings.append(overlap)
     entry = pair_entry(pair, control, best=True, role="pair")
@@ -103,7 +110,9 @@ def _record(
         "early_layers": early_of(pair),
         "n_documents": plain.n,
         "interval": {"level": LEVEL, "over": "documents"},
-        "pairing": _pairing(run),
+        "pairing": pairing_in_words(run.depths[0], run.depths[1], run.settings),
+        "best_over": best_over(pair),
+        "floors": _floors(pair, run.settings),
         "warnings": warnings,
         "notes": _notes(run, draws, pair),
     }
@@ -115,6 +124,7 @@ def _record(
         summary["noise"] = control_noise(run, 1, 2)
     if protocol is not None:
         summary["protocol"] = {"name": protocol, "source": paper.CITATION, **_spread(draws)}
+    summary["verdict"] = verdict({"summary": summary, "layers": entry["layers"]})
     return {
         "kind": COMPARISON,
         "summary": summary,
@@ -158,15 +168,25 @@ def _matrices(found: FeatureComparison) -> dict[str, Any]:
     return {e: [[number(v) for v in row] for row in matrix] for e, matrix in found.matrices.items()}
 
 
-def _pairing(run: FeatureRun) -> str:
-    a, b = run.depths[:2]
-    return "index by index" if a == b else f"by relative depth: {a} layers of A against {b} of B"
+def _floors(pair: PairResult, settings: Settings) -> dict[str, Any]:
+    """How values for permuted documents were made, or why there are none."""
+    found = pair.floors or Floors(reason="none were asked for")
+    entry = {"permutations": found.permutations, "seed": settings.seed, "of": "documents, the same in all layers"}
+    return entry if found.reason is None else entry | {"reason": found.reason}
 
 
 def _notes(run: FeatureRun, draws: Sequence[DrawResult], pair: PairResult) -> list[str]:
     notes: list[str] = []
+    pairing = pairing_in_words(run.depths[0], run.depths[1], run.settings)
     if run.depths[0] != run.depths[1]:
-        notes.append(f"The models have different depths; layers are paired {_pairing(run)}.")
+        notes.append(f"The models have different depths; layers are paired {pairing}.")
+    elif pairing != "index by index":
+        notes.append(f"Layers are paired {pairing}.")
+    if pair.candidates is not None:
+        notes.append(
+            f"The pairs were chosen by their CKA among {layers_in_words(pair.candidates)} of B: intervals do not "
+            "know of the choice, and divergences are the smallest there are."
+        )
     if not pair.pair.whole:
         notes.append("Only paired layers were compared (pairs 'diagonal'): no other entry, no best match.")
     return list(dict.fromkeys([*notes, *(note for draw in draws for note in draw.notes)]))

@@ -20,7 +20,7 @@ from cka_tools.formatting import counted
 from cka_tools.manifest import identical_until, noise_kind, read_manifest
 from cka_tools.models import ModelGiven, ModelSource, as_source
 from cka_tools.models.folder import hash_json, hash_state_dict
-from cka_tools.settings import Settings, takes_settings
+from cka_tools.settings import EMBEDDINGS, Settings, takes_settings
 from cka_tools.statistics.contrast import ContrastTest, GroupContrast, contrast_groups, pair_positions
 from cka_tools.statistics.intervals import LEVEL
 from cka_tools.statistics.ratio import ROUNDING
@@ -51,8 +51,10 @@ def contrast(
     Raises:
         UserError: input that does not fit, in one line, before any pass.
     """
-    found = find_groups(groups, paired=paired)
-    run = open_run(found.sources, corpus, Settings.of(options, settings))
+    found, asked = find_groups(groups, paired=paired), Settings.of(options, settings)
+    if asked.layers is not None and EMBEDDINGS in asked.layers:
+        raise UserError("layers 'embeddings': a contrast is over the layers of models: leave the embeddings out")
+    run = open_run(found.sources, corpus, asked)
     check_run(found, run)
     pairs = [Pair(a, b) for a, b in pair_positions(len(found.sources))]
     draw = compare_pairs(run, pairs, progress)[0]

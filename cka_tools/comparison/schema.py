@@ -7,6 +7,7 @@ A form is a type, a set of values, a list of one form, a mapping of names (with 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ PROVENANCE = {
     "corpus": {
         "spec": str,
         "source": {"columns?": dict, "units?": dict, "column?": str},
-        "draws?": [{"fingerprint": str}],
+        "draws?": [{"fingerprint": str, "tokens?": ([{"tokens": float, "truncated": float}], [None], None)}],
     },
     "settings?": READING,
 }
@@ -140,6 +141,7 @@ def _form(record: JsonObject, kind: str) -> Form:
         scaled = {"rescaled": CKA} if "rescaled" in summary else {}
         layer = LAYER | (beside if controlled else {}) | scaled | {"best_layer_b": WHOLE, "measures": dict}
         means = WITH_INTERVAL | BOTH_MEANS | {"rescaled?": BOTH_MEANS, "protocol?": PROTOCOL, **controlled}
+        means |= {"best_over?": [int], "floors?": {"permutations": {"*": int}}}
         pair = PAIR | controlled | {"layers": [layer]}
         return SHARED | {
             "summary": SUMMARY | means,
@@ -250,6 +252,9 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         if sorted(record["linkage"]["order"]) != list(range(len(models))):
             return "linkage.order does not name every model once"
         shapes = {"mean.debiased": (len(models),) * 2}
+    elif kind in (TRANSPLANT, INTERPOLATION, HEALTH):
+        if fault := _unfit_readouts(record, kind):
+            return fault
     elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
         return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"
     elif kind == PROBE:
@@ -276,3 +281,29 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         if arrays[name].shape != shape or arrays[name].dtype != np.float64:
             return f"array {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}, not float64 of {shape}"
     return None
+
+
+def _unfit_readouts(record: JsonObject, kind: str) -> str | None:
+    """The same for a run of readouts: every quantity is told of everything that was read."""
+    readouts = record["summary"]["readouts"]
+    names = [f"{one['name']}.{quantity['name']}" for one in readouts for quantity in one["quantities"]]
+    if not names or not record.get("models", record.get("ends", record.get("points"))):
+        return "it reads nothing, or of nothing"
+    if kind == INTERPOLATION:  # divergences stand in a place of their own
+        names = [name for name in names if not name.startswith("divergence.")]
+    form = {"readouts": dict.fromkeys(names, dict)}
+    parts = {TRANSPLANT: ("ends", "hybrids"), INTERPOLATION: ("points",), HEALTH: ("models",)}[kind]
+    if fault := next((found for part in parts if (found := _fault(record[part], [form], part))), None):
+        return fault
+    if kind == HEALTH:
+        told = {name: dict for name in names if not name.endswith(".perplexity")}
+        return _fault(record["differences"], [{"readouts": told}], "differences")
+    if kind == INTERPOLATION:
+        if len(record["summary"]["names"]) != 2:
+            return f"summary.names has {len(record['summary']['names'])} names, not 2"
+        ends = [one["divergence"] for one in record["points"]]
+        return _fault(ends, [dict.fromkeys(ends[0], INTERVAL)], "points.divergence")
+    sizes = Counter(one["direction"] for one in record["hybrids"])
+    if len(set(sizes.values())) != 1:
+        return "its directions have different numbers of hybrids"
+    return _fault(record["gap"], dict.fromkeys(names, INTERVAL), "gap")

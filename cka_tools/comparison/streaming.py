@@ -7,13 +7,15 @@ are compared with the second: so what a model costs by itself is summed once, wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from cka_tools.comparison.layer_pairs import best_pairs
 from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
 from cka_tools.documents import Document
 from cka_tools.extraction.activations import PooledForward
@@ -25,6 +27,7 @@ from cka_tools.formatting import size_in_words
 from cka_tools.models import LoadedModel
 from cka_tools.processes import from_first, receive_state, send_state, this_process
 from cka_tools.settings import Settings
+from cka_tools.statistics.features import LayerPairs
 from cka_tools.statistics.linear_cka import FOLD_ROWS
 from cka_tools.statistics.pair import FeatureComparison
 from cka_tools.statistics.ratio import DivergenceRatio, divergence_ratio, ratio_second_order
@@ -43,14 +46,25 @@ FORMAT = 3
 class Wanted:
     """Two of the distinct models, their layer pairs by position among the extracted, and which are early.
 
-    `whole`: CKA of all layers of the first with all of the second is wanted.
+    Attributes:
+        mean_layers: positions of the pairs that enter the mean.
+        whole: CKA of all layers of the first with all of the second is wanted.
+        candidates: layers of the second, by position, from which each pair of the mean takes the closest.
     """
 
     first: int
     second: int
     pairs: list[tuple[int, int]]
     early_layers: list[int]
+    mean_layers: list[int]
     whole: bool = False
+    candidates: list[int] | None = None
+
+    def choose(self) -> Callable[[np.ndarray], LayerPairs] | None:
+        """What takes the layer pairs from a matrix of debiased CKA; None where they are fixed."""
+        if self.candidates is None:
+            return None
+        return partial(best_pairs, self.pairs, self.candidates, self.mean_layers)
 
 
 @dataclass
@@ -68,11 +82,19 @@ class StreamedDraw:
     sides: _Sides
 
     def compare(
-        self, wanted: Wanted, *, rescale: bool = False, called: tuple[str, str] = ("A", "B")
+        self, wanted: Wanted, like: FeatureComparison | None = None, *, called: tuple[str, str] = ("A", "B")
     ) -> FeatureComparison:
-        """What two of the models' features say, as `statistics.pair.compare_statistics` gives it."""
-        layers = self.sides.layers(wanted)
-        return self.sums.compare(wanted.pairs, wanted.early_layers, rescale=rescale, sides=called, layers=layers)
+        """What two of the models' features say, as `statistics.pair.compare_statistics` gives it; of rescaled
+        features in the layer pairs of the plain comparison `like` where that is given."""
+        return self.sums.compare(
+            wanted.pairs if like is None else like.pairs,
+            wanted.early_layers,
+            wanted.mean_layers,
+            rescale=like is not None,
+            sides=called,
+            layers=self.sides.layers(wanted),
+            choose=wanted.choose() if like is None else None,
+        )
 
     def ratio(
         self, pair: Wanted, control: Wanted, plain: FeatureComparison, apart: FeatureComparison
@@ -150,7 +172,8 @@ def stream_draw(
     documents = run.draws[draw].documents
     forwards = plan_forwards(models, settings, layers)
     sides = _Sides(wanted, [forward.widths for forward in forwards])
-    pilot = from_first(lambda: _pilot(forwards, prepared, documents, sides, settings))
+    rounding = run.rounding(draw)
+    pilot = from_first(lambda: _pilot(forwards, prepared, documents, sides, settings, rounding))
     sums = StreamedComparison(
         (sides.dims[0], sides.dims[1]),
         len(prepared.kept),
@@ -160,6 +183,7 @@ def stream_draw(
         pairs=sides.all_pairs(wanted),
         device=run.device,
         seed=settings.seed,
+        rounding=rounding,
     )
     notes: list[str] = []
     key = _key(forwards, prepared, documents, settings, sums, notes) if settings.cache else None
@@ -227,6 +251,7 @@ def _pilot(
     documents: Sequence[Document],
     sides: _Sides,
     settings: Settings,
+    rounding: float,
 ) -> Pilot:
     """Shift and scales: of a seeded sample where features are rescaled, else of the first batch alone."""
     plan = _pilot_plan(prepared, settings) if settings.rescale else prepared.plan.batches[:1]
@@ -236,7 +261,7 @@ def _pilot(
     by_model = [
         [np.concatenate(layer, axis=1) for layer in zip(*batches, strict=True)] for batches in zip(*parts, strict=True)
     ]
-    return Pilot.of(*sides.join(by_model), rescale=settings.rescale)
+    return Pilot.of(*sides.join(by_model), rescale=settings.rescale, rounding=rounding)
 
 
 def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, ...]]:

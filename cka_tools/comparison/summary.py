@@ -156,8 +156,8 @@ def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cel
 
 
 def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
-    conditions = [_conditions(run) for run in runs]
-    differ = [what for what in conditions[0] if len({str(one[what]) for one in conditions}) > 1]
+    found = [conditions(run) for run in runs]
+    differ = [what for what in found[0] if len({str(one[what]) for one in found}) > 1]
     if "documents" in differ and len({_corpus(run) for run in runs}) > 1:
         differ.insert(0, "corpus")
     notes = []
@@ -172,7 +172,7 @@ def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
     return notes
 
 
-def _conditions(run: Comparison) -> dict[str, Any]:
+def conditions(run: Comparison) -> dict[str, Any]:
     """What has to be the same for two runs' numbers to be comparable."""
     origin = run.record["provenance"]
     # Texts by content: the same file under two names is one corpus.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import nn
 from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
 from cka_tools.extraction.tokens import TokenTable
-from cka_tools.models.blocks import block_output, own_tokens
+from cka_tools.models.blocks import Block, block_input, block_output, own_tokens
 from cka_tools.models.model import LoadedModel
+from cka_tools.settings import EMBEDDINGS, FINAL_NORM
 
 
 def resolve_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int]:
-    """Layer indices, ascending and each once; all of them for None.
+    """Layer indices, ascending and each once; all layers for None. EMBEDDINGS and FINAL_NORM are no layers but
+    may be among them.
 
     Raises:
         UserError: an index the model does not have.
@@ -27,7 +30,7 @@ def resolve_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int
     if layers is None:
         return list(range(depth))
     chosen = sorted(set(layers))
-    outside = [layer for layer in chosen if not 0 <= layer < depth]
+    outside = [layer for layer in chosen if not EMBEDDINGS <= layer < depth and layer != FINAL_NORM]
     if outside:
         raise UserError(
             f"layers {', '.join(map(str, outside))}: model {model.name!r} has layers 0 to {depth - 1}: "
@@ -39,11 +42,24 @@ def resolve_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int
 def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str]:
     """Module path of the site in each layer, below the base model.
 
+    The embeddings are what goes into the first block; what leaves the final norm is, in a model without one,
+    what leaves the last block.
+
     Raises:
-        UserError: a branch that could not be checked at load.
+        UserError: a branch that could not be checked at load, or a branch's site outside the blocks.
     """
     paths = []
     for layer in layers:
+        if layer in (EMBEDDINGS, FINAL_NORM):
+            if site != "residual":
+                what = "the embeddings" if layer == EMBEDDINGS else "the final norm"
+                raise UserError(f"sites {site!r}: {what} of model {model.name!r} belong to no branch: leave them out")
+            if layer == EMBEDDINGS and not model.embeddings_seen:
+                first = f"the first block of model {model.name!r} is not given its first hidden state"
+                raise UserError(f"layers 'embeddings': {first}: leave them out")
+            last = model.final_norm or model.blocks[-1].path
+            paths.append(model.blocks[0].path if layer == EMBEDDINGS else last)
+            continue
         block = model.blocks[layer]
         path = block.path if site == "residual" else getattr(block, site)
         if path is None:
@@ -53,6 +69,15 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
             )
         paths.append(path)
     return paths
+
+
+def nearest_block(model: LoadedModel, layer: int) -> Block:
+    """The block of a layer; the first for the embeddings, the last for what leaves the final norm."""
+    return model.blocks[max(0, min(layer, len(model.blocks) - 1))]
+
+
+def _take_input(hook: Callable[..., None], module: nn.Module, args: Any, kwargs: Any) -> None:
+    hook(module, args, block_input(args, kwargs))
 
 
 #: Hidden states (b, t, d) → pooled vectors (k, b, d), k = 1 but for token pooling.
@@ -157,14 +182,18 @@ class PooledForward:
     @property
     def widths(self) -> list[int]:
         """Features of each hooked layer."""
-        return [int(self.model.blocks[layer].width or 0) for layer in self.layers]
+        return [int(nearest_block(self.model, layer).width or 0) for layer in self.layers]
 
     def __enter__(self) -> "PooledForward":
         modules = dict(self.model.model.named_modules())
         with ExitStack() as hooks:
-            for path in self._paths:
-                hook = self._make_hook(last=path == self._paths[-1])
-                hooks.enter_context(modules[path].register_forward_hook(hook))
+            for layer, path in zip(self.layers, self._paths, strict=True):
+                hook = self._make_hook(last=layer == self.layers[-1])
+                if layer == EMBEDDINGS:
+                    taken = modules[path].register_forward_pre_hook(partial(_take_input, hook), with_kwargs=True)
+                else:
+                    taken = modules[path].register_forward_hook(hook)
+                hooks.enter_context(taken)
             self._hooks = hooks.pop_all()
         return self
 

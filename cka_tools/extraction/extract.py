@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.activations import HostCopy, PooledForward, accumulation_dtype, draw_positions, resolve_layers
+from cka_tools.extraction.activations import (
+    HostCopy,
+    PooledForward,
+    accumulation_dtype,
+    draw_positions,
+    nearest_block,
+    resolve_layers,
+)
 from cka_tools.extraction.batches import BatchPlan, make_batch, plan_corpus_order, plan_equal_lengths, plan_sorted
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
@@ -254,7 +261,7 @@ def feature_dtype(model: LoadedModel) -> np.dtype[Any]:
 
 def feature_bytes(model: LoadedModel, rows: int, layers: Sequence[int] | None) -> int:
     """Bytes of so many rows of a model's features, loaded or not."""
-    widths = [model.blocks[layer].width or model.hidden_size for layer in resolve_layers(model, layers)]
+    widths = [nearest_block(model, layer).width or model.hidden_size for layer in resolve_layers(model, layers)]
     return rows * sum(widths) * feature_dtype(model).itemsize
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs, early_layers
+from cka_tools.comparison.layer_pairs import early_layers
+from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.comparison.record import TRANSPLANT, JsonObject, control_noise, interval_entry, pair_entry, provenance
 from cka_tools.comparison.warnings import grouped_warnings

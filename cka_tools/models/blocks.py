@@ -201,6 +201,25 @@ def _find_branches(path: str, module: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(f"{path}.{name}" for name in names) for names in _BRANCHES if all(name in inside for name in names)]
 
 
+def find_final_norm(model: nn.Module, blocks: list[Block]) -> str | None:
+    """Path of the last norm that is in no block and not among the embeddings, by its class's name.
+
+    A guess for a model without weights; the check at load knows.
+    """
+    inside = tuple(f"{block.path}." for block in blocks)
+    found = [
+        path
+        for path, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() and not path.startswith(inside) and "emb" not in path
+    ]
+    return found[-1] if found else None
+
+
+def block_input(args: Any, kwargs: Any) -> Any:
+    """The hidden states that a block is called with."""
+    return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+
+
 def block_output(output: Any) -> Any:
     """The tensor of a module's output: the output itself, or the first of a tuple."""
     return output[0] if isinstance(output, tuple | list) else output

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.models.blocks import OTHERS, Block, block_output, no_text, own_tokens
+from cka_tools.models.blocks import OTHERS, Block, block_input, block_output, no_text, own_tokens
 from cka_tools.models.model import LoadedModel
 
 
@@ -19,7 +19,8 @@ def check_blocks(loaded: LoadedModel) -> None:
 
     Below the last layer they must be the same tensor. For the last layer the hook, or what the model makes of it
     behind its blocks (the final norm), must equal the last entry. Branch modules are kept only where input and
-    branches give the block's output. Fills in each block's width and `loaded.final_norm`.
+    branches give the block's output. Fills in each block's width, `loaded.final_norm`, and whether the first
+    block's input is the first of the hidden states.
 
     Raises:
         UserError: naming the model and the first layer that does not fit.
@@ -50,6 +51,8 @@ def check_blocks(loaded: LoadedModel) -> None:
             if not same:
                 where = f"layer {block.index} ({block.path})"
                 raise _no_hooks(loaded, f"the output of {where} is not the hidden state the model reports there")
+        given = own_tokens(seen[loaded.blocks[0].path][0][0], _LENGTH)
+        loaded.embeddings_seen = isinstance(given, torch.Tensor) and _same(given, states[0])
         modules = dict(loaded.model.named_modules())
         for block in loaded.blocks:
             # None: sites `attention` and `mlp` are refused for this block; its residual stream is as checked.
@@ -184,7 +187,7 @@ def _run(
     seen: dict[str, list[Any]] = {path: [] for path in paths}
 
     def record(path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        given = block_input(args, kwargs)
         made = block_output(output)
         # Cloned: models add to tensors in place (Falcon adds its attention to what its MLP returned).
         seen[path].append(tuple(one.clone() if isinstance(one, torch.Tensor) else one for one in (given, made)))

@@ -255,6 +255,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "model_type": getattr(config, "model_type", None),
         "layers": len(model.blocks),
         "hidden_size": model.blocks[-1].width or model.hidden_size or None,
+        "final_norm": model.final_norm,
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "max_length": model.max_length,
         "attention": getattr(config, "_attn_implementation", None),

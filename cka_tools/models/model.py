@@ -91,6 +91,7 @@ class LoadedModel:
     blocks: list[Block]
     provenance: dict[str, Any]
     final_norm: str | None = None
+    embeddings_seen: bool = True
     in_memory: bool = False
     needs_equal_lengths: bool = False
     language_model: Any = None

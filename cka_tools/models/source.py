@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from cka_tools.errors import UserError
 from cka_tools.models.adapter import AdapterSource
 from cka_tools.models.attention import causal_view
-from cka_tools.models.blocks import find_blocks
+from cka_tools.models.blocks import find_blocks, find_final_norm
 from cka_tools.models.folder import (
     ADAPTER,
     ModelSpec,
@@ -448,7 +448,9 @@ def load_model(given: ModelGiven, **options: Any) -> LoadedModel:
 def _outline(
     name: str, model: Any, tokenizer: Any, place: torch.device, origin: dict[str, Any], **others: Any
 ) -> ModelOutline:
-    outline = ModelOutline(name, model, tokenizer, find_blocks(name, model), origin, place=place, **others)
+    blocks = find_blocks(name, model)
+    norm = find_final_norm(model, blocks)
+    outline = ModelOutline(name, model, tokenizer, blocks, origin, place=place, final_norm=norm, **others)
     outline.provenance |= describe(outline)
     return outline
 

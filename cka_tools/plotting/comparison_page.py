@@ -31,6 +31,7 @@ LEGEND_COLUMNS, LEGEND_LINES, LEGEND_LINE = 3, 2, 0.13  # lines of a legend that
 SCALE_HEIGHT, HEAT_LABELS = 0.09, 0.37
 NARROWEST = 0.35  # of the heatmap's side: its shorter side where depths differ
 NAME_LETTERS = 44
+SHORT_PLACES = {"embeddings": "emb", "final norm": "norm"}
 
 Record = dict[str, Any]
 
@@ -74,12 +75,17 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
     dimensions = layer_curves.draw_effective_dimension(lower, entries)
     lower.legend(handles=dimensions, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    layer_curves.layer_axis(upper, layers)
+    layer_curves.layer_axis(upper, layers, _names(record, "a"))
     upper.tick_params(labelbottom=False)
     same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)
     lower.set_xlabel("layer" if same else "layer of A, each with its pair in B")
     for ax in (upper, lower):
         ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
+
+
+def _names(record: Record, side: str) -> dict[int, str]:
+    """What rows beside the layers are called on an axis, by their number."""
+    return {e[f"layer_{side}"]: SHORT_PLACES[e["place"]] for e in record["layers"] if "place" in e}
 
 
 def _legend_lines(record: Record) -> int:
@@ -112,12 +118,15 @@ def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> Non
     tall, wide = (max(side * scale, NARROWEST * HEAT_SIDE) for side in (rows, columns))
     bottom = ceiling - tall
     ax = page.panel(HEAT_LEFT, bottom, wide, tall)
+    names = [_names(record, side) for side in "ab"]
+    layers = [[own.get(at, at) for at in record["matrix"][f"layers_{s}"]] for s, own in zip("ab", names, strict=True)]
+    both = [(entry["layer_a"], entry["layer_b"]) for entry in record["layers"]]
     mesh, handles = draw_heatmap(
         ax,
         matrix,
-        record["matrix"]["layers_a"],
-        record["matrix"]["layers_b"],
-        [(entry["layer_a"], entry["layer_b"]) for entry in record["layers"]],
+        layers[0],
+        layers[1],
+        [(names[0].get(i, i), names[1].get(j, j)) for i, j in both],
         [(m["layer_a"], m["layer_b"]) for m in record["best_match"] if m["layer_b"] is not None],
         cell=72 * min(tall / rows, wide / columns),
         absent="not computed" if "reason" in record["matrix"] else "undefined",

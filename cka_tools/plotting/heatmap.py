@@ -41,9 +41,9 @@ def draw_mesh(ax: Axes, values: np.ndarray, gid: str) -> QuadMesh:
 def draw_heatmap(
     ax: Axes,
     matrix: np.ndarray,
-    layers_a: Sequence[int],
-    layers_b: Sequence[int],
-    pairs: Sequence[tuple[int, int]],
+    layers_a: Sequence[int | str],
+    layers_b: Sequence[int | str],
+    pairs: Sequence[tuple[int | str, int | str]],
     best: Sequence[tuple[int, int]],
     cell: float,
     absent: str = "undefined",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -54,9 +54,10 @@ def bounds(entry: dict[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def layer_axis(ax: Axes, layers: Sequence[int]) -> None:
-    """Ticks at the layers, half a layer of room on both sides."""
-    ax.set_xticks([layers[at] for at in thin(layers)])
+def layer_axis(ax: Axes, layers: Sequence[int], names: Mapping[int, str] | None = None) -> None:
+    """Ticks at the layers, half a layer of room on both sides; `names` of rows that are no layers."""
+    shown = [layers[at] for at in thin(layers)]
+    ax.set_xticks(shown, [(names or {}).get(layer, str(layer)) for layer in shown])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(layers[0] - 0.6, layers[-1] + 0.6)
 

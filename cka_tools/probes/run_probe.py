@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.comparison.pairs import DrawResult, choose_layers
+from cka_tools.comparison.layer_pairs import choose_layers
+from cka_tools.comparison.pairs import DrawResult
 from cka_tools.comparison.readout_results import Probe
 from cka_tools.comparison.record import PACKAGES, PROBE, JsonObject, circumstances, interval_entry, number, provenance
-from cka_tools.compute import Features, Progress, open_run
+from cka_tools.compute import FeatureRun, Features, Layers, Progress, open_run
 from cka_tools.errors import UserError
 from cka_tools.formatting import layer_list
 from cka_tools.interventions.record import readout_summary
@@ -62,7 +63,7 @@ def probe(
     run = open_run(models, corpus, replace(chosen, documents=len(corpus)))
     pairs = [(b, a) for a, b in combinations(range(len(models)), 2)]
     matched = {(b, a): choose_layers(run.depths[b], run.depths[a], chosen.layers) for b, a in pairs}
-    each = run.features([chosen.layers] * len(run.sources), progress)
+    each = run.features(_wanted(run, matched), progress)
     found = [each[at][0] for at in run.order]
 
     def fit() -> tuple[JsonObject, dict[str, np.ndarray]]:
@@ -89,9 +90,22 @@ def probe(
     return Probe(record, arrays)
 
 
+def _wanted(run: FeatureRun, matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]]) -> list[Layers]:
+    """Layers of each distinct model: those asked for are of the shallower one, where there are several."""
+    asked = run.settings.layers
+    if asked is None or not matched:
+        return [asked] * len(run.sources)
+    found: list[set[int]] = [set() for _ in run.sources]
+    for models, pairs in matched.items():
+        for side, model in enumerate(models):
+            found[run.order[model]] |= {pair[side] for pair in pairs}
+    return [tuple(sorted(layers)) for layers in found]
+
+
 def _kept(settings: Settings) -> JsonObject:
     """What provenance keeps: nothing of comparing features."""
-    beside = ("early", "pairs", "measures", "rescale", "tokens_per_document", "protocol")
+    beside = ("early", "pairs", "measures", "rescale", "tokens_per_document", "protocol", "pairing", "final_norm",
+              "layers_a", "layers_b", "permutations")  # fmt: skip
     return {name: value for name, value in settings.record().items() if name not in beside}
 
 

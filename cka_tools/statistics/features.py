@@ -39,12 +39,13 @@ class ModelStatistics:
         device: where blocks are computed on.
         rescale: divide each feature by its standard deviation (features without variance become 0).
         documents: the documents to use; all by default.
+        rounding: a spread of no more than this, relative to the mean, is none; by default what rounding of
+            the stored features makes. Features that were computed have that of their computation as well.
 
     Attributes:
         n, draws, dims: documents, draws a document, widths.
         means: L tensors (K, p_ℓ). variances: L tensors (p_ℓ,), divisor n − 1, averaged over draws,
             before any rescaling.
-        epsilon: relative rounding of the stored features.
 
     Raises:
         UserError: layers of different documents or draws.
@@ -57,6 +58,7 @@ class ModelStatistics:
         device: torch.device | str = "cpu",
         rescale: bool = False,
         documents: Documents | None = None,
+        rounding: float | None = None,
     ) -> None:
         self._layers = [layer[None] if layer.ndim == 2 else layer for layer in layers]
         shapes = {layer.shape[:2] for layer in self._layers}
@@ -68,7 +70,7 @@ class ModelStatistics:
         self.n = available if documents is None else len(documents)
         self.dims = [layer.shape[2] for layer in self._layers]
         first = torch.as_tensor(self._layers[0][0, :1])
-        self.epsilon = torch.finfo(first.dtype).eps
+        self.rounding = ROUNDING_STEPS * torch.finfo(first.dtype).eps if rounding is None else rounding
         moments = [self._first_two_moments(layer) for layer in range(len(self.dims))]
         self.means: list[Tensor] = [means for means, _ in moments]
         self.variances: list[Tensor] = [variance for _, variance in moments]
@@ -93,7 +95,9 @@ class ModelStatistics:
         rescale = self._scales is not None
         return self._once(
             documents.tobytes(),
-            lambda: ModelStatistics(self._layers, device=self.device, rescale=rescale, documents=documents),
+            lambda: ModelStatistics(
+                self._layers, device=self.device, rescale=rescale, documents=documents, rounding=self.rounding
+            ),
         )
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -122,7 +126,7 @@ class ModelStatistics:
         found = []
         for variance, means in zip(self.variances, self.means, strict=True):
             spread = variance.clamp(min=0).sqrt()
-            alive = spread > ROUNDING_STEPS * self.epsilon * means.abs().amax(0)
+            alive = spread > self.rounding * means.abs().amax(0)
             found.append(torch.where(alive, 1 / torch.where(alive, spread, 1.0), 0.0))
         return found
 
@@ -176,7 +180,7 @@ class ModelStatistics:
         return self._once(
             "summary",
             lambda: LayerSummary.of(
-                self.means, self.variances, self.own["debiased"].tolist(), self.epsilon, self._scales
+                self.means, self.variances, self.own["debiased"].tolist(), self.rounding, self._scales
             ),
         )
 
@@ -210,7 +214,7 @@ class LayerSummary:
         means: Sequence[Tensor],
         variances: Sequence[Tensor],
         own: Sequence[float],
-        epsilon: float,
+        rounding: float,
         scales: Sequence[Tensor] | None = None,
     ) -> LayerSummary:
         """Summary of L layers.
@@ -218,14 +222,14 @@ class LayerSummary:
         Args:
             means, variances: L tensors (K, p_ℓ) and (p_ℓ,), before any rescaling.
             own: debiased HSIC of each layer with itself, rescaled if it is to be.
-            epsilon: relative rounding of the features: no more than that is no variance.
+            rounding: a spread of no more than this, relative to the mean, is none.
             scales: what each feature is multiplied by, L tensors (p_ℓ,); None is 1.
         """
         constant, spectra = [], []
         for at, (mean, spread, hsic) in enumerate(zip(means, variances, own, strict=True)):
             variance = spread.clamp(min=0)
-            rounding = ROUNDING_STEPS * epsilon * torch.linalg.vector_norm(mean, dim=1).max()
-            constant.append(bool(variance.sum().sqrt() <= rounding))
+            size = torch.linalg.vector_norm(mean, dim=1).max()
+            constant.append(bool(variance.sum().sqrt() <= rounding * size))
             if scales is not None:
                 variance = variance * scales[at].to(variance.device).square()
             total, top = float(variance.sum()), float(variance.max())

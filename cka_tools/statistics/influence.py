@@ -167,6 +167,12 @@ def _gram_tile(
     return K, K_bar
 
 
+def u_centred_gram(features: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """K̄ of one draw of a layer, (n, n)."""
+    rows = slice(0, features.n)
+    return _gram_tile(features, draw, layer, rows, rows, features.norms(layer)[draw])[1]
+
+
 def second_order(squares: Tensor, first: Tensor, n: int) -> Tensor:
     """Mean over i ≠ j of (W_ij − g_i − g_j)², from ΣW² and the row means g."""
     G = first.square().sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,17 +10,50 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from cka_tools.errors import UserError
 from cka_tools.statistics.features import LayerPairs, ModelStatistics
 from cka_tools.statistics.hsic import normalise
+from cka_tools.statistics.influence import u_centred_gram
 from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.pair import check_same_documents, compare_statistics, hsic_of_pairs, no_variance
 
 Invariance = Literal["orthogonal", "permutation", "isotropic-scaling", "translation", "invertible-linear"]
 """Changes of one side's features that leave a value as it is: a rotation or reflection, another order of the
 features, one factor for all of them, another mean, any invertible linear map."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A measure as a function of one matrix a side, so that documents can be permuted without new products.
+
+    Attributes:
+        of: from a model, a draw and a layer that is not constant: (n, n) over pairs of documents, or (n, r).
+        together: the value of the matrices of two sides. For matrices over pairs of documents it is `inner`.
+        roughly: the same to float32's precision for less; `together` by default.
+    """
+
+    of: Callable[[ModelStatistics, int, int], Tensor]
+    together: Callable[[Tensor, Tensor], Tensor]
+    roughly: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def over_pairs(self) -> bool:
+        """Whether the matrices are (n, n), one entry a pair of documents."""
+        return self.together is inner
+
+    def values(self, a: ModelStatistics, b: ModelStatistics, pairs: LayerPairs) -> Tensor:
+        """The mean over the draws, of D layer pairs, (D,)."""
+        draws = range(a.draws)
+        found = [torch.stack([self.together(self.of(a, k, i), self.of(b, k, j)) for k in draws]) for i, j in pairs]
+        return torch.stack([each.mean() for each in found])
+
+
+def inner(K: Tensor, L: Tensor) -> Tensor:
+    """⟨K, L⟩ = Σ_ij K_ij L_ij."""
+    return (K * L).sum()
 
 
 @dataclass(frozen=True)
@@ -36,6 +70,8 @@ class Measure:
         no_interval: why there is none, a sentence's part; None where there is one.
         streams: whether a value can be made without keeping the features.
         source: where it is defined.
+        form: the measure as a function of one matrix a side.
+        most_documents: more would fill the memory; None where none would.
     """
 
     name: str
@@ -45,9 +81,11 @@ class Measure:
     invariances: tuple[Invariance, ...]
     range: tuple[float, float]
     source: str
+    form: Form
     intervals: Callable[[ModelStatistics, ModelStatistics, LayerPairs], list[Interval]] | None = None
     no_interval: str | None = None
     streams: bool = False
+    most_documents: int | None = None
 
     def __call__(self, X: np.ndarray | Tensor, Y: np.ndarray | Tensor) -> float:
         """The value for two matrices (n, p) and (n, q), one row a document; NaN where a side is constant.
@@ -159,6 +197,99 @@ def _nearest(side: ModelStatistics, draw: int, layer: int, rows: slice, k: int) 
     return nearer | (tied & (tied.cumsum(1) <= room))
 
 
+def _neighbours(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """The k nearest of each document, 1/√(nk) where they are and 0 elsewhere, (n, n)."""
+    near = torch.cat([_nearest(side, draw, layer, rows, NEIGHBOURS) for rows in side.blocks()])
+    return near.to(torch.float64) / math.sqrt(side.n * NEIGHBOURS)
+
+
+def _unit_gram(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """The U-centred Gram matrix of one draw over √(n(n − 3) HSIC), (n, n): inner products are debiased CKA."""
+    own = side.own_hsic(layer)["debiased"]
+    return u_centred_gram(side, draw, layer) / (side.n * (side.n - 3) * own).sqrt()
+
+
+def _all_rows(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    return torch.cat([side.rows(draw, layer, rows) for rows in side.blocks()])
+
+
+def _distance_ranks(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """Ranks of the cosine distances of all pairs of documents, centred and of norm 1, 0 on the diagonal, (n, n)."""
+    X = _all_rows(side, draw, layer)
+    X /= torch.linalg.vector_norm(X, dim=1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
+    above = torch.triu_indices(side.n, side.n, 1, device=X.device)
+    distances = (1 - X @ X.T).round_(decimals=TIE_DECIMALS)[above[0], above[1]]
+    ranks = torch.from_numpy(rankdata(distances.cpu().numpy())).to(X.device)
+    ranks -= ranks.mean()
+    ranks /= torch.linalg.vector_norm(ranks) * math.sqrt(2)
+    found = X.new_zeros(side.n, side.n)
+    found[above[0], above[1]] = found[above[1], above[0]] = ranks
+    return found
+
+
+def _principal(side: ModelStatistics, draw: int, layer: int) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (n, r) and singular values (r,), descending, of the centred features, r ≤ min(n, p)."""
+    X = _all_rows(side, draw, layer)
+    U, sizes, _ = torch.linalg.svd(X, full_matrices=False)
+    return U, sizes
+
+
+def _unit_features(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """The centred features of Frobenius norm 1, (n, p); turned into (n, n) where p is larger."""
+    X = _all_rows(side, draw, layer)
+    if X.shape[1] > side.n:
+        U, sizes = _principal(side, draw, layer)
+        X = U * sizes
+    return X / torch.linalg.matrix_norm(X)
+
+
+def procrustes(X: Tensor, Y: Tensor) -> Tensor:
+    """1 − 2θ/π of two centred matrices of Frobenius norm 1, θ = arccos ‖XᵀY‖_* the angle between them once the
+    orthogonal map is taken that brings them closest (Williams et al. 2021, eq. 4; Schönemann 1966).
+
+    Near θ = 0 the arc cosine would lose half of the digits: there θ = 2 arcsin(‖X Q − Y‖/2).
+    """
+    U, sizes, Vt = torch.linalg.svd(X.T @ Y, full_matrices=False)
+    theta = torch.arccos(sizes.sum().clamp(max=1.0))
+    if theta < CLOSE:
+        A, B = X @ U, Y @ Vt.T
+        parts = (A - B, X - A @ U.T, Y - B @ Vt)
+        theta = 2 * torch.arcsin(torch.stack([p.square().sum() for p in parts]).sum().sqrt() / 2)
+    return 1 - 2 * theta / math.pi
+
+
+def _rough_procrustes(X: Tensor, Y: Tensor) -> Tensor:
+    """`procrustes` without singular vectors, which cost most of it."""
+    return 1 - 2 * torch.arccos(torch.linalg.svdvals(X.T @ Y).sum().clamp(max=1.0)) / math.pi
+
+
+CLOSE = 0.05
+"""Angles below this are taken from the distance that is left, not from the arc cosine."""
+
+VARIANCE_KEPT = 0.99
+"""Raghu et al. (2017) keep the directions that hold this share of the variance."""
+
+
+def _leading_directions(side: ModelStatistics, draw: int, layer: int) -> Tensor:
+    """The fewest left singular vectors that hold VARIANCE_KEPT of the variance, (n, r)."""
+    U, sizes = _principal(side, draw, layer)
+    shares = sizes.square().cumsum(0) / sizes.square().sum()
+    return U[:, : int((shares < VARIANCE_KEPT - 1e-12).sum()) + 1]
+
+
+def mean_canonical_correlation(U: Tensor, V: Tensor) -> Tensor:
+    """Mean canonical correlation of two orthonormal bases (n, r) and (n, s), over min(r, s)."""
+    return torch.linalg.svdvals(U.T @ V).mean()
+
+
+_PROCRUSTES = Form(_unit_features, procrustes, _rough_procrustes)
+_RSA = Form(_distance_ranks, inner)
+_SVCCA = Form(_leading_directions, mean_canonical_correlation)
+_WHOLE_SPACE = "it is of the space of all documents together, so single documents have no independent shares of it"
+MOST_PAIRED_DOCUMENTS = 8192
+"""A matrix over all pairs of so many documents takes 512 MiB."""
+
+
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
@@ -170,8 +301,20 @@ MEASURES: dict[str, Measure] = {
             invariances=("orthogonal", "permutation", "isotropic-scaling", "translation"),
             range=(-1.0, 1.0),
             source="Kornblith et al. 2019; Song et al. 2012",
+            form=Form(_unit_gram, inner),
             intervals=_cka_intervals,
             streams=True,
+        ),
+        Measure(
+            name="procrustes",
+            title="orthogonal Procrustes, 1 − 2θ/π",
+            values=_PROCRUSTES.values,
+            symmetric=True,
+            invariances=("orthogonal", "permutation", "isotropic-scaling", "translation"),
+            range=(0.0, 1.0),
+            source="Williams et al. 2021, Generalized Shape Metrics on Neural Representations, eq. 4",
+            form=_PROCRUSTES,
+            no_interval=_WHOLE_SPACE,
         ),
         Measure(
             name="mknn",
@@ -181,8 +324,32 @@ MEASURES: dict[str, Measure] = {
             invariances=("orthogonal", "permutation", "isotropic-scaling", "translation"),
             range=(0.0, 1.0),
             source="Huh et al. 2024, The Platonic Representation Hypothesis",
+            form=Form(_neighbours, inner),
             no_interval="a document's neighbours depend on all other documents, so the shares of single "
             "documents are not independent and their spread gives no interval",
+        ),
+        Measure(
+            name="rsa",
+            title="RSA, Spearman of cosine distances",
+            values=_RSA.values,
+            symmetric=True,
+            invariances=("orthogonal", "permutation", "isotropic-scaling", "translation"),
+            range=(-1.0, 1.0),
+            source="Kriegeskorte et al. 2008, Representational Similarity Analysis",
+            form=_RSA,
+            no_interval="pairs of documents share documents, so the ranks of their distances are not independent",
+            most_documents=MOST_PAIRED_DOCUMENTS,
+        ),
+        Measure(
+            name="svcca",
+            title="SVCCA, mean canonical correlation",
+            values=_SVCCA.values,
+            symmetric=True,
+            invariances=("orthogonal", "permutation", "isotropic-scaling", "translation"),
+            range=(0.0, 1.0),
+            source="Raghu et al. 2017, SVCCA: Singular Vector Canonical Correlation Analysis",
+            form=_SVCCA,
+            no_interval=_WHOLE_SPACE,
         ),
     )
 }

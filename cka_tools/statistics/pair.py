@@ -117,7 +117,7 @@ class FeatureComparison:
         leave_one_out: debiased CKA without each of m documents, by position in `layers`, each (m,); None for
             constant layers and where there is no interval.
         left_out: which documents those m are; all n unless n is beyond INFLUENCE_DOCUMENTS.
-        early_layers: positions in `layers` that count as early.
+        early_layers, mean_layers: positions in `layers` that count as early, and that enter the mean.
     """
 
     n: int
@@ -128,6 +128,16 @@ class FeatureComparison:
     leave_one_out: list[np.ndarray | None]
     left_out: np.ndarray
     early_layers: list[int]
+    mean_layers: list[int]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The layer pairs, by position among the layers that are there."""
+        return [(one.layer_a, one.layer_b) for one in self.layers]
+
+
+Choice = Callable[[np.ndarray], LayerPairs]
+"""Takes the layer pairs from debiased CKA of all layers, (L_A, L_B), NaN where undefined."""
 
 
 def compare_features(
@@ -168,25 +178,29 @@ def compare_statistics(
     b: ModelStatistics,
     pairs: LayerPairs,
     early_layers: Sequence[int],
+    mean_layers: Sequence[int] | None = None,
     *,
     seed: int = 42,
     matrices: bool = False,
     sides: tuple[str, str] = ("A", "B"),
+    choose: Choice | None = None,
 ) -> FeatureComparison:
     """As `compare_features`, of models whose own statistics are there.
 
     Args:
         matrices: CKA of all layer pairs; otherwise the matrices hold that of `pairs`, NaN elsewhere.
+        mean_layers, choose: as in `assemble`; a choice is made among all layers.
 
     Raises:
         UserError: features that do not belong together.
     """
     check_same_documents(a, b)
     n = a.n
-    hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices).items()}
+    hsic = {e: (xy, a.own[e], b.own[e]) for e, xy in _cross(a, b, pairs, whole=matrices or choose is not None).items()}
     documents = influence_documents(n, seed)
     whole = Whole(n, hsic, (a.summary, b.summary))
-    return assemble(whole, documents, lambda: (a.on(documents), b.on(documents)), pairs, early_layers, sides=sides)
+    left_out = lambda: (a.on(documents), b.on(documents))  # noqa: E731
+    return assemble(whole, documents, left_out, pairs, early_layers, mean_layers, sides=sides, choose=choose)
 
 
 def check_same_documents(a: ModelStatistics, b: ModelStatistics) -> None:
@@ -218,19 +232,26 @@ def assemble(
     left_out: Callable[[], tuple[ModelStatistics, ModelStatistics]],
     pairs: LayerPairs,
     early_layers: Sequence[int],
+    mean_layers: Sequence[int] | None = None,
     *,
     sides: tuple[str, str] = ("A", "B"),
+    choose: Choice | None = None,
 ) -> FeatureComparison:
     """A comparison from the sums over all documents and the features of those that are left out in turn.
 
     Args:
         documents: which those are. left_out: their features of A and of B, called if an interval is made.
         pairs, early_layers, sides: as in `compare_features`.
+        mean_layers: positions in `pairs` that enter the mean; all by default.
+        choose: what takes other pairs, as many and in the same places, from the matrix of debiased CKA.
     """
     n, (of_a, of_b) = whole.n, whole.summaries
     matrices = {e: _matrix(whole.hsic[e], of_a.constant, of_b.constant) for e in ESTIMATORS}
+    if choose is not None:
+        pairs = choose(matrices["debiased"])
+    mean_layers = list(range(len(pairs)) if mean_layers is None else mean_layers)
     usable = [d for d, (i, j) in enumerate(pairs) if not (of_a.constant[i] or of_b.constant[j])]
-    groups = [usable, [d for d in early_layers if d in usable]]
+    groups = [[d for d in chosen if d in usable] for chosen in (mean_layers, early_layers)]
     found: Influence | None = None
     if usable and n >= INTERVAL_DOCUMENTS:
         positions = [[usable.index(d) for d in group] for group in groups]
@@ -268,7 +289,7 @@ def assemble(
         None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
         for d in range(len(pairs))
     ]
-    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early_layers))
+    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early_layers), mean_layers)
 
 
 def _interval(

@@ -80,13 +80,14 @@ def divergence_ratio(
     positions = range(len(pair.layers))
     second = second or {}
     layers = [_ratio(pair, control, [at], second) for at in positions]
-    known = [interval.value for interval in layers if interval.value is not None]
+    known = [layers[at].value for at in pair.mean_layers]
+    ratios = [value for value in known if value is not None]
     return DivergenceRatio(
         layers,
-        _ratio(pair, control, list(positions), second),
+        _ratio(pair, control, pair.mean_layers, second),
         _ratio(pair, control, pair.early_layers, second),
-        min(known, default=None),
-        max(known, default=None),
+        min(ratios, default=None),
+        max(ratios, default=None),
     )
 
 
@@ -207,7 +208,7 @@ def ratio_second_order(
 def _groups(pair: FeatureComparison, control: FeatureComparison) -> list[tuple[int, ...]]:
     """Positions of each layer alone, of all, and of the early ones, where both divergences are above 0."""
     asked = [[at] for at in range(len(pair.layers))]
-    asked += [list(range(len(pair.layers))), pair.early_layers]
+    asked += [pair.mean_layers, pair.early_layers]
     found: dict[tuple[int, ...], None] = {}
     for positions in asked:
         group = tuple(usable_members(pair, control, positions))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cka_tools.errors import UserError
 from cka_tools.statistics.features import LayerPairs, LayerSummary, ModelStatistics
-from cka_tools.statistics.hsic import MINIMUM_SAMPLES
+from cka_tools.statistics.hsic import MINIMUM_SAMPLES, ROUNDING_STEPS
 from cka_tools.statistics.linear_cka import LinearCKA, Pairs
 from cka_tools.statistics.moments import offsets
-from cka_tools.statistics.pair import FeatureComparison, Whole, assemble, influence_documents, mean_hsic
+from cka_tools.statistics.pair import Choice, FeatureComparison, Whole, assemble, influence_documents, mean_hsic
 
 Rows = Sequence[np.ndarray[Any, Any]]
 """Features of some documents: one array (K, b, p) a layer."""
@@ -35,9 +35,9 @@ class Pilot:
     scales: tuple[list[Tensor], list[Tensor]] | None = None
 
     @classmethod
-    def of(cls, a: Rows, b: Rows, *, rescale: bool) -> Pilot:
-        """Means, and if asked for scales, over the documents given."""
-        first, second = (ModelStatistics([np.asarray(layer) for layer in side]) for side in (a, b))
+    def of(cls, a: Rows, b: Rows, *, rescale: bool, rounding: float | None = None) -> Pilot:
+        """Means, and if asked for scales, over the documents given; `rounding` as in `ModelStatistics`."""
+        first, second = (ModelStatistics([np.asarray(layer) for layer in side], rounding=rounding) for side in (a, b))
         scales = (first.scales(), second.scales()) if rescale else None
         return cls((first.means, second.means), scales)
 
@@ -58,7 +58,7 @@ class StreamedComparison:
         pairs: layer pairs that are summed; all when None.
         pilot: shift and scales.
         dtype: of the features, that of the rows kept. device: where the sums lie.
-        seed: chooses the documents that are left out in turn.
+        seed: chooses the documents that are left out in turn. rounding: as in `ModelStatistics`.
     """
 
     def __init__(
@@ -72,11 +72,13 @@ class StreamedComparison:
         dtype: np.dtype[Any] | type = np.float32,
         device: torch.device | str = "cpu",
         seed: int = 42,
+        rounding: float | None = None,
     ) -> None:
         if n < MINIMUM_SAMPLES:
             raise UserError(f"{n} documents are too few for CKA: give at least {MINIMUM_SAMPLES}")
         self.dims, self.total, self.draws, self.pilot = dims, n, draws, pilot
         self.device = torch.device(device)
+        self.rounding = ROUNDING_STEPS * float(np.finfo(dtype).eps) if rounding is None else rounding
         self.pairs = None if pairs is None else [(int(i), int(j)) for i, j in pairs]
         self.documents = influence_documents(n, seed)
         self._place = np.full(n, -1, dtype=np.int32)
@@ -168,10 +170,12 @@ class StreamedComparison:
         self,
         pairs: LayerPairs,
         early_layers: Sequence[int],
+        mean_layers: Sequence[int] | None = None,
         *,
         rescale: bool = False,
         sides: tuple[str, str] = ("A", "B"),
         layers: tuple[slice, slice] = (slice(None), slice(None)),
+        choose: Choice | None = None,
     ) -> FeatureComparison:
         """What `compare_features` would say of the documents seen, all n of them.
 
@@ -179,6 +183,7 @@ class StreamedComparison:
             rescale: values of the features as the pilot scaled them.
             sides: what the two models are called in reasons.
             layers: which layers of side A and of side B the two models have; pairs count within these.
+            mean_layers, choose: as in `assemble`.
 
         Raises:
             UserError: not all of the n documents were seen.
@@ -187,19 +192,18 @@ class StreamedComparison:
             raise UserError(f"{self.n} of {self.total} documents were seen: add the others before comparing")
         hsic = mean_hsic(self._stats["rescaled" if rescale else "plain"])
         moments = [stat.feature_moments() for stat in self._stats["plain"]]
-        epsilon = torch.finfo(torch.from_numpy(self._kept[0]).dtype).eps
         summaries = []
         for side, of in enumerate(layers):
             by_layer = list(zip(*(draw[side][of] for draw in moments), strict=True))
             means = [torch.stack([mean for mean, _ in layer]) for layer in by_layer]
             variances = [torch.stack([variance for _, variance in layer]).mean(0) for layer in by_layer]
             own = hsic["debiased"][1 + side][of].tolist()
-            summaries.append(LayerSummary.of(means, variances, own, epsilon, self._scales(side, of, rescale)))
+            summaries.append(LayerSummary.of(means, variances, own, self.rounding, self._scales(side, of, rescale)))
         rows, columns = layers
         chosen = {e: (xy[rows, columns], xx[rows], yy[columns]) for e, (xy, xx, yy) in hsic.items()}
         whole = Whole(self.total, chosen, (summaries[0], summaries[1]))
         left_out = partial(self.left_out, rescale=rescale, layers=layers)
-        return assemble(whole, self.documents, left_out, pairs, early_layers, sides=sides)
+        return assemble(whole, self.documents, left_out, pairs, early_layers, mean_layers, sides=sides, choose=choose)
 
     def _scales(self, side: int, of: slice, rescale: bool) -> list[Tensor] | None:
         return self.pilot.scales[side][of] if rescale and self.pilot.scales else None
@@ -210,7 +214,8 @@ class StreamedComparison:
         """Features of A and of B of the documents that are left out in turn; arguments as in `compare`."""
         sets = []
         for side, (kept, dims, of) in enumerate(zip(self._kept, self.dims, layers, strict=True)):
-            features = ModelStatistics([kept[:, :, columns] for columns in offsets(dims)[of]], device=self.device)
+            rows = [kept[:, :, columns] for columns in offsets(dims)[of]]
+            features = ModelStatistics(rows, device=self.device, rounding=self.rounding)
             scales = self._scales(side, of, rescale)
             sets.append(features if scales is None else features.rescaled(scales))
         return sets[0], sets[1]

@@ -17,7 +17,7 @@ from cka_tools.tasks.task import Task
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """C of scikit-learn, the inverse of the penalty, for standardised features."""
 
-WORD_STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+WORD_STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 """The same for TF-IDF of words, whose values are small."""
 
 FOLDS = 5

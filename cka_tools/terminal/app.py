@@ -25,6 +25,7 @@ from cka_tools.terminal.compare_commands import (
     matrix_command,
     trajectory_command,
 )
+from cka_tools.terminal.document_commands import diff_command, documents_command
 from cka_tools.terminal.intervention_commands import (
     fill_command,
     health_command,
@@ -77,6 +78,8 @@ app.command("fill")(fill_command)
 app.command("probe")(probe_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
+app.command("diff")(diff_command)
+app.command("documents")(documents_command)
 app.command("summary")(summary_command)
 app.command("layers")(layers_command)
 app.add_typer(cache_app, name="cache")

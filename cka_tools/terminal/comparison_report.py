@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cka_tools.comparison import Comparison
+from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
     MASSIVE_SHARE,
     NOTHING,
@@ -17,16 +18,16 @@ from cka_tools.formatting import (
     layer_list,
     layers_in_words,
     level_in_words,
+    p_value,
     percent,
     percent_interval,
     printable,
     ratio_refusals,
     ratio_sentence,
-    settings_in_words,
     times,
     times_interval,
 )
-from cka_tools.terminal.output import say, say_remarks
+from cka_tools.terminal.output import say, say_remarks, say_settings
 from cka_tools.terminal.tables import WIDE, Column, fitted_table, three_decimals
 
 MASSIVE_STYLE, MASSIVE_MARK = "yellow", "!"
@@ -45,8 +46,8 @@ def layer_table(comparison: Comparison, width: int = WIDE) -> Table:
 
 def _columns(comparison: Comparison) -> list[Column]:
     entries, summary = comparison.layers, comparison.summary
-    same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)
-    layers = [f"{e['layer_a']}" if same else f"{e['layer_a']}/{e['layer_b']}" for e in entries]
+    same = all(entry["layer_a"] == entry["layer_b"] or entry.get("place") for entry in entries)
+    layers = [e.get("place") or (f"{e['layer_a']}" if same else f"{e['layer_a']}/{e['layer_b']}") for e in entries]
     early = layer_list(summary["early_layers"])
     last = {"early": f"early {early}", "mean": "mean"} if early else {"mean": "mean"}
     means = [summary[f"{name}_divergence"] for name in last]
@@ -56,7 +57,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     intervals += [percent_interval(m["debiased"]) or NOTHING for m in means]
     biased = [e["divergence_biased"] for e in entries] + [m["biased"]["value"] for m in means]
     columns = [
-        Column("layer" if same else "layer\nA/B", [*layers, *last.values()], justify="left"),
+        Column("layer" if same else "layer\nA/B", [*layers, *last.values()], justify="left", remark=_norm(comparison)),
         Column("divergence\ndebiased %", _percents(values)),
         Column(f"{level_in_words(summary)} interval", intervals),
         Column("biased %", _percents(biased)),
@@ -90,8 +91,21 @@ def _columns(comparison: Comparison) -> list[Column]:
         columns.append(Column(f"top\n{side.upper()} %", [*map(_share, given), *blank], 3, remark=remark))
     best = [NOTHING if e["best_layer_b"] is None else str(e["best_layer_b"]) for e in entries]
     if any(e["best_layer_b"] is not None for e in entries):
-        columns.append(Column("best\nin B", best + blank, 2))
+        over = summary.get("best_over")
+        remark = f"Best in B: among {layers_in_words(over)} of B." if over else ""
+        columns.append(Column("best\nin B", best + blank, 2, remark=remark))
     return columns
+
+
+def _norm(comparison: Comparison) -> str:
+    """Where the last layer is, if a model has a final norm after it and that is no row of its own."""
+    origin = comparison.record["provenance"]
+    models, settings = origin["models"], origin["settings"]
+    ends = {side: models[at]["layers"] - 1 for at, side in enumerate("ab") if models[at].get("final_norm")}
+    shown = any(e[f"layer_{side}"] == end for e in comparison.layers for side, end in ends.items())
+    if settings["sites"] != "residual" or settings.get("final_norm") or not shown:
+        return ""
+    return "The last layer is before the final norm, hidden_states[-1] after it (--final-norm adds it)."
 
 
 def _percents(values: Iterable[float | None]) -> list[str]:
@@ -142,10 +156,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if name is not None:
             names.add_row(Text(role, style="bold"), Text(printable(name)))
     console.print(names, highlight=False)
-    say(console, ", ".join(settings_in_words(comparison.record)), style="dim")
+    say_settings(console, comparison.record)
     console.print()
     console.print(layer_table(comparison, console.width), highlight=False, crop=False)
     console.print()
+    say(console, ("verdict ", "bold"), printable(verdict(comparison.record)))
     protocol = comparison.summary.get("protocol")
     if protocol:
         seeds = ", ".join(str(seed) for seed in protocol["seeds"])
@@ -155,6 +170,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             say(console, _ratio_over_draws(protocol))
     lines = [("not given ", line) for line in null_reasons(comparison)]
     lines += [("no ratio ", line) for line in ratio_refusals(comparison.layers)]
+    lines += [("floor ", line) for line in floor_lines(comparison)]
     for head, line in lines:
         say(console, (head, "bold"), line)
     say_remarks(console, comparison.summary)
@@ -163,6 +179,59 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     say(console, summary_sentence(comparison), style="bold")
     if comparison.control is not None:
         say(console, ratio_sentence(comparison.summary), style="bold")
+
+
+EXPLAINED = {
+    "layer": "a block of A, counted from 0; A/B where they are paired with others, embeddings and final norm apart.",
+    "divergence debiased %": "1 − linear CKA, debiased: 0 is the same up to rotation and scale, 100 nothing in common.",
+    "interval": "what the documents leave open: 95 of 100 such intervals, each of other documents, hold the truth.",
+    "biased %": "1 − CKA as first published; too small a divergence where documents are few against features.",
+    "rescaled %": "the debiased divergence once every feature has unit variance: large features no longer decide.",
+    "seed noise %": "the divergence of the control from B: what another training seed alone makes.",
+    "ratio to it": "the divergence over the seed noise.",
+    "interval of ratio": "the ratio's interval over documents; documents that move both alike do not widen it.",
+    "eff. dim A": "how many directions of equal variance A's features are like; below 3 CKA speaks of very few.",
+    "eff. dim B": "the same of B.",
+    "top A %": f"share of A's variance in its largest feature; {MASSIVE_MARK} where it is more than half.",
+    "top B %": "the same of B.",
+    "best in B": "the layer of B with the highest debiased CKA, whether paired or not.",
+    "procrustes": "1 − 2θ/π, θ the angle between the two after the best rotation; read it against its floor.",
+    "mknn": "share of each document's 10 nearest neighbours that both models have in common.",
+    "rsa": "rank correlation of the distances of all pairs of documents in A and in B.",
+    "svcca": "mean correlation of the directions that hold 99 % of the variance; read it against its floor.",
+}
+"""What each column is, by its head."""
+
+
+def explanations(comparison: Comparison) -> list[tuple[str, str]]:
+    """The heads of a comparison's columns, each with a line on what it is."""
+    level = level_in_words(comparison.summary)
+    heads = [" ".join(column.head.split()).removeprefix(f"{level} ") for column in _columns(comparison)]
+    return [(head, EXPLAINED["layer" if head.startswith("layer") else head]) for head in heads]
+
+
+def floor_lines(comparison: Comparison) -> list[str]:
+    """Each measure, and the best matches, against permuted documents: ranges over layers."""
+    entries, floors = comparison.layers, comparison.summary.get("floors", {})
+    lines = []
+    for name, count in floors.get("permutations", {}).items():
+        found = [one for e in entries if {"floor", "p"} <= (one := e["measures"][name]).keys()]
+        if name != "cka" and found:
+            values, means, chances = ([one[of] for one in found] for of in ("value", "floor", "p"))
+            permuted = f"{_range(means, three_decimals)} for {count} orders of A's documents"
+            lines.append(
+                f"{name}: {_range(values, three_decimals)} by layer, {permuted} (p {_range(chances, p_value)})"
+            )
+    chances = [e["best_p"] for e in entries if e.get("best_p") is not None]
+    if chances and "best_over" in comparison.summary:
+        over = layers_in_words(comparison.summary["best_over"])
+        lines.append(f"best in B: p {_range(chances, p_value)}, against the best of {over} for permuted documents")
+    return lines
+
+
+def _range(values: Sequence[float], write: Callable[[float], str]) -> str:
+    low, high = write(min(values)), write(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def null_reasons(comparison: Comparison) -> list[str]:

@@ -24,14 +24,13 @@ from cka_tools.formatting import (
     percent_interval,
     printable,
     ratio_refusals,
-    settings_in_words,
     shorten,
     significant_layers,
     times,
     times_interval,
 )
 from cka_tools.manifest import DIFFER_IN
-from cka_tools.terminal.output import say, say_remarks
+from cka_tools.terminal.output import say, say_remarks, say_settings
 from cka_tools.terminal.tables import (
     Column,
     divergence_columns,
@@ -53,7 +52,7 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     """Print one row a checkpoint, the control below; nothing given is read as markup."""
     summary = result.summary
     say(console, ("Reference ", "bold"), printable(result.reference))
-    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    say_settings(console, result.record)
     pairs = result.checkpoints + ([] if result.control is None else [result.control])
     places = [f"{one['x']:,.10g}" for one in result.checkpoints] + ["control"]
     columns = [
@@ -84,7 +83,7 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
 def print_matrix(result: ModelMatrix, console: Console) -> None:
     """Print the matrix where it fits, every pair with its interval, and remarks."""
     summary, names = result.summary, result.names
-    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    say_settings(console, result.record)
     order = result.record["linkage"]["order"]
     values = result.divergence()
     columns = [
@@ -111,7 +110,7 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
 def print_contrast(result: Contrast, console: Console) -> None:
     """Print one row a layer, both means below, what the groups are, and what was found."""
     summary, test = result.summary, result.summary["test"]
-    say(console, ", ".join(settings_in_words(result.record)), style="dim")
+    say_settings(console, result.record)
     starred = significant_layers(result.record)
     names = [f"{one['layer']}{'*' if one['layer'] in starred else ''}" for one in result.layers]
     rows = [*result.layers, summary["early"], summary["mean"]]

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -31,8 +32,8 @@ from cka_tools.comparison.record import (
     TRANSPLANT,
 )
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
-from cka_tools.errors import UserError, reason_of
-from cka_tools.formatting import counted, printable, visible
+from cka_tools.errors import EarlyWarning, UserError, reason_of
+from cka_tools.formatting import counted, printable, settings_in_words, tokens_in_words, visible
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Output
 from cka_tools.terminal.tables import WIDE
@@ -245,7 +246,8 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
         with kept_until_saved():
-            with document_progress(Terminal(stderr=True), hidden=output.quiet or not process.first) as progress:
+            hidden = output.quiet or not process.first
+            with early_warnings(), document_progress(Terminal(stderr=True), hidden=hidden) as progress:
                 result = make(progress)
             saved, problem = from_first(lambda: save_run(result, run_dir))
     if process.first:
@@ -270,6 +272,30 @@ def save_run(result: RunResult, run_dir: Path) -> tuple[Path, str | None]:
             place = free_directory(str(run_dir))
         except NotDrawn as error:
             return place, str(error)
+
+
+def say_settings(console: Console, record: dict[str, Any]) -> None:
+    """Print what a run was made with: settings, tokens a document and how many were cut."""
+    say(console, ", ".join(settings_in_words(record)), style="dim")
+    if tokens := tokens_in_words(record):
+        say(console, tokens, style="dim")
+
+
+@contextmanager
+def early_warnings() -> Iterator[None]:
+    """Print what is to be known before a run starts as one line each."""
+    show = warnings.showwarning
+
+    def told(message: Any, category: type[Warning], *others: Any) -> None:
+        if issubclass(category, EarlyWarning):
+            tell(f"cka: warning: {message}")
+        else:
+            show(message, category, *others)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EarlyWarning)
+        warnings.showwarning = told  # type: ignore[assignment]
+        yield
 
 
 def print_result(result: RunResult, console: Console) -> None:

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import RunResult
+from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import as_json, echo, emit, print_result
+from cka_tools.terminal.output import as_json, echo, emit, print_result, say
 from cka_tools.terminal.tables import ALWAYS, Column, print_table
 
 if TYPE_CHECKING:
@@ -38,14 +38,29 @@ def open_run(run_dir: Path) -> RunResult:
 
 
 @with_options()
-def show_command(run: Path = RUN, *, output: Output) -> None:
+def show_command(
+    run: Path = RUN,
+    *,
+    explain: bool = option(False, "Also say what each column of a comparison's table is, in a line each."),
+    output: Output,
+) -> None:
     """Print a saved run again.
 
-    Example: cka show runs/detour --json
+    Example: cka show runs/detour --explain
     """
     result = open_run(run)
-    data = as_json(result.record)
-    emit(lambda console: print_result(result, console), data, output)
+    if explain and not isinstance(result, Comparison):
+        raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a {result.kind}: leave it out")
+
+    def show(console: Console) -> None:
+        print_result(result, console)
+        if isinstance(result, Comparison) and explain:
+            from cka_tools.terminal.comparison_report import explanations
+
+            for head, text in explanations(result):
+                say(console, (f"{head} ", "bold"), text)
+
+    emit(show, as_json(result.record), output)
 
 
 @dataclass(frozen=True)
@@ -91,21 +106,32 @@ def layers_command(
     from cka_tools.models import load_model
 
     loading = {"trust_remote_code": trust_remote_code, "allow_bin": allow_bin, "stack": stack}
-    described = load_model(model, device=device, **loading).blocks
+    loaded = load_model(model, device=device, **loading)
+    described, first = loaded.blocks, f"input of {loaded.blocks[0].path}" if loaded.embeddings_seen else None
 
     def show(console: Console) -> None:
         kinds = sorted({f"{layer.kind}, width {layer.width}" for layer in described})
         console.print(Text(f"{len(described)} layers of {'; '.join(kinds)}"))
         reach = [str(x.scope) if x.window is None else f"{x.scope}, ±{x.window} tokens" for x in described]
-        paths = (("residual", "path", ALWAYS), ("attention", "attention", 4), ("mlp", "mlp", 3))
-        columns = [
-            Column("layer", [str(x.index) for x in described], justify="left"),
-            *(Column(n, [str(getattr(x, at) or NOTHING) for x in described], keep, "left") for n, at, keep in paths),
-            Column("reach", reach, 5, "left"),
-        ]
-        print_table(console, columns, "--json")
 
-    data = as_json([layer.to_dict() for layer in described])
+        def ends(values: list[str], *around: str | None) -> list[str]:
+            return [around[0] or NOTHING, *values, around[1] or NOTHING]
+
+        columns = [Column("layer", ends([str(x.index) for x in described], "embeddings", "final norm"), justify="left")]
+        for name, at, keep in (("residual", "path", ALWAYS), ("attention", "attention", 4), ("mlp", "mlp", 3)):
+            around = (first, loaded.final_norm) if name == "residual" else (None, None)
+            cells = ends([str(getattr(x, at) or NOTHING) for x in described], *around)
+            columns.append(Column(name, cells, keep, "left"))
+        columns.append(Column("reach", ends(reach, None, None), 5, "left"))
+        print_table(console, columns, "--json")
+        last = "is what comes out: the model has no norm after it"
+        if loaded.final_norm is not None:
+            last = "is taken before the final norm, which hidden_states[-1] is after; --final-norm compares that too"
+        say(console, f"Layer {len(described) - 1} {last}. --layers embeddings is what goes into layer 0.")
+
+    listed = [layer.to_dict() for layer in described]
+    listed[-1]["final_norm"] = loaded.final_norm
+    data = as_json(listed)
     emit(show, data, output)
 
 

@@ -109,4 +109,4 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def three_decimals(value: float | None) -> str:
     """A measure's value as tables print it."""
-    return NOTHING if value is None else f"{value:.3f}"
+    return NOTHING if value is None else f"{value:z.3f}"

@@ -9,6 +9,7 @@ from cka_tools import compare, compute, matrix, trajectory
 from cka_tools.compute import compute_features
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import PooledForward
+from cka_tools.statistics.measures import MEASURES
 
 OPTIONS = {"max_length": 64, "documents": 40, "layers": (0, 3, 5)}
 BOTH = ("cka", "mknn")
@@ -65,6 +66,35 @@ def check(result, pairs, tmp_path):
 
 def test_a_comparison_gives_them_for_every_layer(three, texts, expected, tmp_path):
     check(compare(*three[:2], texts, measures=BOTH, **OPTIONS), [expected[0, 1]], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["procrustes", "rsa", "svcca"])
+def test_other_measures_are_those_of_the_features_with_floor_and_p(three, texts, name, tmp_path, cka):
+    result = compare(*three[:2], texts, measures=("cka", name), permutations=9, **OPTIONS)
+    a, b = (one.layers for one in compute_features(three[:2], texts, **OPTIONS))
+    for entry in result.layers:
+        at, found = entry["layer_a"], entry["measures"][name]
+        assert found["value"] == pytest.approx(MEASURES[name](a[at], b[at]), abs=1e-9)
+        assert 0.1 <= found["p"] <= 1
+        assert -1 < found["floor"] < 1
+        assert 0.1 <= entry["measures"]["cka"]["p"] <= 1
+        assert entry["best_p"] >= 0.1
+        assert entry["best_floor"] >= entry["measures"]["cka"]["floor"]
+    assert result.summary["floors"]["permutations"] == {"cka": 9, name: 9}
+    assert {f"{name}_floor", f"{name}_p", "cka_p", "best_p"} <= set(result.to_frame().columns)
+    shown = cka("show", result.save(tmp_path / "run"))[1]
+    assert f"floor {name}: " in shown
+    assert "9 orders of A's documents" in " ".join(shown.split())
+    assert "best in B: p 0." in shown
+
+
+def test_permutations_that_cannot_be_made_are_refused_or_said(three, texts):
+    with pytest.raises(UserError, match="permutations 5 need features that are kept"):
+        compare(*three[:2], texts, permutations=5, keep_features=0, **OPTIONS)
+    for options in ({"permutations": 0}, {"keep_features": 0}):
+        result = compare(*three[:2], texts, **OPTIONS | options)
+        assert len(result.summary["floors"]["reason"].split()) > 2
+        assert result.layers[0]["best_p"] is None
 
 
 def test_a_control_has_its_own(three, texts, expected):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cka_tools.comparison.pairs import choose_layers, early_layers, pair_layers
+from cka_tools.comparison.layer_pairs import choose_layers, early_layers, pair_layers
 from cka_tools.comparison.warnings import overlap_warning
 from cka_tools.errors import UserError
 from cka_tools.settings import parse_layers

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cka_tools import compare, contrast, matrix, trajectory
-from cka_tools.comparison.record import ABLATION, COMPARISON, CONTRAST, MATRIX, TRAJECTORY
-from cka_tools.comparison.results import KINDS
+from cka_tools import compare, contrast, health, interpolate, matrix, trajectory, transplant
+from cka_tools.comparison.readout_results import KINDS
+from cka_tools.comparison.record import (
+    ABLATION,
+    COMPARISON,
+    CONTRAST,
+    HEALTH,
+    INTERPOLATION,
+    MATRIX,
+    TRAJECTORY,
+    TRANSPLANT,
+)
 from cka_tools.comparison.run_directory import ARRAYS, RESULT
 from cka_tools.comparison.summary import summary_table, to_csv
 from cka_tools.errors import UserError
@@ -24,13 +33,16 @@ OLD = Path(__file__).parent / "version_1"
 def runs(tiny_model, tmp_path_factory):
     """A saved run of each kind, the ablation one of version 0.1."""
     folder = tmp_path_factory.mktemp("runs")
-    a, b, c, d = (str(tiny_model("modernbert", seed=seed, layers=2)) for seed in range(4))
+    a, b, c, d = (str(tiny_model("modernbert", seed=seed, layers=2, head=True)) for seed in range(4))
     texts = [" ".join(f"w{(i * j) % 120}" for j in range(1, 30)) for i in range(24)]
     made = {
         COMPARISON: compare(a, b, texts, control=c, rescale=True, measures=("cka", "mknn")),
         MATRIX: matrix([a, b, c], texts),
         TRAJECTORY: trajectory(a, [b, c], texts, control=d),
         CONTRAST: contrast({"x": [a, b], "y": [c, d]}, texts),
+        TRANSPLANT: transplant(a, b, texts, layers=[[0], [1]], parts=["all", "mlp"], control=c, reverse=True),
+        INTERPOLATION: interpolate(a, b, texts, points=3),
+        HEALTH: health([a, b], texts),
     }
     found = {kind: result.save(folder / kind) for kind, result in made.items()}
     shutil.copytree(OLD / "ablation", folder / ABLATION)
@@ -87,7 +99,7 @@ def test_no_damage_of_a_record_is_more_than_one_line(runs, kind, tmp_path):
                 lines.append(str(error))
             except Exception as error:
                 unforeseen.append((path, value, error))
-    assert not unforeseen
+    assert not unforeseen, "\n".join(f"{kind} {p} {v!r} {e!r}" for p, v, e in unforeseen)
     assert not [line for line in lines if "\n" in line]
     assert len(lines) > len(every) / 2
 

@@ -8,11 +8,14 @@ from cka_tools.comparison import streaming
 from cka_tools.errors import UserError
 from cka_tools.statistics import pair as feature_comparison
 
+#: What permuted documents give; they need features that are kept.
+PERMUTED = {"floor", "p", "best_floor", "best_p"}
+
 
 def flat(value):
-    """Every number of a record, in order; words stay words."""
+    """Every number of a record, in order, but those of permuted documents; words stay words."""
     if isinstance(value, dict):
-        return [leaf for key in sorted(value) for leaf in flat(value[key])]
+        return [leaf for key in sorted(value) if key not in PERMUTED for leaf in flat(value[key])]
     if isinstance(value, list):
         return [leaf for item in value for leaf in flat(item)]
     return [value]

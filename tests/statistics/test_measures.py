@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ortho_group
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial.distance import pdist
+from scipy.stats import ortho_group, spearmanr
 
 from cka_tools.errors import UserError
 from cka_tools.statistics import cka
@@ -154,9 +156,72 @@ def test_fewer_documents_than_neighbours_are_refused_with_the_number_needed():
         MEASURES["mknn"](X, X)
 
 
+def centred(M):
+    return M - M.mean(0)
+
+
+def brute_force_procrustes(X, Y):
+    """From the distance that is left once the best orthogonal map is taken, both padded to one width."""
+    width = max(X.shape[1], Y.shape[1])
+    X, Y = (np.pad(centred(M), ((0, 0), (0, width - M.shape[1]))) for M in (X, Y))
+    X, Y = X / np.linalg.norm(X), Y / np.linalg.norm(Y)
+    turn, _ = orthogonal_procrustes(X, Y)
+    return 1 - 2 * np.arccos(1 - np.linalg.norm(X @ turn - Y) ** 2 / 2) / np.pi
+
+
+def brute_force_rsa(X, Y):
+    return spearmanr(*(np.round(pdist(centred(M), "cosine"), 10) for M in (X, Y))).statistic
+
+
+def brute_force_svcca(X, Y):
+    """Canonical correlations of the leading principal components, from the covariances."""
+    kept = []
+    for M in map(centred, (X, Y)):
+        values, vectors = np.linalg.eigh(M.T @ M)
+        values, vectors = values[::-1], vectors[:, ::-1]
+        few = int(np.argmax(np.cumsum(values) >= 0.99 * values.sum())) + 1
+        kept.append(M @ vectors[:, :few])
+    A, B = kept
+    K = np.linalg.solve(A.T @ A, A.T @ B) @ np.linalg.solve(B.T @ B, B.T @ A)
+    squares = np.sort(np.linalg.eigvals(K).real)[::-1][: min(A.shape[1], B.shape[1])]
+    return np.sqrt(np.clip(squares, 0, None)).mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "brute_force", "shapes"),
+    [
+        ("procrustes", brute_force_procrustes, [(60, 5, 8), (60, 8, 3), (READ_ROWS + 40, 6, 6), (30, 12, 40)]),
+        ("rsa", brute_force_rsa, [(60, 5, 8), (READ_ROWS + 40, 6, 6), (30, 12, 40)]),
+        ("svcca", brute_force_svcca, [(60, 5, 8), (60, 8, 3), (READ_ROWS + 40, 6, 6)]),
+    ],
+)
+def test_other_measures_equal_a_computation_by_another_way(name, brute_force, shapes):
+    for n, p, q in shapes:
+        X, Y, rng = two(n + p, n, p, q)
+        X, Y = X * rng.uniform(0.2, 3, size=p) + 4, Y * rng.uniform(0.2, 3, size=q)
+        assert MEASURES[name](X, Y) == pytest.approx(brute_force(X, Y), abs=1e-9)
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-6, 1e-9])
+def test_procrustes_keeps_its_digits_near_one(apart):
+    """Two lines at a known angle, as matrices of one column."""
+    x = np.random.default_rng(8).normal(size=(40, 2))
+    x = np.linalg.qr(x - x.mean(0))[0]
+    turned = np.cos(apart) * x[:, :1] + np.sin(apart) * x[:, 1:]
+    assert 1 - MEASURES["procrustes"](x[:, :1], turned) == pytest.approx(2 * apart / np.pi, rel=1e-5)
+
+
+@every_measure
+def test_the_form_of_a_measure_gives_its_values(measure):
+    X, Y = np.random.default_rng(9).normal(size=(2, 3, 40, 5))
+    a, b = ModelStatistics([X]), ModelStatistics([X + Y])
+    found = measure.form.values(a, b, [(0, 0)])
+    assert found.item() == pytest.approx(measure.values(a, b, [(0, 0)]).item(), abs=1e-12)
+
+
 def test_a_measure_is_found_by_its_name_and_a_near_one_is_suggested():
     assert find_measure("mknn") is MEASURES["mknn"]
     with pytest.raises(UserError, match="measure 'mkn' is not known: did you mean 'mknn'"):
         find_measure("mkn")
-    with pytest.raises(UserError, match="choose one of cka, mknn"):
-        find_measure("procrustes")
+    with pytest.raises(UserError, match="choose one of cka, procrustes, mknn"):
+        find_measure("distance")

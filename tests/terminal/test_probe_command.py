@@ -143,6 +143,15 @@ def test_as_a_readout_it_is_the_last_layer(found: Probe, models: list[str], task
     assert ends == [end["readouts"]["probe:halves.accuracy"] for end in moved.record["ends"]]
 
 
+def test_layers_of_models_of_other_depths_are_matched(tiny_model: Callable[..., Path], task: str) -> None:
+    models = [str(tiny_model("bert", layers=layers)) for layers in (6, 3)]
+    apart = probe(models, task, layers=(0, 2), device="cpu")
+    (difference,) = apart.record["differences"]
+    assert [(one["layer_a"], one["layer_b"]) for one in difference["layers"]] == [(0, 0), (2, 5)]
+    assert [[layer["layer"] for layer in model["layers"]] for model in apart.models] == [[0, 5], [0, 2]]
+    assert apart.figure().axes
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
