@@ -150,10 +150,15 @@ def option(
 READ_ONLY = ("health",)
 """Commands that make no features: settings of features would say nothing."""
 
+PROBES = ("probe",)
+"""Commands whose texts are a task's, and whose features are not compared."""
+
+NOT_COMPARED = (*READ_ONLY, *PROBES)
+
 HYBRIDS = ("transplant", "interpolate")
 """Commands whose models exist while they run: all layers are kept, nothing streams, nothing is found in a cache."""
 
-ONE_PAIR = ("trajectory", "matrix", "contrast", "ablate", *READ_ONLY, *HYBRIDS)
+ONE_PAIR = ("trajectory", "matrix", "contrast", "ablate", *NOT_COMPARED, *HYBRIDS)
 """Commands that compare many pairs of models or none, which one pair's options do not fit."""
 
 
@@ -170,17 +175,19 @@ class Reading:
         None,
         "Column of the text; several, as title,abstract, are joined.",
         shown="text, contents, content or abstract with its title",
-        lacking=("ablate",),
+        lacking=("ablate", *PROBES),
         recorded=False,
     )
     text_unit: Literal["line", "paragraph", "file"] | None = option(
         None,
         "What is a document in .txt files.",
         shown="the file in a folder of several, else the paragraph if there are blank lines, else the line",
-        lacking=("ablate",),
+        lacking=("ablate", *PROBES),
         recorded=False,
     )
-    document_limit: str | int = option("16MiB", "Larger documents of files are refused.", recorded=False)
+    document_limit: str | int = option(
+        "16MiB", "Larger documents of files are refused.", recorded=False, lacking=PROBES
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "document_limit", parse_bytes(self.document_limit, "document-limit"))
@@ -211,7 +218,7 @@ class Settings(Reading):
     """
 
     documents: int | None = option(
-        None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False
+        None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False, lacking=PROBES
     )
     max_length: int | None = option(None, "Tokens a document is cut to.", shown="512, or what the models take", least=1)
     pooling: Literal["mean", "cls", "last", "token"] = option(
@@ -237,15 +244,15 @@ class Settings(Reading):
     pairing: str = option(
         "relative",
         "How layers are paired: relative (by depth), index, best, or 0:0,1:3.",
-        lacking=("contrast", "ablate", *READ_ONLY, *HYBRIDS),
+        lacking=("contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
     )
     final_norm: bool = option(
         False,
         "Also compare what leaves the final norm, as one more row.",
-        lacking=("contrast", "ablate", *READ_ONLY, *HYBRIDS),
+        lacking=("contrast", "ablate", *NOT_COMPARED, *HYBRIDS),
     )
     early: tuple[int, ...] | None = option(
-        None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers, lacking=READ_ONLY
+        None, "Layers that count as early, as 0-7.", shown="the first third", parse=parse_layers, lacking=NOT_COMPARED
     )
     # Where there are many pairs, all layers with all would be a matrix for each that nobody reads.
     pairs: Literal["all", "diagonal"] = option(
@@ -257,7 +264,7 @@ class Settings(Reading):
         shown="cka",
         parse=lambda text, name: tuple(part.strip() for part in text.split(",")),
         flag="--measure",
-        lacking=READ_ONLY,
+        lacking=NOT_COMPARED,
     )
     permutations: int | None = option(
         None,
@@ -272,24 +279,24 @@ class Settings(Reading):
     # An ablation has one device for training and comparing: its own option.
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", lacking=("ablate",))
     seed: int = option(42, "Of the draw of documents, and of token draws.", least=0, most=LARGEST_SEED)
-    rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.", lacking=READ_ONLY)
+    rescale: bool = option(False, "Also give CKA with every feature scaled to unit variance.", lacking=NOT_COMPARED)
     # Three draws of one pair are what was published.
     protocol: Literal["paper"] | None = option(
         None, "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.", lacking=ONE_PAIR
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
     tokens_per_document: int = option(
-        8, "Draws a document with --pooling token.", least=1, most=1024, lacking=READ_ONLY
+        8, "Draws a document with --pooling token.", least=1, most=1024, lacking=NOT_COMPARED
     )
     keep_features: str | int = option(
-        "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False, lacking=READ_ONLY
+        "8GiB", "Features of all models beyond this size are streamed, not kept.", recorded=False, lacking=NOT_COMPARED
     )
     snapshot_every: int = option(
         SNAPSHOT_EVERY,
         "Documents between snapshots of streamed statistics, in the cache.",
         least=1,
         recorded=False,
-        lacking=(*READ_ONLY, *HYBRIDS),
+        lacking=(*NOT_COMPARED, *HYBRIDS),
     )
     # The models of an ablation are made by it: none brings code.
     trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.", lacking=("ablate",))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cka_tools import compare, health, interpolate, matrix, trajectory, transplant
+from cka_tools import compare, health, interpolate, matrix, probe, trajectory, transplant
 from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Settings
 
@@ -34,6 +34,11 @@ LACKING = {
     "health": ONE_PAIR | {
         "pooling", "sites", "layers", "early", "measures", "rescale", "tokens_per_document",
         "keep_features", "snapshot_every", "cache", "pairing", "final_norm",
+    },
+    # The texts are a task's, all of them; features are not compared.
+    "probe": ONE_PAIR | {
+        "column", "text_unit", "document_limit", "documents", "early", "measures", "rescale", "tokens_per_document",
+        "keep_features", "snapshot_every", "pairing", "final_norm",
     },
 }  # fmt: skip
 
@@ -111,6 +116,7 @@ def test_keywords_come_on_top_of_settings():
         (transplant, "transplant"),
         (interpolate, "interpolate"),
         (health, "health"),
+        (probe, "probe"),
     ],
 )
 def test_a_signature_shows_the_settings(function, command):

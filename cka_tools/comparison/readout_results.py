@@ -1,10 +1,10 @@
-"""What transplants, interpolations and health checks give back, and the class of every kind of run."""
+"""What transplants, interpolations, health checks and probes give back, and the class of every kind of run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cka_tools.comparison.record import HEALTH, INTERPOLATION, TRANSPLANT, JsonObject, columns, tidy
+from cka_tools.comparison.record import HEALTH, INTERPOLATION, PROBE, TRANSPLANT, JsonObject, columns, tidy
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 
 if TYPE_CHECKING:
@@ -135,8 +135,56 @@ class Health(RunResult):
         return health_figure(self.record)
 
 
+class Probe(RunResult):
+    """How well a task's labels can be read from every layer of models.
+
+    `arrays` holds "accuracy" (models, layers, test documents): 1 where a document's classes are exactly right;
+    NaN beyond a model's last layer.
+    """
+
+    kind = PROBE
+    table = "probe.csv"
+
+    def __repr__(self) -> str:
+        return f"<Probe of {len(self.models)} models on {self.summary['task']['name']}>"
+
+    @property
+    def models(self) -> list[JsonObject]:
+        """One entry a model: name, its layers with their scores, and the layer that train chose."""
+        return self.record["models"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each floor and for each layer of each model, by quantity."""
+        rows = []
+        names = [one["name"] for one in self.summary["readouts"][0]["quantities"]]
+        for floor in self.record["floors"]:
+            rows += [{"model": floor["name"], "quantity": q, **columns("value", floor["readouts"][q])} for q in names]
+        from_first = {one["a"]: one["layers"] for one in self.record["differences"] if one["b"] == 0}
+        for at, model in enumerate(self.models):
+            apart = {one["layer_a"]: one["readouts"] for one in from_first.get(at, [])}
+            for layer in model["layers"]:
+                for q in names:
+                    row = {"model": model["name"], "layer": layer["layer"], "quantity": q}
+                    row |= columns("value", layer["readouts"][q])
+                    row |= columns("above_words", layer["above_words"][q], "above_words")
+                    if layer["layer"] in apart:
+                        row |= columns("difference_from_first", apart[layer["layer"]][q], "difference")
+                    for name in ("shuffled", "selectivity"):
+                        row |= columns(name, layer[name][q]) if name in layer else {}
+                    row |= {"chosen": layer["layer"] == model["chosen_layer"], "strength": layer["strength"]}
+                    rows.append(row | {"cv_macro_f1": layer["cv_macro_f1"], "weights_sha256": model["weights_sha256"]})
+        frame = tidy([row | {"n_documents": self.summary["n_documents"]} for row in rows])
+        return frame.astype({"layer": "Int64"})
+
+    def figure(self) -> Figure:
+        """F1 of every model by layer, beside the floors."""
+        from cka_tools.plotting import probe_figure
+
+        return probe_figure(self.record)
+
+
 KINDS: dict[str, type[RunResult]] = {
     result.kind: result
-    for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation, Transplant, Interpolation, Health)
+    for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation, Transplant, Interpolation, Health, Probe)
 }
 """The class of each kind of run."""

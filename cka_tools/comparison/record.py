@@ -1,6 +1,6 @@
 """The record of a run, one schema for all kinds: what `result.json` holds, and the tables made of it.
 
-    format, kind     2; comparison, trajectory, matrix, contrast, ablation, transplant, interpolation or health
+    format, kind     2; comparison, trajectory, matrix, contrast, ablation, transplant, interpolation, health or probe
     summary          documents, interval, early layers, warnings, notes, and what is particular to the kind
     pairs            one entry a pair of models: its role, the two by their position among the models, both
                      mean divergences, every layer pair, and what else the kind knows of it
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 COMPARISON, TRAJECTORY, MATRIX = "comparison", "trajectory", "matrix"
 CONTRAST, ABLATION = "contrast", "ablation"
-TRANSPLANT, INTERPOLATION, HEALTH = "transplant", "interpolation", "health"
+TRANSPLANT, INTERPOLATION, HEALTH, PROBE = "transplant", "interpolation", "health", "probe"
 COMMANDS = {
     COMPARISON: "compare",
     TRAJECTORY: "trajectory",
@@ -50,6 +50,7 @@ COMMANDS = {
     TRANSPLANT: "transplant",
     INTERPOLATION: "interpolate",
     HEALTH: "health",
+    PROBE: "probe",
 }
 """The command that writes a run of each kind."""
 

@@ -22,6 +22,7 @@ from cka_tools.comparison.record import (
     INTERPOLATION,
     MATRIX,
     MEANS,
+    PROBE,
     TRAJECTORY,
     TRANSPLANT,
     JsonObject,
@@ -114,6 +115,22 @@ MEASURED = {
     "differences": [{"a": int, "b": int, "readouts": EACH}],
 }
 
+OF_PROBE = dict.fromkeys(("macro_f1", "micro_f1", "accuracy"), INTERVAL)
+PROBED_LAYER = {
+    "layer": int, "strength": float, "cv_macro_f1": NUMBER, "readouts": OF_PROBE, "above_words": OF_PROBE,
+    "shuffled?": OF_PROBE, "selectivity?": OF_PROBE,
+}  # fmt: skip
+APART = {"layer_a": int, "layer_b": int, "readouts": OF_PROBE}
+PROBED = {
+    "summary": READ | {
+        "label_shuffle": bool,
+        "task": {"name": str, "kind": {"label", "labels"}, "train": int, "dev": int, "test": int, "classes": [str]},
+    },
+    "models": [{"name": str, "weights_sha256": TEXT, "chosen_layer": int, "layers": [PROBED_LAYER]}],
+    "floors": [{"name": str, "readouts": OF_PROBE}],
+    "differences": [{"a": int, "b": int, "layers": [APART], "chosen": APART}],
+}  # fmt: skip
+
 
 def _form(record: JsonObject, kind: str) -> Form:
     """The form of a record, some of which depends on what else it holds."""
@@ -149,7 +166,8 @@ def _form(record: JsonObject, kind: str) -> Form:
         return SHARED | {"summary": SUMMARY | extra, "layers": layers}
     if kind == ABLATION:
         return SHARED | {"axis": str, "pairs": [CELL]}
-    return SHARED | {TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED}.get(kind, {})
+    others = {TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED, PROBE: PROBED}
+    return SHARED | others.get(kind, {})
 
 
 def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
@@ -239,6 +257,16 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return fault
     elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
         return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"
+    elif kind == PROBE:
+        found = record["models"]
+        if len(found) != len(models) or not all(one["layers"] for one in found):
+            return "models are not those of provenance.models, or have no layers"
+        if any(one["chosen_layer"] not in [layer["layer"] for layer in one["layers"]] for one in found):
+            return "a model's chosen layer is not among its layers"
+        if any(not 0 <= one[side] < len(found) for one in record["differences"] for side in "ab"):
+            return "a difference is of a model that is not there"
+        depth = max(len(one["layers"]) for one in found)
+        shapes = {"accuracy": (len(found), depth, record["summary"]["n_documents"])}
     for pair in pairs:
         for layer in pair["layers"]:
             if "ratio" in layer and "control" not in layer:

@@ -8,6 +8,7 @@ from typing import Any
 from cka_tools.compute import FeatureRun
 from cka_tools.errors import UserError
 from cka_tools.readouts import Readout, find_readout
+from cka_tools.readouts.features import DIVERGENCE
 from cka_tools.readouts.of_models import language_readout
 
 ROLES = ("the base", "the donor", "the control")
@@ -27,6 +28,9 @@ def choose_readouts(run: FeatureRun, names: Sequence[str] | None, also: Sequence
     if not names:
         raise UserError("readout: the list is empty; name at least one, such as mlm")
     found = [find_readout(name) for name in dict.fromkeys(names)]
+    called = [one.name for one in found]
+    if twice := next((name for at, name in enumerate(called) if name in called[:at]), None):
+        raise UserError(f"two readouts have the name {twice!r}: rename a file, or leave one out")
     return [one if one.head is None else language_readout(run, one.name) for one in found]
 
 
@@ -47,7 +51,7 @@ def refuse_same(names: Sequence[str], identities: Sequence[Any], roles: Sequence
 
 def check_room(run: FeatureRun, readouts: Sequence[Readout], models: int) -> None:
     """Raise a UserError where the features of so many models would take more than may be kept."""
-    if any(one.pooled for one in readouts):
+    if any(one.name == DIVERGENCE for one in readouts):
         size = run.size([None] * len(run.sources)) // len(run.sources) * models
         if size > run.settings.keep_bytes:
             raise UserError(

@@ -8,16 +8,18 @@ from difflib import get_close_matches
 from cka_tools.errors import UserError
 from cka_tools.readouts.features import PooledFeatures
 from cka_tools.readouts.language import CausalModelling, MaskedModelling
+from cka_tools.readouts.probe import TaskProbe
 from cka_tools.readouts.readout import Inputs, Quantity, Readout, Rows, States
 
 READOUTS: dict[str, Callable[[], Readout] | Callable[[str], Readout]] = {
     "mlm": MaskedModelling,
     "clm": CausalModelling,
     "divergence": PooledFeatures,
+    "probe": TaskProbe,
 }
 """What makes each readout, by its name; one whose name is written with a colon takes what stands behind it."""
 
-WITH_ARGUMENT: frozenset[str] = frozenset()
+WITH_ARGUMENT: frozenset[str] = frozenset({"probe"})
 """Of them those that take an argument."""
 
 

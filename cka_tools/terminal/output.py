@@ -27,6 +27,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    PROBE,
     TRAJECTORY,
     TRANSPLANT,
 )
@@ -207,6 +208,7 @@ REPORTS = {
     TRANSPLANT: ("readout_report", "print_transplant"),
     INTERPOLATION: ("readout_report", "print_interpolation"),
     HEALTH: ("readout_report", "print_health"),
+    PROBE: ("probe_report", "print_probe"),
 }
 """Where each kind of run is printed; imported when it is."""
 

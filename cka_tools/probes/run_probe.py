@@ -1,0 +1,195 @@
+"""How well a task's labels can be read from every layer of checkpoints, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from cka_tools.comparison.layer_pairs import choose_layers
+from cka_tools.comparison.pairs import DrawResult
+from cka_tools.comparison.readout_results import Probe
+from cka_tools.comparison.record import PACKAGES, PROBE, JsonObject, circumstances, interval_entry, number, provenance
+from cka_tools.compute import FeatureRun, Features, Layers, Progress, open_run
+from cka_tools.errors import UserError
+from cka_tools.formatting import layer_list
+from cka_tools.interventions.record import readout_summary
+from cka_tools.models import ModelGiven
+from cka_tools.processes import from_first
+from cka_tools.readouts.probe import QUANTITIES, TaskProbe, one_row_each
+from cka_tools.settings import Settings, takes_settings
+from cka_tools.statistics.paired import Reading
+from cka_tools.tasks import classifier
+from cka_tools.tasks.scores import ACCURACY
+
+Readings = Mapping[str, Reading]
+
+
+@takes_settings("probe")
+def probe(
+    models: Sequence[ModelGiven],
+    task: str,
+    *,
+    label_shuffle: bool = False,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Probe:
+    """Fit logistic regression on the frozen features of every layer of checkpoints, and read it on test.
+
+    Costs one pass a model, none for features that the activation store has. The penalty is chosen within train;
+    intervals are over test documents, by leaving each out, with the fitted probes as they are: differences
+    between models, and from the floors, are paired.
+
+    Args:
+        task: as `tasks.read_task` takes it: "sections", "hoc=FILE", a file, a .toml that describes one.
+        label_shuffle: also fit every probe on permuted labels of train: selectivity is what true labels add.
+        settings, options, progress: as `compare` takes them; `seed` is also that of folds and shuffling.
+
+    Raises:
+        UserError: input that does not fit, in one line; scikit-learn is not installed.
+    """
+    if not models:
+        raise UserError("no model is given: name one or more")
+    chosen = Settings.of(options, settings)
+    if chosen.documents is not None:
+        raise UserError(f"documents {chosen.documents}: a probe reads all texts of its task: leave it out")
+    one_row_each(chosen)
+    readout = TaskProbe(task)
+    corpus = classifier.texts_of(readout.task)
+    run = open_run(models, corpus, replace(chosen, documents=len(corpus)))
+    pairs = [(b, a) for a, b in combinations(range(len(models)), 2)]
+    matched = {(b, a): choose_layers(run.depths[b], run.depths[a], chosen.layers) for b, a in pairs}
+    each = run.features(_wanted(run, matched), progress)
+    found = [each[at][0] for at in run.order]
+
+    def fit() -> tuple[JsonObject, dict[str, np.ndarray]]:
+        return _fitted(readout, found, matched, chosen.seed, label_shuffle)
+
+    fitted, arrays = from_first(fit)
+    draw = DrawResult(
+        run.draws[0], run.ids(0), [], [(one.extraction, 0) for one in found], [o.provenance for o in found]
+    )
+    notes = [*readout.task.notes, *fitted.pop("notes"), *draw.notes]
+    summary = readout_summary(fitted.pop("n_documents"), [readout], notes)
+    origin = provenance(run, [draw], ["model"] * len(found), _kept(run.settings))
+    origin |= circumstances((*PACKAGES, "scikit-learn"))
+    origin["corpus"]["spec"] = f"task {readout.task.name}"
+    record: JsonObject = {
+        "kind": PROBE,
+        "summary": summary | {"task": readout.task.record(), "label_shuffle": label_shuffle},
+        **fitted,
+        "pairs": [],
+        "provenance": origin,
+    }
+    for entry, model in zip(record["models"], origin["models"], strict=True):
+        entry |= {"name": model["name"], "weights_sha256": model.get("weights_sha256")}
+    return Probe(record, arrays)
+
+
+def _wanted(run: FeatureRun, matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]]) -> list[Layers]:
+    """Layers of each distinct model: those asked for are of the shallower one, where there are several."""
+    asked = run.settings.layers
+    if asked is None or not matched:
+        return [asked] * len(run.sources)
+    found: list[set[int]] = [set() for _ in run.sources]
+    for models, pairs in matched.items():
+        for side, model in enumerate(models):
+            found[run.order[model]] |= {pair[side] for pair in pairs}
+    return [tuple(sorted(layers)) for layers in found]
+
+
+def _kept(settings: Settings) -> JsonObject:
+    """What provenance keeps: nothing of comparing features."""
+    beside = ("early", "pairs", "measures", "rescale", "tokens_per_document", "protocol", "pairing", "final_norm",
+              "layers_a", "layers_b", "permutations")  # fmt: skip
+    return {name: value for name, value in settings.record().items() if name not in beside}
+
+
+def _fitted(
+    readout: TaskProbe,
+    found: Sequence[Features],
+    matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]],
+    seed: int,
+    shuffle: bool,
+) -> tuple[JsonObject, dict[str, np.ndarray]]:
+    of = classifier.labelled(readout.task, found[0].ids)
+    floors = {"majority": classifier.majority(of), "bag of words": classifier.bag_of_words(of, seed)}
+    by_content: dict[int, dict[int, tuple[classifier.Scored, classifier.Scored | None]]] = {}
+    for one in found:
+        if id(one) not in by_content:  # one model that is given twice is fitted once
+            by_content[id(one)] = {
+                layer: (
+                    classifier.probe(values, of, seed),
+                    classifier.probe(values, of, seed, shuffle=True) if shuffle else None,
+                )
+                for layer, values in one.layers.items()
+            }
+    probes = [by_content[id(one)] for one in found]
+    chosen = [max(own, key=lambda layer: own[layer][0].cv or 0.0) for own in probes]
+    notes = []
+    for one, own in zip(found, probes, strict=True):
+        if stopped := [layer for layer, (scored, _) in own.items() if not scored.converged]:
+            notes.append(f"{one.name}: in layers {layer_list(stopped)} the solver stopped before it converged.")
+    models = [
+        {"chosen_layer": best, "layers": [_layer(layer, *own[layer], floors) for layer in own]}
+        for own, best in zip(probes, chosen, strict=True)
+    ]
+    differences = [
+        {
+            "a": b,
+            "b": a,
+            "layers": [
+                {"layer_a": m, "layer_b": n, **_apart(probes[b][m][0].readings, probes[a][n][0].readings)}
+                for m, n in matched[b, a]
+            ],
+            "chosen": {
+                "layer_a": chosen[b],
+                "layer_b": chosen[a],
+                **_apart(probes[b][chosen[b]][0].readings, probes[a][chosen[a]][0].readings),
+            },
+        }
+        for b, a in matched
+    ]
+    hits = np.full((len(found), max(map(len, probes)), len(of.test_gold)), np.nan)
+    for at, own in enumerate(probes):
+        for row, (scored, _) in enumerate(own.values()):
+            hits[at, row] = (scored.found == of.test_gold).all(1)
+    fitted: JsonObject = {
+        "n_documents": len(of.test_gold),
+        "notes": notes,
+        "models": models,
+        "floors": [
+            {"name": name, "strength": one.strength, "readouts": _entries(one.readings)} for name, one in floors.items()
+        ],
+        "differences": differences,
+    }
+    return fitted, {ACCURACY: hits}
+
+
+def _layer(
+    layer: int, scored: classifier.Scored, shuffled: classifier.Scored | None, floors: Mapping[str, classifier.Scored]
+) -> JsonObject:
+    entry: JsonObject = {
+        "layer": layer,
+        "strength": scored.strength,
+        "cv_macro_f1": number(scored.cv),
+        "readouts": _entries(scored.readings),
+        "above_words": _apart(scored.readings, floors["bag of words"].readings)["readouts"],
+    }
+    if shuffled is not None:
+        entry["shuffled"] = _entries(shuffled.readings)
+        entry["selectivity"] = _apart(scored.readings, shuffled.readings)["readouts"]
+    return entry
+
+
+def _entries(readings: Readings) -> JsonObject:
+    return {one.name: interval_entry(readings[one.name].interval()) for one in QUANTITIES}
+
+
+def _apart(a: Readings, b: Readings) -> JsonObject:
+    """a − b."""
+    return {"readouts": {one.name: interval_entry((a[one.name] - b[one.name]).interval()) for one in QUANTITIES}}
