@@ -128,7 +128,7 @@ def test_an_unknown_measure_is_one_line_before_a_document_is_read(run, three, te
     monkeypatch.setattr(compute, "draw_documents", read)
     with pytest.raises(AssertionError, match="was read"):
         RUNS[run](three, texts, measures=("cka",))
-    for name, words in (("mkn", "did you mean 'mknn'?"), ("rsa", "choose one of cka, mknn")):
+    for name, words in (("mkn", "did you mean 'mknn'?"), ("wasserstein", f"choose one of {', '.join(MEASURES)}")):
         with pytest.raises(UserError) as error:
             RUNS[run](three, texts, measures=("cka", name))
         assert str(error.value) == f"measure {name!r} is not known: {words}"

@@ -370,7 +370,7 @@ def test_settings_that_mean_nothing_are_refused(bert: LoadedModel, tiny_document
         with pytest.raises(UserError, match=str(next(iter(bad))).replace("_", "-")):
             settings(**bad)
     assert "layers 6, 9" in refusal([bert], tiny_documents, layers=(2, 6, 9))
-    assert "0 to 5" in refusal([bert], tiny_documents, layers=(-1,))
+    assert "0 to 5" in refusal([bert], tiny_documents, layers=(-5,))
     bert.blocks[1].attention = None
     assert "sites 'attention'" in refusal([bert], tiny_documents, sites="attention")
 
