@@ -265,6 +265,11 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return "a model's chosen layer is not among its layers"
         if any(not 0 <= one[side] < len(found) for one in record["differences"] for side in "ab"):
             return "a difference is of a model that is not there"
+        if len(record["summary"]["readouts"]) != 1:
+            return "summary.readouts is not of one readout"
+        shuffled = dict.fromkeys(("shuffled", "selectivity"), OF_PROBE) if record["summary"]["label_shuffle"] else {}
+        if fault := _fault(found, [{"layers": [shuffled]}], "models"):
+            return fault
         depth = max(len(one["layers"]) for one in found)
         shapes = {"accuracy": (len(found), depth, record["summary"]["n_documents"])}
     for pair in pairs:

@@ -62,7 +62,7 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
         best = [layer["layer"] for layer in model["layers"]].index(model["chosen_layer"])
         ring = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markersize": 8.5, "linestyle": "none"}
         ax.plot(x[best], value[best], marker="o", gid=f"chosen {at}", zorder=6, **ring)
-        if "shuffled" in model["layers"][0]:
+        if record["summary"]["label_shuffle"]:
             chance = 100 * numbers([layer["shuffled"][SHOWN] for layer in model["layers"]], "value")
             faint: Look = {"color": look["color"], "linewidth": 0.8, "linestyle": (0, (3, 1, 1, 1)), "zorder": 2}
             lines = ax.plot(x, chance, label="fitted on shuffled labels", gid=f"shuffled {at}", **faint)

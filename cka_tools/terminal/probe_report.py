@@ -69,7 +69,7 @@ def _columns(record: Entry, letters: list[str]) -> list[Column]:
 
     for letter, model in zip(letters, models, strict=True):
         add(f"{letter}\n{TITLE}", {one["layer"]: one["readouts"][SHOWN] for one in model["layers"]}, (ALWAYS, 6))
-        if "selectivity" in model["layers"][0]:
+        if record["summary"]["label_shuffle"]:
             add(f"{letter}\nselectivity", {one["layer"]: one["selectivity"][SHOWN] for one in model["layers"]}, (5, 2))
     for one in record["differences"]:
         if one["b"] == 0:

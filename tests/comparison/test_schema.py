@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cka_tools import compare, contrast, health, interpolate, matrix, trajectory, transplant
+from cka_tools import compare, contrast, health, interpolate, matrix, probe, trajectory, transplant
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import (
     ABLATION,
@@ -18,6 +18,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    PROBE,
     TRAJECTORY,
     TRANSPLANT,
 )
@@ -43,12 +44,20 @@ def runs(tiny_model, tmp_path_factory):
         TRANSPLANT: transplant(a, b, texts, layers=[[0], [1]], parts=["all", "mlp"], control=c, reverse=True),
         INTERPOLATION: interpolate(a, b, texts, points=3),
         HEALTH: health([a, b], texts),
+        PROBE: probe([a, b], labelled_texts(folder / "t.jsonl", texts), label_shuffle=True),
     }
     found = {kind: result.save(folder / kind) for kind, result in made.items()}
     shutil.copytree(OLD / "ablation", folder / ABLATION)
     # Of today's form: what is damaged below shall not meet the reader of old ones.
     found[ABLATION] = KINDS[ABLATION].load(folder / ABLATION).save(folder / "today")
     return found
+
+
+def labelled_texts(path, texts):
+    """A task of two classes, half of it for train."""
+    rows = [{"text": text, "label": "ab"[i % 2], "split": ("train", "test")[i // 12]} for i, text in enumerate(texts)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
 
 
 def places(value, path=()):
