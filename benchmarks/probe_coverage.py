@@ -128,7 +128,7 @@ def held(intervals: list[Interval], truth: float) -> dict[str, float]:
         "coverage": float(((low <= truth) & (truth <= high)).mean()),
         "missed below": float((high < truth).mean()),
         "missed above": float((low > truth).mean()),
-        "width": float(np.median(high - low)),
+        "median width": float(np.median(high - low)),
     }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from coverage import RATIOS, RatioPopulation
+from probe_coverage import held
 
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.statistics.intervals import Interval
@@ -123,19 +124,9 @@ def measure_divergence(population: RatioPopulation, draws: int, documents: int, 
 def _row(name: str, truth: tuple[float, float], differences: list[Interval], shares: list[Interval]) -> dict[str, Any]:
     given = [one for one in shares if one.value is not None]
     row: dict[str, Any] = {"population": name, "difference": truth[0], "recovery": truth[1]}
-    row |= {f"difference {key}": value for key, value in _held(differences, truth[0]).items()}
+    row |= {f"difference {key}": value for key, value in held(differences, truth[0]).items()}
     row |= {"refused": 1 - len(given) / len(shares)}
-    return row | {f"recovery {key}": value for key, value in _held(given, truth[1]).items()}
-
-
-def _held(intervals: list[Interval], truth: float) -> dict[str, float]:
-    low, high = (np.array([getattr(one, end) for one in intervals], float) for end in ("ci_low", "ci_high"))
-    return {
-        "coverage": float(((low <= truth) & (truth <= high)).mean()),
-        "missed below": float((high < truth).mean()),
-        "missed above": float((low > truth).mean()),
-        "median width": float(np.median(high - low)),
-    }
+    return row | {f"recovery {key}": value for key, value in held(given, truth[1]).items()}
 
 
 def of_run(folder: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -365,15 +365,19 @@ class Settings(Reading):
         """`keep_features` in bytes."""
         return int(self.keep_features)
 
-    def record(self) -> dict[str, Any]:
-        """What provenance keeps, as JSON data; `tokens_per_document` where tokens are drawn."""
+    def record(self, command: str | None = None) -> dict[str, Any]:
+        """What provenance keeps, as JSON data; `tokens_per_document` where tokens are drawn.
+
+        Args:
+            command: leave out what this one does not have.
+        """
         kept = {
             name: list(value) if isinstance(value, tuple) else value
-            for name in FIELDS
-            if FIELDS[name].field.metadata["recorded"]
-            for value in (getattr(self, name),)
+            for name, fact in FIELDS.items()
+            if fact.field.metadata["recorded"] and command not in fact.field.metadata["lacking"]
+            for value in (self.draws if name == "tokens_per_document" else getattr(self, name),)
         }
-        return kept | {"tokens_per_document": self.draws}
+        return kept
 
     def for_protocol(self) -> tuple[Settings, tuple[int, ...]]:
         """The settings that a published protocol fixes, and the seeds of its draws.

@@ -50,26 +50,39 @@ def everything(base: LoadedModel) -> set[str]:
     return set(places_of(base))
 
 
-def read_all(
-    run: FeatureRun, variants: Sequence[Variant], models: Sequence[LoadedModel], readouts: Sequence[Readout], told: Told
-) -> tuple[list[Read], dict[str, Inputs], Cost]:
-    """Read variants with every readout, batch by batch together.
+def inputs_of(run: FeatureRun, models: Sequence[LoadedModel], readouts: Sequence[Readout]) -> dict[str, Inputs]:
+    """What every readout reads, by its name.
 
     Args:
         models: all that must be able to read the batches, the first one as the run's first model.
     """
     drawn = drawn_inputs(run, 0, models)
+    return {readout.name: readout.inputs(models[0], drawn, run.settings) for readout in readouts}
+
+
+def read_all(
+    run: FeatureRun, variants: Sequence[Variant], inputs: dict[str, Inputs], readouts: Sequence[Readout], told: Told
+) -> tuple[list[Read], Cost]:
+    """Read variants with every readout, batch by batch together."""
     found = [Read(one.name, one.model) for one in variants]
-    inputs: dict[str, Inputs] = {}
     cost = Cost()
     for readout in readouts:
-        inputs[readout.name] = readout.inputs(models[0], drawn, run.settings)
         own = inputs[readout.name]
         rows, spent = read_variants(variants, own, readout, run.settings, told, run.prepared[0].positions)
         cost += spent
         for one, values in zip(found, rows, strict=True):
             one.rows[readout.name] = values
-    return found, inputs, cost
+    return found, cost
+
+
+def value_arrays(readouts: Sequence[Readout], reads: Sequence[Read]) -> dict[str, np.ndarray]:
+    """One number a document of everything that was read, under "readout.quantity", where readouts give some."""
+    return {
+        f"{readout.name}.{one.name}": np.stack([read.rows[readout.name][one.name] for read in reads])
+        for readout in readouts
+        for one in readout.quantities
+        if one.name in reads[0].rows[readout.name]
+    }
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cka_tools.comparison.record import INTERPOLATION, JsonObject, interval_entr
 from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, Told, open_run
 from cka_tools.errors import UserError
-from cka_tools.interventions.hybrids import Read, as_run, read_all
+from cka_tools.interventions.hybrids import Read, as_run, inputs_of, read_all, value_arrays
 from cka_tools.interventions.readout_choice import check_room, choose_readouts, refuse_same
 from cka_tools.interventions.record import draw_of, kept_settings, readout_summary
 from cka_tools.models import InterpolatedSource, ModelGiven, as_source
@@ -81,11 +81,10 @@ def _read(
     heads = any(one.head is not None for one in readouts)
     a, b = load_two(run.sources[0], run.sources[1], run.options.with_head(heads))
     found: list[Read] = []
-    inputs: dict[str, Inputs] = {}
+    inputs = inputs_of(run, [a, b], readouts)
     for alpha in alphas.tolist():
         variant = Variant(f"{a.name} at {alpha:g}", a, interpolated(a, b, alpha))
-        own, inputs, _ = read_all(run, [variant], [a, b], readouts, told)
-        found += own
+        found += read_all(run, [variant], inputs, readouts, told)[0]
     return found, inputs, [a.provenance, b.provenance]
 
 
@@ -116,9 +115,10 @@ def _result(
     by_place = {(pair.pair.a, pair.pair.b): pair for pair in draw.pairs}
     points: list[JsonObject] = [{"alpha": alpha, "readouts": {}} for alpha in alphas.tolist()]
     barrier: JsonObject = {}
+    readings = {one.name: [one.readings(read.rows[one.name], inputs[one.name]) for read in found] for one in own}
     for name, quantity in quantities_of(own).items():
         readout = next(one for one in own if name == f"{one.name}.{quantity.name}")
-        read = [readout.readings(one.rows[readout.name], inputs[readout.name])[quantity.name] for one in found]
+        read = [one[quantity.name] for one in readings[readout.name]]
         excesses = [excess(read[0], one, read[-1], alpha, quantity) for one, alpha in zip(read, alphas, strict=True)]
         for point, value, more in zip(points, read, excesses, strict=True):
             entry = {"value": interval_entry(value.interval()), "excess": interval_entry(more.interval())}
@@ -144,13 +144,7 @@ def _result(
         "pairs": [pair_entry(pair, role=f"to {'ab'[pair.pair.b > 0]}") for pair in draw.pairs],
         "provenance": provenance(whole, [draw], roles, kept_settings(run.settings, readouts)),
     }
-    arrays = {"alpha": alphas} | {
-        f"{one.name}.{quantity.name}": np.stack([read.rows[one.name][quantity.name] for read in found])
-        for one in own
-        for quantity in one.quantities
-        if quantity.name in found[0].rows[one.name]
-    }
-    return Interpolation(record, arrays)
+    return Interpolation(record, {"alpha": alphas} | value_arrays(readouts, found))
 
 
 def _mean(pair: PairResult | None) -> Interval:

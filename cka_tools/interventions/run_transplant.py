@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cka_tools.comparison.layer_pairs import early_layers
 from cka_tools.comparison.pairs import DrawResult, Pair, PairResult, compare_pairs
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.comparison.record import TRANSPLANT, JsonObject, control_noise, interval_entry, pair_entry, provenance
 from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, Told, open_run
-from cka_tools.interventions.hybrids import Read, as_run, everything, hybrid, read_all
+from cka_tools.interventions.hybrids import Read, as_run, everything, hybrid, inputs_of, read_all, value_arrays
 from cka_tools.interventions.plan import THIRDS, Graft, Groups, plan_grafts
 from cka_tools.interventions.readout_choice import ROLES, check_room, choose_readouts, refuse_same
 from cka_tools.interventions.record import draw_of, kept_settings, readout_summary
@@ -121,7 +119,8 @@ def _read(
         return [hybrid(other.name, base, other, names) for names in sets]
 
     sets = [set(), all_of_it, *taken, *([all_of_it - names for names in taken] if reverse else [])]
-    found, inputs, cost = read_all(run, variants(donor, sets), [base, donor], readouts, told)
+    inputs = inputs_of(run, [base, donor], readouts)
+    found, cost = read_all(run, variants(donor, sets), inputs, readouts, told)
     count = len(grafts)
     grafted = {FORWARD: found[2 : 2 + count]} | ({REVERSE: found[2 + count :]} if reverse else {})
     done = _Done(found[0], found[1], grafted, inputs, cost, [base.provenance, donor.provenance])
@@ -129,7 +128,8 @@ def _read(
         del donor
         twin = run.sources[2].load(options)
         check_heads(base, twin)
-        found, _, cost = read_all(run, variants(twin, [set(), all_of_it, *taken]), [base, twin], readouts, told)
+        of_twin = inputs_of(run, [base, twin], readouts)
+        found, cost = read_all(run, variants(twin, [set(), all_of_it, *taken]), of_twin, readouts, told)
         done.control, done.grafted[CONTROL] = found[1], found[2:]
         done.cost += cost
         done.origins.append(twin.provenance)
@@ -180,14 +180,7 @@ def _result(
         ],
         "provenance": provenance(whole, [draw], roles, kept_settings(run.settings, readouts)),
     }
-    arrays = {
-        f"{readout.name}.{one.name}": np.stack([read.rows[readout.name][one.name] for read in reads])
-        for readout in readouts
-        if readout.name != DIVERGENCE
-        for one in readout.quantities
-        if one.name in done.base.rows[readout.name]
-    }
-    return Transplant(record, arrays)
+    return Transplant(record, value_arrays(readouts, reads))
 
 
 def _pairs(ends: int, directions: Sequence[str], count: int) -> list[Pair]:

@@ -75,7 +75,7 @@ def probe(
     )
     notes = [*readout.task.notes, *fitted.pop("notes"), *draw.notes]
     summary = readout_summary(fitted.pop("n_documents"), [readout], notes)
-    origin = provenance(run, [draw], ["model"] * len(found), _kept(run.settings))
+    origin = provenance(run, [draw], ["model"] * len(found), run.settings.record("probe"))
     origin |= circumstances((*PACKAGES, "scikit-learn"))
     origin["corpus"]["spec"] = f"task {readout.task.name}"
     record: JsonObject = {
@@ -100,13 +100,6 @@ def _wanted(run: FeatureRun, matched: Mapping[tuple[int, int], Sequence[tuple[in
         for side, model in enumerate(models):
             found[run.order[model]] |= {pair[side] for pair in pairs}
     return [tuple(sorted(layers)) for layers in found]
-
-
-def _kept(settings: Settings) -> JsonObject:
-    """What provenance keeps: nothing of comparing features."""
-    beside = ("early", "pairs", "measures", "rescale", "tokens_per_document", "protocol", "pairing", "final_norm",
-              "layers_a", "layers_b", "permutations")  # fmt: skip
-    return {name: value for name, value in settings.record().items() if name not in beside}
 
 
 def _fitted(
