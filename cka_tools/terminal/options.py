@@ -24,7 +24,6 @@ class Output:
     out: Path | None = option(None, "Write to this file instead of the terminal.", flag="--out -o")
     quiet: bool = option(False, "Print nothing but errors (and --json).", flag="--quiet -q")
     as_json: bool = option(False, "Print the result as JSON on standard output, and no table.", flag="--json")
-    debug: bool = option(False, "Print the traceback behind an error as well.")
 
 
 @dataclass(frozen=True)
