@@ -272,14 +272,14 @@ def early_to_rest_sentence(summary: dict[str, Any]) -> str:
     found = summary.get("early_to_rest", {})
     if found.get("value") is None:
         return ""
-    interval = times_interval(found)
     text = f"B / W of early {layers_in_words(summary['early_layers'])} is {times(found['value'])}"
-    text += f" ({interval}) times that of the other layers" if interval else " times that of the other layers"
+    interval = times_interval(found)
     if interval is None:
-        return f"{text}."
-    if found["ci_low"] > 1:
-        return f"{text}: they stand out."
-    return f"{text}: {'the others stand out' if found['ci_high'] < 1 else 'neither is shown to stand out'}."
+        return f"{text} times that of the other layers."
+    said = "neither is shown to stand out"
+    if found["ci_low"] > 1 or found["ci_high"] < 1:
+        said = "they stand out" if found["ci_low"] > 1 else "the others stand out"
+    return f"{text} ({interval}) times that of the other layers: {said}."
 
 
 MASSIVE_SHARE = 0.5

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cka_tools.errors import UserError
 from cka_tools.formatting import (
     counted,
+    early_to_rest_sentence,
     layer_list,
     layers_in_words,
     parse_bytes,
@@ -75,3 +76,25 @@ def test_sizes_are_read_and_anything_else_is_quoted() -> None:
         with pytest.raises(UserError, match=r"--limit .* is not a valid size") as error:
             parse_bytes(text, "--limit")
         assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (1.2, 3.0, "(1.20 to 3.00) times that of the other layers: they stand out."),
+        (0.7, 0.9, "(0.70 to 0.90) times that of the other layers: the others stand out."),
+        (0.9, 1.2, "(0.90 to 1.20) times that of the other layers: neither is shown to stand out."),
+        (None, None, "times that of the other layers."),
+    ],
+)
+def test_whether_early_layers_stand_out_is_read_off_the_interval(
+    low: float | None, high: float | None, said: str
+) -> None:
+    found = {"value": 2.0, "ci_low": low, "ci_high": high}
+    sentence = early_to_rest_sentence({"early_layers": [0, 1, 2], "early_to_rest": found})
+    assert sentence == f"B / W of early layers 0–2 is 2.00 {said}"
+
+
+def test_a_contrast_without_early_layers_says_nothing_of_them() -> None:
+    assert early_to_rest_sentence({"early_layers": [], "early_to_rest": {"value": None, "reason": "no layers"}}) == ""
+    assert early_to_rest_sentence({"early_layers": [0]}) == ""  # a run that was saved before there was one

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import contrast_sentence, ratio_refusals, shorten, significant_layers
+from cka_tools.formatting import contrast_sentence, level_in_words, ratio_refusals, shorten, significant_layers
 from cka_tools.plotting import layer_curves
 from cka_tools.plotting.style import (
     INK,
@@ -95,7 +95,7 @@ def _footnotes(record: Record) -> list[str]:
     reason = f" alone: {interval['reason']}" if "reason" in interval else ""
     notes = [
         contrast_sentence(record),
-        f"Bars: {100 * interval['level']:g} % intervals over {interval['over']}{reason}. Stars: layers in "
+        f"Bars: {level_in_words(summary)} intervals over {interval['over']}{reason}. Stars: layers in "
         "which the groups differ, with one error rate of 5 % for all layers (maximum statistic over them).",
     ]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
