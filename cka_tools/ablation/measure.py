@@ -97,6 +97,7 @@ def compare_trios(
     run = open_run(asked.sources, compare_on, settings)
     draw = compare_pairs(run, asked.pairs, progress)[0]
     cells = list(zip(trios, asked.places, strict=True))
+    trained = training is not None
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
     record = {
@@ -112,7 +113,7 @@ def compare_trios(
         },
         "pairs": [_cell(trio, places, draw) for trio, places in cells],
         "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
-        | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
+        | {"training": training, **circumstances((*PACKAGES, "accelerate") if trained else PACKAGES)},
     }
     return Ablation(record, {})
 
