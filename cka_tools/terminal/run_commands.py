@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cka_tools.comparison.readout_results import open_run
-from cka_tools.comparison.record import COMPARISON
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
+from cka_tools.comparison.run_directory import FIGURE, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
