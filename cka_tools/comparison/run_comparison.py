@@ -61,7 +61,8 @@ def compare(
         settings: or its fields as keywords: documents, max_length, pooling, sites, layers, early, pairs,
             measures, dtype, device, seed, rescale, protocol, batch_tokens, tokens_per_document,
             keep_features, snapshot_every, trust_remote_code, cache; see `Settings`.
-        progress: called after each batch with documents done, tokens done, documents in all.
+        progress: called after each batch with documents done, tokens done, documents in all (those in the cache
+            not among them); True for a bar, False for none; by default a bar in notebooks.
 
     Raises:
         UserError: input that does not fit, in one line.

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import KINDS
-from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import Comparison, RunResult
-from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
+from cka_tools.comparison.readout_results import open_run
+from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.run_directory import FIGURE, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import as_json, echo, emit, print_result, say
+from cka_tools.terminal.output import as_json, echo, emit, print_result, say, tell
 from cka_tools.terminal.tables import ALWAYS, Column, print_table
 
 if TYPE_CHECKING:
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 
 RUN = option(MISSING, "A run directory of any command that saves one.", argument=True)
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
-
-
-def open_run(run_dir: Path) -> RunResult:
-    """Read a run by the kind that its record names; without one it is read as a comparison.
-
-    Raises:
-        UserError: no run there, or one that is damaged or of a later format.
-    """
-    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
 
 
 @with_options()
@@ -137,32 +127,50 @@ def layers_command(
 
 @with_options()
 def summary_command(
-    runs: tuple[Path, ...] = option(MISSING, "Run directories that `cka compare` wrote.", argument=True),
+    runs: tuple[Path, ...] = option(
+        MISSING,
+        "Run directories that `cka compare` wrote; what else there is, as in runs/*, is passed over.",
+        argument=True,
+    ),
     *,
     label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
     layout: Literal["table", "csv", "markdown", "latex"] = option(
         "table", "For the terminal, or to paste into a paper.", flag="--format"
     ),
+    columns: str = option(
+        "",
+        "Columns to show, as mean,ratio: mean, mean-biased, early, early-biased, noise, ratio, n, corpus.",
+        shown="all; CSV and JSON always",
+    ),
+    caption: str | None = option(None, "Caption of the table, in LaTeX in a float.", shown="what the runs share"),
+    latex_label: str | None = option(None, "Name for \\ref, as tab:cka; in a float.", shown="none"),
+    fit: bool = option(False, "In LaTeX, shrink the table to the width of the text where it is wider."),
     output: Output,
 ) -> None:
     """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
     Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
+    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table, to_latex
     from cka_tools.terminal.many_report import print_summary
 
-    for run in runs:
-        if (kind := run_kind(run)) not in (None, COMPARISON):
-            raise UserError(
-                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
-                "runs of `cka compare`"
-            )
-    found = summary_table(read_runs(runs), label)
+    if layout != "latex" and (fit or latex_label is not None):
+        raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
+    read, skipped = read_runs(runs)
+    kept = label
+    if len(label) == len(runs):  # names of what was passed over are not needed
+        kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
+    chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
+    found = summary_table([run for run in read if run is not None], kept, chosen, caption)
+    for text in skipped:
+        tell(f"note: {printable(text)}: passed over")
     if output.as_json or layout == "table":
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    text = FORMATS[layout](found)
+    if layout == "latex":
+        text = to_latex(found, fit=fit, label=latex_label, floating=caption is not None)
+    else:
+        text = FORMATS[layout](found)
     if output.out is not None:
         write_whole(output.out, text)
     elif not output.quiet:
