@@ -4,9 +4,9 @@
 
 Documents of random tokens, of 1 to 512: lengths drawn evenly, or evenly on a logarithmic scale (most are short, and
 sorting leaves most padding); or 512 all of them, where nothing is to be gained. Each way runs the pass that makes
-features (hooks and mean pooling of every layer); the ways run in turn, on one thread, and times are
-the medians of processor time as shares of the sorted batches' in the same round. The largest difference of a feature stands beside it,
-relative to the largest value of its layer. "padding" is the share of tokens that the sorted batches add.
+features (hooks and mean pooling of every layer); the ways run in turn, on one thread, and times are medians of
+processor time as shares of the sorted batches' in the same round. The largest difference of a feature stands beside
+it, relative to the largest value of its layer. "padding" is the share of tokens that the sorted batches add.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_packed_and_sorted_features_agree_where_packing_is_proven(
     assert can_pack(loaded) == (animal.label in PACKING)
     assert model.config._attn_implementation == before
     if not loaded.packs:
-        with pytest.raises(UserError, match="batching 'packed': .*use sorted, or auto"):
+        with pytest.raises(UserError, match=r"batching 'packed': .*use sorted, or auto"):
             features(loaded, batching="packed")
         assert np.array_equal(features(loaded, batching="auto"), features(loaded))
         return
@@ -171,7 +171,7 @@ def test_one_of_two_that_does_not_pack_runs_sorted_under_auto(
     mixed = [tiny_model("bert"), (make(replace(animal, dtype="float32")), fresh_tokenizer())]
     found = compute_features(mixed, texts, batching="auto", cache=False)
     assert [one.extraction.plan.kind for one in found] == ["packed", "sorted"]
-    with pytest.raises(UserError, match="DebertaModel.* other hidden states"):
+    with pytest.raises(UserError, match=r"DebertaModel.* other hidden states"):
         compute_features(mixed, texts, batching="packed", cache=False)
 
 
