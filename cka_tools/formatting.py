@@ -81,6 +81,32 @@ def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
     return _apart(printable(a), printable(b), limit)
 
 
+def telling_parts(names: Sequence[str]) -> list[str]:
+    """Of paths the parts in which they differ: runs/a/final and runs/b/final are "a" and "b"."""
+    paths = {name: list(PurePath(printable(name)).parts) for name in names}
+    for end in (-1, 0):
+        while len(paths) > 1 and all(len(p) > 1 for p in paths.values()) and len({p[end] for p in paths.values()}) == 1:
+            for parts in paths.values():
+                del parts[end]
+    return [str(PurePath(*paths[name])) if len(paths) > 1 else printable(name) for name in names]
+
+
+def shown_names(record: dict[str, Any], limit: int) -> list[str]:
+    """What a run's models are called where room is short: their labels, else the telling parts of their names.
+
+    Args:
+        limit: letters of each, at most.
+    """
+    models = record["provenance"]["models"]
+    paths = [model["name"] for model in models if model.get("kind") == "local"]
+    parts = dict(zip(paths, telling_parts(paths), strict=True))
+    names = [str(model.get("label") or parts.get(model["name"], model["name"])) for model in models]
+    short = [shorten(name, limit) for name in names]
+    if len(names) > 1:
+        short[:2] = short_names(names[0], names[1], limit)
+    return short
+
+
 def _apart(a: str, b: str, limit: int) -> tuple[str, str]:
     """Two paths by the first part in which they differ and the last; else by an excerpt."""
     parts = PurePath(a).parts, PurePath(b).parts

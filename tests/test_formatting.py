@@ -16,6 +16,7 @@ from cka_tools.formatting import (
     printable,
     short_names,
     shorten,
+    telling_parts,
     times,
 )
 
@@ -39,6 +40,27 @@ def test_names_that_differ_stay_different(a: str, data: st.DataObject, limit: in
 def test_a_path_keeps_its_last_parts() -> None:
     assert shorten("/data/runs/detour/checkpoint-1000", 26) == "…/detour/checkpoint-1000"
     assert shorten("org/name@revision", 40) == "org/name@revision"
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["runs/detour/final", "runs/baseline/final"], ["detour", "baseline"]),
+        (["/x/a/seed-1/final", "/x/b/seed-2/final", "/x/b/seed-1/final"], ["a/seed-1", "b/seed-2", "b/seed-1"]),
+        (["demo:clm-detour", "demo:mlm-baseline"], ["demo:clm-detour", "demo:mlm-baseline"]),
+        (["org/name@one", "org/name@two"], ["name@one", "name@two"]),
+        (["runs/final", "final"], ["runs/final", "final"]),
+        (["runs/a/final", "runs/a/final"], ["runs/a/final", "runs/a/final"]),
+        (["only/one"], ["only/one"]),
+    ],
+)
+def test_of_paths_the_parts_that_tell_them_apart_are_shown(names: list[str], parts: list[str]) -> None:
+    assert telling_parts(names) == parts
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "final"]), min_size=1, max_size=4).map("/".join), min_size=1))
+def test_telling_parts_differ_where_names_do(names: list[str]) -> None:
+    assert len(set(telling_parts(names))) == len(set(names))
 
 
 def test_paths_that_end_alike_show_where_they_differ() -> None:

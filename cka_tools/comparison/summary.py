@@ -22,7 +22,7 @@ from cka_tools.formatting import (
     percent,
     printable,
     quoted,
-    short_names,
+    shown_names,
     times,
 )
 
@@ -121,7 +121,7 @@ def summary_table(
     if labels and len(labels) != len(runs):
         counts = f"{len(labels)} labels for {len(runs)} runs"
         raise UserError(f"{counts}: give --label once for each, or not at all")
-    pairs = [" vs ".join(short_names(*run.names, NAME_LETTERS)) for run in runs]
+    pairs = [" vs ".join(shown_names(run.record, NAME_LETTERS)[:2]) for run in runs]
     names = _told_apart([printable(label) for label in labels] or pairs)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
     all_columns, shared = _columns(names, runs)

@@ -146,10 +146,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     names = Table.grid(padding=(0, 2, 0, 0))
     names.add_column(no_wrap=True)
     names.add_column(overflow="fold")
-    given = [*zip("AB", comparison.names, strict=True), ("control", comparison.control)]
-    for role, name in given:
-        if name is not None:
-            names.add_row(Text(role, style="bold"), Text(printable(name)))
+    for role, model in zip(("A", "B", "control"), comparison.record["provenance"]["models"], strict=False):
+        label = f"{printable(str(model['label']))}: " if model.get("label") else ""
+        names.add_row(Text(role, style="bold"), Text(f"{label}{printable(model['name'])}"))
     console.print(names, highlight=False)
     say_settings(console, comparison.record)
     console.print()

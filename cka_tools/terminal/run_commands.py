@@ -11,13 +11,15 @@ from rich.text import Text
 
 from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.run_directory import FIGURE, write_figure, write_whole
+from cka_tools.comparison.run_directory import FIGURE, RESULT, write_figure, write_whole
 from cka_tools.errors import UserError
+from cka_tools.figure_choices import PAGE, Choices, drawn_with
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import as_json, echo, emit, print_result, say, tell
 from cka_tools.terminal.tables import ALWAYS, Column, print_table
+from cka_tools.terminal.training_report import is_training, print_training, training_data
 
 if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
@@ -34,10 +36,16 @@ def show_command(
     explain: bool = option(False, "Also say what each column of a comparison's table is, in a line each."),
     output: Output,
 ) -> None:
-    """Print a saved run again.
+    """Print a saved run again; of a training run its losses.
 
-    Example: cka show runs/detour --explain
+    Example: cka show comparisons/detour --explain
     """
+    if not (run / RESULT).exists() and is_training(run):
+        if explain:
+            raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a training: leave it out")
+        data = training_data(run)
+        emit(lambda console: print_training(data, run, console), as_json(data), output)
+        return
     result = open_run(run)
     if explain and not isinstance(result, Comparison):
         raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a {result.kind}: leave it out")
@@ -61,18 +69,30 @@ class FigureOutput(Output):
 
 
 @with_options()
-def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
-    """Draw the figure of a saved run again.
+def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> None:
+    """Draw the figure of a saved run again, as a whole page or one panel of it.
 
-    Example: cka plot runs/detour --out detour.pdf
+    Example: cka plot comparisons/detour --out detour.pdf
+
+    Example: cka plot comparisons/detour --what heatmap --range 0.8:1 --size single --out heatmap.svg
     """
     out = output.out
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is not a figure's name: end it in {', '.join(FIGURE_SUFFIXES)}")
-    figure = open_run(run).figure()
+    result = open_run(run)
+    if choices.what != PAGE and not isinstance(result, Comparison):
+        raise UserError(
+            f"--what {choices.what} is a panel of a comparison, and {str(run)!r} is a {result.kind}: leave it out"
+        )
+    if out is None and choices != Choices():
+        raise UserError("a figure of your own choices does not replace that of the run: name a file with --out")
+    for text in choices.notes:
+        tell(f"note: {text}")
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
-    for target in targets:
-        write_figure(figure, target)
+    with drawn_with(choices, own=choices != Choices() or out is not None):
+        figure = result.figure()
+        for target in targets:
+            write_figure(figure, target)
     if output.as_json:
         echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
@@ -149,7 +169,7 @@ def summary_command(
 ) -> None:
     """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
-    Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
+    Example: cka summary comparisons/base comparisons/large --label Base --label Large --format latex --out table.tex
     """
     from cka_tools.comparison.summary import FORMATS, read_runs, summary_table, to_latex
     from cka_tools.terminal.many_report import print_summary

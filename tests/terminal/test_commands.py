@@ -259,7 +259,7 @@ def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_pa
     # Python leaves a signal ignored that was ignored when it was started, as in a shell's background jobs.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    code, out, err = cka("compare", *models, "--corpus", corpus, "--max-length", 64, "--out", "run")
+    code, out, err = cka("compare", *models, "--corpus", corpus, "--max-length", 64, "--out", "run", "--no-cache")
     assert (code, out) == (130, "")
     assert err.startswith("cka: interrupted: ")
     assert err.count("\n") == 1
@@ -286,6 +286,35 @@ def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, cont
     assert "times the seed noise" in " ".join(cka("show", "run")[1].split())
     assert cka("plot", "run", "--out", "f.svg")[0] == 0
     assert (tmp_path / "f.svg").stat().st_size > 0
+
+
+def test_labels_are_kept_in_the_run_and_shown(cka, models, controls, corpus, tmp_path):
+    labels = ["--label", "A=the detour", "--label", "B=[b]base[/b]=1", "--label", "control=seed 2"]
+    code, out, _ = cka(
+        "compare", *models, "--control", controls[0], *labels, "--corpus", corpus, "--max-length", 64, "--out", "run"
+    )
+    assert code == 0
+    assert f"the detour: {models[0]}" in out.replace("\n", "").replace("         ", "")
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())["provenance"]["models"]
+    assert [model["label"] for model in kept] == ["the detour", "[b]base[/b]=1", "seed 2"]
+    assert "the detour vs [b]base[/b]=1" in cka("summary", "run", "--format", "csv")[1]
+    assert cka("plot", "run", "--out", "figure.svg")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["A"], "--label 'A' is not a label: write it like A=detour"),
+        (["C=x"], "label 'C=x' is of none of A, B: write it like A=detour"),
+        (["control=x"], "label 'control=x' is of none of A, B"),
+        (["A=x", "A=y"], "--label 'A' is given twice"),
+        (["A= "], "label 'A= ' has no letter"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_line(cka, models, labels, words):
+    code, out, err = cka("compare", *models, *(f"--label={label}" for label in labels))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
 
 
 def test_a_control_that_does_not_fit_is_one_line_and_exit_code_2(cka, models, controls, corpus, tmp_path):

@@ -57,7 +57,7 @@ def test_other_commands_know_a_contrast(run, cka, tmp_path):
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", folder)
     assert code == 2
-    assert "kind 'contrast'" in err
+    assert "is a run of `cka contrast`" in err
 
 
 @pytest.mark.parametrize(
