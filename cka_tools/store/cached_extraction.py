@@ -193,7 +193,7 @@ class _Job:
 
     def extraction(self, progress: Progress | None, splits: Sequence[dict[str, Any]] = ()) -> Extraction:
         """The features and how they came about; equal in all processes but for the arrays."""
-        if progress is not None:
+        if progress is not None and self.state != "hit":
             progress(len(self.prepared.kept), int(self.prepared.tables[0].lengths.sum()))
         facts = (list(splits), self.notes, self.state, self.features and self.features.layers)
         all_splits, notes, state, layers = from_first(lambda: facts)
