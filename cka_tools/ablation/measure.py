@@ -32,7 +32,6 @@ from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
 
-ABLATION_PACKAGES = (*PACKAGES, "accelerate")
 NO_CONTROL = "no baseline of another seed"
 
 
@@ -101,9 +100,10 @@ def compare_trios(
     """
     asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
+    packages = PACKAGES if training is None else (*PACKAGES, "accelerate")
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
-    if saved is not None and _is_of(saved.record, run, asked, trios, training):
+    if saved is not None and _is_of(saved.record, run, asked, trios, training, packages):
         return saved
     draw = compare_pairs(run, asked.pairs, progress)[0]
     cells = list(zip(trios, asked.places, strict=True))
@@ -120,13 +120,18 @@ def compare_trios(
         },
         "pairs": [_cell(trio, places, draw) for trio, places in cells],
         "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
-        | {"training": training, **circumstances(ABLATION_PACKAGES)},
+        | {"training": training, **circumstances(packages)},
     }
     return Ablation(record, {})
 
 
 def _is_of(
-    record: dict[str, Any], run: FeatureRun, asked: _Asked, trios: Sequence[Trio], training: dict[str, Any]
+    record: dict[str, Any],
+    run: FeatureRun,
+    asked: _Asked,
+    trios: Sequence[Trio],
+    training: dict[str, Any],
+    packages: Sequence[str],
 ) -> bool:
     """Whether a record was made of these very weights, documents, settings and versions."""
     weights = [run.outlines[at].provenance.get("weights_sha256") for at in run.order]
@@ -150,7 +155,7 @@ def _is_of(
             and origin["corpus"]["draws"][0]["fingerprint"] == run.draws[0].fingerprint
             and origin["settings"] == json.loads(json.dumps(settings))
             and origin["training"] == json.loads(json.dumps(training))
-            and origin["versions"] == circumstances(ABLATION_PACKAGES)["versions"]
+            and origin["versions"] == circumstances(packages)["versions"]
         )
     except (KeyError, TypeError, IndexError):
         return False

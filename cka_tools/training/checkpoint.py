@@ -226,7 +226,10 @@ def versions() -> dict[str, str]:
 
 def _flush(path: Path) -> None:
     """Ask the system to put a file or a directory on the disk."""
-    if os.name == "nt" and path.is_dir():
+    if os.name == "nt":  # which opens no folder, and flushes only what may be written
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         return
     handle = os.open(path, os.O_RDONLY)
     try:

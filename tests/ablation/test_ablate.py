@@ -26,7 +26,8 @@ N = 40 * 32
 def write_corpus(path: Path, seed: int, documents: int) -> Path:
     rng = np.random.default_rng(seed)
     texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(documents)]
-    path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
+    rows = "\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts))
+    path.write_text(rows, encoding="utf-8")
     return path
 
 

@@ -59,7 +59,7 @@ def command(environment: dict[str, str], words: list[str], output: Path, dies_af
     torch.set_num_threads(1)
     from cka_tools.terminal.app import main
 
-    file = output.open("w")
+    file = output.open("w", encoding="utf-8")
     for stream in (1, 2):
         os.dup2(file.fileno(), stream)
     if dies_after is not None:
