@@ -76,10 +76,9 @@ def extract_cached(
     if loaded is None:
         assert load is not None
         job.model = load()
-        if job.model.needs_equal_lengths:  # an outline did not tell
-            job.prepared = without_padding(prepared, [job.model])
-            if cache and job.find():
-                return job.extraction(progress)
+        job.prepared = without_padding(prepared, [job.model])
+        if job.prepared is not prepared and cache and job.find():  # an outline did not tell
+            return job.extraction(progress)
     return job.extraction(progress, job.make(progress))
 
 
