@@ -87,7 +87,7 @@ def point_at(page, canvas: str, x: float, y: float, *expected: str) -> None:
     place = page.evaluate(
         """([id, x, y]) => {
             const div = document.getElementById(id), box = div.getBoundingClientRect(), all = div._fullLayout;
-            return [box.x + all._size.l + all.xaxis.l2p(x), box.y + all._size.t + all.yaxis.l2p(y)];
+            return [box.x + all.xaxis._offset + all.xaxis.l2p(x), box.y + all.yaxis._offset + all.yaxis.l2p(y)];
         }""",
         [canvas, x, y],
     )
