@@ -242,7 +242,7 @@ class PooledForward:
 
         self._take = take
         try:
-            self.model.run(batch.input_ids, mask)
+            self.model.run(batch.input_ids, mask, batch.token_type_ids)
         except StopForward:
             pass
         finally:
