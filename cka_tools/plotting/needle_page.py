@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.formatting import shorten
+from cka_tools.formatting import CORPUS_LETTERS, needle_in_words, shorten
 from cka_tools.plotting.layer_curves import draw_intervals, numbers
 from cka_tools.plotting.probe_page import look_of, shift_of
-from cka_tools.plotting.style import DASHED, PAGE_WIDTH, Page, StyledFigure, figure_style, settings_line, warning_notes
+from cka_tools.plotting.style import DASHED, PAGE_WIDTH, Page, StyledFigure, figure_style, warning_notes
 
 # Inches.
 LEFT, RIGHT, GAP, BELOW, HEIGHT, LINE, HEAD = 0.58, 0.15, 0.32, 0.42, 1.75, 0.17, 0.2
@@ -26,13 +26,15 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
     """
     models, summary, groups = record["models"], record["summary"], record["groups"]
     panels: list[str | None] = [None, *summary["positions"]] if len(summary["positions"]) > 1 else summary["positions"]
-    keys = (len(models) + 1) * LINE
+    columns = 1 if len(models) > 2 else 2
+    keys = -(-(len(models) + 1) // columns) * LINE
     height = keys + len(PROBES) * (HEAD + HEIGHT + BELOW)
     note = (
         f"Probes of what leaves the frozen encoder ({record['provenance']['settings']['pooling']}), fitted on "
         f"{summary['examples']['train']:,} examples. Bars: 95 % intervals over examples of test."
     )
-    page = Page(["Needle in a haystack"], settings_line(record), height, [note, *warning_notes(summary, "pair")])
+    words = " · ".join(needle_in_words(record, CORPUS_LETTERS))
+    page = Page(["Needle in a haystack"], words, height, [note, *warning_notes(summary, "pair")])
     width = (PAGE_WIDTH - LEFT - RIGHT - (len(panels) - 1) * GAP) / len(panels)
     handles: list[Any] = []
     lengths = summary["lengths"]
@@ -70,5 +72,5 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
         room = 0.08 * (max(shown) - min(shown)) + 0.5
         for ax in drawn:
             ax.set_ylim(min(shown) - room, max(shown) + room)
-    page.legend(handles, LEFT, page.ceiling, 1 if len(models) > 2 else 2)
+    page.legend(handles, LEFT, page.ceiling, columns)
     return page.figure

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from cka_tools.comparison.readout_results import Needle
-from cka_tools.formatting import NOTHING, counted, percent, percent_interval, printable, settings_in_words
+from cka_tools.formatting import NOTHING, counted, needle_in_words, percent, percent_interval, printable
 from cka_tools.settings import EMBEDDINGS
 from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.probe_report import letters_of
@@ -26,7 +26,7 @@ def print_needle(result: Needle, console: Console) -> None:
     say(console, ("Needle in a haystack", "bold"), f": {kinds}; {examples}")
     for letter, model in zip(letters, models, strict=True):
         say(console, (f"{letter} ", "bold"), printable(model["name"]))
-    say(console, ", ".join(settings_in_words(record)), style="dim")
+    say(console, ", ".join(needle_in_words(record)), style="dim")
     lengths, positions = summary["lengths"], summary["positions"]
     ends = (0, len(lengths), len(lengths) + len(positions))
     for name, title in TITLES.items():
