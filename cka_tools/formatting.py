@@ -163,9 +163,8 @@ def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -
     """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
     origin, lengths = record["provenance"], record["summary"]["lengths"]
     settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
-    drawn = len(origin["corpus"]["draws"][0]["document_ids"])
     return [
-        f"haystacks of {counted(drawn, 'document')} of "
+        f"haystacks of {counted(record['summary']['haystack_documents'], 'document')} of "
         + (printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)),
         f"{' and '.join(f'{length:,}' for length in lengths)} tokens by "
         + shorten(record["summary"]["measured_by"], corpus_letters or CORPUS_LETTERS),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.readouts import read_cells, readouts_of
 from cka_tools.ablation.starts import Start
 from cka_tools.ablation.train import segment_folder, start_directory
 from cka_tools.ablation.tree import Use
@@ -25,8 +26,10 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.results import Ablation
 from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import Progress, open_run
+from cka_tools.interventions.record import describe_readouts
 from cka_tools.manifest import NoiseKind, read_manifest
-from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, as_source
+from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, as_source, head_of
+from cka_tools.models.language import HeadKind
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
@@ -80,14 +83,16 @@ def compare_trios(
     compare_on: Any,
     settings: Settings,
     *,
+    readout: Sequence[str] = (),
     training: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Ablation:
-    """Compare the checkpoints of all cells, each of which runs once.
+    """Compare the checkpoints of all cells, each of which runs once, and once more for each readout.
 
     Args:
         compare_on: the corpus, as `compare` takes it.
+        readout: names of readouts, such as "probe:sections", that are read of every checkpoint as well.
         training: where the checkpoints come from, for provenance; their folders where None.
 
     Raises:
@@ -95,7 +100,9 @@ def compare_trios(
     """
     asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
+    readouts = readouts_of(run, readout)
     draw = compare_pairs(run, asked.pairs, progress)[0]
+    read = read_cells(run, readouts, progress)
     cells = list(zip(trios, asked.places, strict=True))
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
@@ -108,9 +115,13 @@ def compare_trios(
             "interval": {"level": LEVEL, "over": "documents"},
             "early_layers": early_of(draw.pairs[cells[0][1][0]]) if cells else [],
             "warnings": grouped_warnings((str(trio), draw.pairs[at]) for trio, (at, _) in cells),
-            "notes": list(dict.fromkeys([*notes, *draw.notes])),
-        },
-        "pairs": [_cell(trio, places, draw) for trio, places in cells],
+            "notes": list(dict.fromkeys([*notes, *draw.notes, *read.notes])),
+        }
+        | ({"readouts": describe_readouts(readouts)} if readouts else {}),
+        "pairs": [
+            _cell(trio, places, draw) | ({"readouts": read.entry(*_models(places, draw))} if readouts else {})
+            for trio, places in cells
+        ],
         "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
         | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
     }
@@ -146,12 +157,17 @@ def _at(known: list[Any], one: Any) -> int:
     return known.index(one)
 
 
+def _models(places: tuple[int, int | None], draw: DrawResult) -> tuple[int, int, int | None]:
+    """A cell's detour, baseline and control, by their place among the models."""
+    pair, control = draw.pairs[places[0]].pair, None if places[1] is None else draw.pairs[places[1]].pair
+    return pair.a, pair.b, None if control is None else control.a
+
+
 def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[str, Any]:
     """A cell's entry: means, layers, ratios; fractions, null with a reason."""
     at, control_at = places
     pair, control = draw.pairs[at], None if control_at is None else draw.pairs[control_at]
-    twin = None if control is None else control.pair.a
-    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": twin}
+    models = dict(zip(("detour", "baseline", "control"), _models(places, draw), strict=True))
     facts: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
@@ -199,11 +215,14 @@ class _Untrained:
     def outline(self, options: LoadOptions) -> ModelOutline:
         return self.start.outline(options)
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        return head_of(self.start, options)
+
     def load(self, options: LoadOptions) -> LoadedModel:
         raise AssertionError(f"{self.name} is not trained yet")
 
 
-def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings) -> None:
+def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings, readout: Sequence[str] = ()) -> None:
     """Make every check of `compare_plan` that can be made before anything is trained.
 
     Raises:
@@ -216,11 +235,18 @@ def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings)
             plan_trios(plan, out),
             lambda one, causal: _Untrained(one.folder, _seen(replace(one, folder=start_of[one.folder]), causal)),
         )
-        check_pairs(open_run(asked.sources, compare_on, settings), asked.pairs)
+        run = open_run(asked.sources, compare_on, settings)
+        check_pairs(run, asked.pairs)
+        readouts_of(run, readout)
 
 
 def compare_plan(
-    plan: Plan, out: Path, compare_on: Any, settings: Settings, progress: Progress | None = None
+    plan: Plan,
+    out: Path,
+    compare_on: Any,
+    settings: Settings,
+    progress: Progress | None = None,
+    readout: Sequence[str] = (),
 ) -> Ablation:
     """Compare what `train_tree` has trained in `out`.
 
@@ -234,7 +260,14 @@ def compare_plan(
     training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
     trios = plan_trios(plan, out)
     return compare_trios(
-        plan.settings.axis, trios, compare_on, settings, training=training, notes=notes, progress=progress
+        plan.settings.axis,
+        trios,
+        compare_on,
+        settings,
+        readout=readout,
+        training=training,
+        notes=notes,
+        progress=progress,
     )
 
 

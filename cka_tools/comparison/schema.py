@@ -83,6 +83,7 @@ PROTOCOL = {
 SHARES = {"p": NUMBER, "p_single": NUMBER, "seed_share": NUMBER}
 DIFFERENCE = SHARES | {"between": INTERVAL, "within": INTERVAL, "difference": REASONED, "ratio": REASONED}
 GROUP = {"name": str, "members": int, "noise": [set(DIFFER_IN)]}
+IN_CELL = dict.fromkeys(("detour", "baseline", "control", "difference", "noise"), INTERVAL)
 CELL = PAIR | {
     "axis": str, "cell": str, "size": str, "seed": int, "n_documents": int, "tokens": WHOLE, "data_seed?": WHOLE,
     "control_seed?": WHOLE, "control_data_seed?": WHOLE, "noise": (set(NOISE_IN_WORDS), None), "position": NUMBER,
@@ -138,7 +139,7 @@ NEEDLES = {
     "summary": SUMMARY | {
         "interval": WITH_INTERVAL["interval"], "examples": dict.fromkeys(("train", "dev", "test"), int),
         "lengths": [int], "positions": [str], "templates": [str], "measured_by": str, "label_shuffle": bool,
-        "chance": float, "power": {"difference": float, "independent": float},
+        "chance": float, "haystack_documents": int, "power": {"difference": float, "independent": float},
     },
     "groups": [{"length": WHOLE, "position": TEXT, "examples": int}],
     "models": [
@@ -186,7 +187,7 @@ def _form(record: JsonObject, kind: str) -> Form:
         layers = [DIFFERENCE | {"layer": int, "early": bool}]
         return SHARED | {"summary": SUMMARY | extra, "layers": layers}
     if kind == ABLATION:
-        return SHARED | {"axis": str, "pairs": [CELL]}
+        return SHARED | {"summary": SUMMARY | {"readouts?": [READOUT]}, "axis": str, "pairs": [CELL]}
     others = {
         TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED, PROBE: PROBED, NEEDLE: NEEDLES,
     }  # fmt: skip
@@ -277,6 +278,13 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         shapes = {"mean.debiased": (len(models),) * 2}
     elif kind in (TRANSPLANT, INTERPOLATION, HEALTH):
         if fault := _unfit_readouts(record, kind):
+            return fault
+    elif kind == ABLATION and "readouts" in record["summary"]:
+        readouts = record["summary"]["readouts"]
+        if not all(one["quantities"] for one in readouts):
+            return "a readout of summary.readouts has no quantity"
+        names = [f"{one['name']}.{q['name']}" for one in readouts for q in one["quantities"]]
+        if fault := _fault(pairs, [{"readouts": dict.fromkeys(names, IN_CELL)}], "pairs"):
             return fault
     elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
         return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"

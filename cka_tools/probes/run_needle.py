@@ -132,6 +132,7 @@ def needle(
         "summary": {
             "n_documents": asked.number(TEST),
             "interval": {"level": LEVEL, "over": "examples"},
+            "haystack_documents": len(documents),
             "examples": {split: asked.number(split) for split in SPLITS},
             "lengths": list(asked.lengths),
             "positions": list(asked.positions),
