@@ -321,7 +321,7 @@ def _logistic(
 ) -> tuple[np.ndarray, JsonObject]:
     train, test = splits[TRAIN], splits[TEST]
     both = [np.stack([~gold, gold], axis=1) for gold in (train.gold[order], test.gold)]
-    task = Task("needle", "needle", False, ("absent", "present"), (), (), ())
+    task = Task("needle", "needle", "label", ("absent", "present"), (), (), ())
     of = classifier.Labelled(task, [], [], train.rows, test.rows, *both)
     scored = classifier.probe(values, of, seed)
     return scored.found[:, 1], {"strength": scored.strength, "converged": scored.converged}

@@ -129,7 +129,7 @@ def test_it_is_probes_of_the_cls_row_of_pairs(
         stacked = np.concatenate([features["train"], features["test"]])
         both = [np.stack([~gold[split], gold[split]], 1) for split in ("train", "test")]
         numbers = np.arange(len(stacked))
-        task = type("T", (), {"several": False})
+        task = type("T", (), {"kind": "label"})
         of = classifier.Labelled(task, [], [], numbers[:48], numbers[48:], *both)
         scored = classifier.probe(stacked, of, 42)
         own = found.models[at]["layers"][0]["probes"]["logistic"]
@@ -142,6 +142,7 @@ def test_token_types_reach_the_model_in_batches(models: list[str], tokenizer: An
     from cka_tools.compute import open_run
     from cka_tools.documents import Document
     from cka_tools.extraction.extract import prepare
+    from cka_tools.models.check import can_pack
     from cka_tools.settings import FINAL_NORM, Settings
 
     pairs = [Document(str(at), one.document, query=one.query) for at, one in enumerate(examples[:10])]
@@ -157,6 +158,9 @@ def test_token_types_reach_the_model_in_batches(models: list[str], tokenizer: An
     with own as forward, loaded.evaluating():
         batch = extract.make_batch(prepared.tables[0], [0, 1, 2], loaded.device)
         rows = forward(batch)[0][0][0].numpy()
+        assert can_pack(loaded)
+        packed = forward(extract.make_pack(prepared.tables[0], [0, 1, 2], loaded.device))[0][0][0].numpy()
+    np.testing.assert_allclose(packed, rows, atol=1e-5)
     for row, one in zip(rows, pairs[:3], strict=True):
         given = tokenizer(one.query, one.text, return_tensors="pt")
         with torch.no_grad():
