@@ -183,7 +183,7 @@ def one(options: argparse.Namespace) -> None:
     held = sum(p.numel() * p.element_size() for p in model.parameters()) * 4 / 2**20
     del model
     gc.collect()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    before = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 2**20
     bench.run(objective, way, 2)
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before - held))
 
