@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cka_tools.compute import compute_features
     from cka_tools.interventions import health, interpolate, transplant
     from cka_tools.models import graft
-    from cka_tools.probes import probe
+    from cka_tools.probes import needle, probe
     from cka_tools.readouts.fill import fill
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
@@ -42,6 +42,7 @@ __all__ = [
     "health",
     "interpolate",
     "matrix",
+    "needle",
     "probe",
     "trajectory",
     "transplant",
@@ -64,6 +65,7 @@ _HOME = {
     "health": "interventions",
     "interpolate": "interventions",
     "matrix": "comparison",
+    "needle": "probes",
     "probe": "probes",
     "trajectory": "comparison",
     "transplant": "interventions",

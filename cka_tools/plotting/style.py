@@ -23,7 +23,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from cka_tools.figure_choices import SIZES, chosen, own_settings, title_of
-from cka_tools.formatting import counted, printable, settings_in_words
+from cka_tools.formatting import CORPUS_LETTERS, counted, printable, settings_in_words
 
 POINTS_PER_INCH = 72.0
 LINE_HEIGHT = 1.3
@@ -298,10 +298,6 @@ class Page:
             handles=list(handles), loc="upper left", bbox_to_anchor=(x / PAGE_WIDTH, y / self._height),
             ncols=columns, borderaxespad=0.0,
         )  # fmt: skip
-
-
-CORPUS_LETTERS = 48
-"""Of a corpus's name under the title."""
 
 
 def settings_line(record: dict[str, Any], *more: str) -> str:

@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 COMPARING = ".comparing.lock"
 
 
+def _names(text: str, name: str) -> tuple[str, ...]:
+    """Raise a UserError where a name is empty."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UserError(f"--{name} {text!r} names no readout: write it like probe:sections,mlm")
+    return names
+
+
 @dataclass(frozen=True)
 class AblationOutput(RunOutput):
     """Where an ablation goes."""
@@ -55,6 +63,9 @@ def ablate_command(
     ] = None,
     checkpoints: tuple[Path, ...] = option((), "Train nothing: compare these directories, told by their manifests."),
     compare_on: str = option("sample", "Corpus of the comparisons, never trained on."),
+    readout: tuple[str, ...] = option(
+        (), "Also read of every checkpoint, as probe:sections,mlm.", shown="none", parse=_names
+    ),
     dry_run: bool = option(False, "Print the tree of what is trained, and its cost."),
     tokens_per_second: list[float] | None = option(
         None,
@@ -90,7 +101,9 @@ def ablate_command(
 
         trios, notes = find_trios(axis, [*checkpoints, *(more or ())], asked.n, asked.noise)
         run_and_save(
-            lambda told: compare_trios(axis, trios, compare_on, settings, notes=notes, progress=told), str(out), output
+            lambda told: compare_trios(axis, trios, compare_on, settings, readout=readout, notes=notes, progress=told),
+            str(out),
+            output,
         )
         return
     if tokens_per_second and min(tokens_per_second) <= 0:
@@ -98,11 +111,11 @@ def ablate_command(
         raise UserError(f"--tokens-per-second {given!r} does not fit: give numbers above 0")
     plan = make_plan(asked)
     check_claim(out, plan.identity, **CLAIM)
-    check_comparison(plan, out, compare_on, settings)
+    check_comparison(plan, out, compare_on, settings, readout)
     if dry_run:
         show_plan(plan, out, tokens_per_second, output)
     else:
-        train_and_compare(plan, compare_on, settings, out, output)
+        train_and_compare(plan, compare_on, settings, out, output, readout)
 
 
 def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) -> None:
@@ -115,7 +128,9 @@ def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) 
     answer(lambda console: print_plan(plan, data, console), as_json(data), output)
 
 
-def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path, output: AblationOutput) -> None:
+def train_and_compare(
+    plan: Plan, compare_on: str, settings: Settings, out: Path, output: AblationOutput, readout: tuple[str, ...] = ()
+) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
@@ -149,7 +164,7 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
     if leave():
         with locked(out / COMPARING), document_progress(Terminal(stderr=True), hidden=output.quiet) as progress:
             saved = find_saved(out)
-            result = compare_plan(plan, out, compare_on, settings, progress, saved)
+            result = compare_plan(plan, out, compare_on, settings, progress, saved, readout)
         problem = None
         if result is saved:
             tell("note: nothing has changed since this ablation was compared: what was saved is shown")

@@ -28,6 +28,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
@@ -219,6 +220,7 @@ REPORTS = {
     INTERPOLATION: ("readout_report", "print_interpolation"),
     HEALTH: ("readout_report", "print_health"),
     PROBE: ("probe_report", "print_probe"),
+    NEEDLE: ("needle_report", "print_needle"),
 }
 """Where each kind of run is printed; imported when it is."""
 
