@@ -202,7 +202,7 @@ def _facts(result: RunResult) -> list[tuple[str, str]]:
     """The main things of a run's provenance, a line each."""
     origin, facts = result.record["provenance"], []
     for model in origin["models"]:
-        parts = [str(model["name"])]
+        parts = [f"{model['label']}: {model['name']}" if model.get("label") else str(model["name"])]
         for key, words in (("revision", "revision "), ("commit", "commit "), ("weights_sha256", "weights sha256 ")):
             if model.get(key):
                 parts.append(f"{words}{model[key]}")

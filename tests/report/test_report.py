@@ -77,7 +77,7 @@ def test_a_report_of_every_kind_says_what_its_record_says(tmp_path):
         assert result.record["provenance"]["command"] in text
         assert result.record["provenance"]["corpus"]["draws"][0]["fingerprint"] in text
     mean = open_run(RESULTS / "detour").summary["mean_divergence"]["debiased"]
-    numbers = [f"{100 * mean[key]:.1f}" for key in ("value", "ci_low", "ci_high")]
+    numbers = [f"{100 * mean[key]:.2f}" for key in ("value", "ci_low", "ci_high")]
     assert "{} % (95 % interval {} to {})".format(*numbers) in text
 
 
