@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cka_tools.models import graft
     from cka_tools.probes import probe
     from cka_tools.readouts.fill import fill
+    from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
@@ -45,6 +46,7 @@ __all__ = [
     "probe",
     "trajectory",
     "transplant",
+    "write_report",
 ]
 
 _HOME = {
@@ -67,6 +69,7 @@ _HOME = {
     "probe": "probes",
     "trajectory": "comparison",
     "transplant": "interventions",
+    "write_report": "report",
 }
 
 

@@ -207,7 +207,9 @@ def test_comparisons_over_the_same_documents_are_held_against_the_first(tmp_path
     for name, one in (("a", first), ("b", second), ("c", other)):
         saved(one, tmp_path / name)
     page = Parsed(write_report([tmp_path / name for name in "abc"], tmp_path / "r.html").read_text())
-    assert [one["id"] for one in page.all("section")] == ["run-1", "run-2", "run-3", "difference-1"]
+    assert [one["id"] for one in page.all("section")] == ["overview", "run-1", "run-2", "run-3", "difference-1"]
+    stated = [f"{100 * one.summary['mean_divergence']['debiased']['value']:.1f} (" for one in (first, second, other)]
+    assert all(any(cell.startswith(number) for cell in page.texts["td"]) for number in stated)
     apart = (
         second.summary["mean_divergence"]["debiased"]["value"] - first.summary["mean_divergence"]["debiased"]["value"]
     )
