@@ -237,7 +237,7 @@ def tokens_in_words(record: dict[str, Any]) -> str:
     origin = record["provenance"]
     draws = origin["corpus"].get("draws") or [{}]
     documents, said = record["summary"]["n_documents"], {}
-    for model, found in zip(origin["models"], draws[0].get("tokens", ()), strict=False):
+    for model, found in zip(origin["models"], draws[0].get("tokens") or (), strict=False):
         if not isinstance(found, dict) or not found.get("tokens"):
             return ""
         share = f"{percent(found['truncated'] / documents)} % of documents cut"

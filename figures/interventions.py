@@ -22,7 +22,7 @@ from cka_tools.comparison.readout_results import Interpolation, Transplant
 from cka_tools.comparison.results import RunResult, Trajectory
 from cka_tools.formatting import shorten
 from cka_tools.plotting.layer_curves import numbers
-from cka_tools.plotting.style import DASHED, HOLLOW, LOOKS, PAGE_WIDTH, StyledFigure, figure_style
+from cka_tools.plotting.style import DASHED, HOLLOW, LOOKS, PAGE_WIDTH, StyledFigure, figure_style, panel_letters
 
 LETTERS = 24
 
@@ -65,6 +65,7 @@ def lines_figure(runs: Sequence[Interpolation], quantity: str = "mlm.loss") -> F
             ax.set_xlabel("share of the second checkpoint")
             ax.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", ncols=2, bbox_to_anchor=(0.02, 0.995))
+        panel_letters(list(columns), 8)
         rows = -(-len(handles) // 2)
         height = figure.get_figheight()
         top = 1 - (0.2 + 0.14 * rows) / height

@@ -12,7 +12,7 @@ import typer
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
 from cka_tools.settings import Settings, option, parse_numbers
-from cka_tools.terminal.options import Output, with_options
+from cka_tools.terminal.options import Output, RunOutput, with_options
 from cka_tools.terminal.output import (
     NotDrawn,
     Terminal,
@@ -25,6 +25,7 @@ from cka_tools.terminal.output import (
     save_run,
     tell,
 )
+from cka_tools.terminal.tracking import check_trackers, log_run
 from cka_tools.training.options import AblationSettings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _names(text: str, name: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class AblationOutput(Output):
+class AblationOutput(RunOutput):
     """Where an ablation goes."""
 
     out: Path | None = option(
@@ -87,6 +88,7 @@ def ablate_command(
 
     axis = asked.axis
     check_axis(axis)
+    check_trackers(output.log)
     out = output.out or Path(f"cka-ablate-{axis}")
     output, settings = replace(output, out=out), replace(settings, device=asked.device)
     if more and not checkpoints:
@@ -127,7 +129,7 @@ def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) 
 
 
 def train_and_compare(
-    plan: Plan, compare_on: str, settings: Settings, out: Path, output: Output, readout: tuple[str, ...] = ()
+    plan: Plan, compare_on: str, settings: Settings, out: Path, output: AblationOutput, readout: tuple[str, ...] = ()
 ) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
@@ -169,5 +171,7 @@ def train_and_compare(
         else:
             _, problem = save_run(result, out)
         print_saved(result, out, output)
+        for text in log_run(output.log, result, out, output.log_project):
+            tell(f"note: {text}")
         if problem:
             raise NotDrawn(problem)
