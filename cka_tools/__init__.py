@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cka_tools.readouts.fill import fill
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
+    from cka_tools.studies import study
 
 __version__ = "0.2.0.dev0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "interpolate",
     "matrix",
     "probe",
+    "study",
     "trajectory",
     "transplant",
 ]
@@ -65,6 +67,7 @@ _HOME = {
     "interpolate": "interventions",
     "matrix": "comparison",
     "probe": "probes",
+    "study": "studies",
     "trajectory": "comparison",
     "transplant": "interventions",
 }

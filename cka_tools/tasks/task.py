@@ -16,6 +16,7 @@ from cka_tools.documents import Document
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.errors import UserError, one_line, reason_of
 from cka_tools.formatting import counted, quoted
+from cka_tools.planning import was_read
 from cka_tools.settings import Reading
 
 TRAIN, DEV, TEST = "train", "dev", "test"
@@ -96,7 +97,9 @@ def read_task(spec: str) -> Task:
         raise UserError(f"task {quoted(spec)}: {unknown[0]!r} is not known: {hint}")
     splits, kind = _examples(spec, described, folder)
     facts = {fact: str(described[fact]) for fact in FACTS if fact in described}
-    return check_task(spec, name, splits, kind == "labels", described.get("classes"), facts)
+    task = check_task(spec, name, splits, kind == "labels", described.get("classes"), facts)
+    was_read(f"task {spec}", task.fingerprint)
+    return task
 
 
 def task_names() -> list[str]:

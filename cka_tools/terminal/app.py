@@ -35,6 +35,7 @@ from cka_tools.terminal.intervention_commands import (
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFORESEEN, tell
 from cka_tools.terminal.probe_command import probe_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
+from cka_tools.terminal.study_command import study_app
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 DEBUG = "--debug"
@@ -76,6 +77,7 @@ app.command("interpolate")(interpolate_command)
 app.command("health")(health_command)
 app.command("fill")(fill_command)
 app.command("probe")(probe_command)
+app.add_typer(study_app, name="study")
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("diff")(diff_command)

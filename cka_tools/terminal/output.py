@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -34,6 +33,7 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
 from cka_tools.formatting import counted, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import slug as slug
 from cka_tools.processes import from_first, joined
 from cka_tools.terminal.options import Output
 from cka_tools.terminal.tables import WIDE
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 SECONDS_A_LINE = 30
 INTERRUPTED = 130
 LEAST_WIDTH = 20
-NAME_LETTERS = 60
-"""Of a model, in a directory's name."""
 
 
 class Terminal(Console):
@@ -328,12 +326,6 @@ def say_remarks(console: Console, summary: dict[str, Any], noun: str = "", such:
         where = f"in {counted(len(warning['pairs']), noun)}{such}" if "pairs" in warning else ""
         text = f"{where}{printable(warning['text'])}"
         say(console, ("warning ", "bold yellow"), (f"[{warning['code']}] ", "yellow"), text)
-
-
-def slug(spec: str) -> str:
-    """A model spec as part of a directory's name."""
-    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def free_directory(name: str) -> Path:
