@@ -61,6 +61,12 @@ class RunResult:
         """The figure that is saved."""
         raise NotImplementedError
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: findings, table, figure."""
+        from cka_tools.comparison.html import notebook_html
+
+        return notebook_html(self)
+
     def save(self, run_dir: str | Path) -> Path:
         """Write the run directory: result.json, arrays.safetensors, the table, the figure as PDF and PNG.
 

@@ -11,10 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from cka_tools.comparison.readout_results import KINDS
-from cka_tools.comparison.record import COMPARISON
+from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.results import RunResult
-from cka_tools.comparison.run_directory import NotDrawn, run_kind
+from cka_tools.comparison.run_directory import NotDrawn
 from cka_tools.compute import sharing_draws
 from cka_tools.errors import UserError, one_line
 from cka_tools.processes import this_process
@@ -95,7 +94,7 @@ class StudyRun:
         found = next((one.folder for one in self.outcomes if one.name == name), None)
         if found is None:
             raise UserError(f"no run of the study is called {name!r}: see {[one.name for one in self.outcomes]}")
-        return KINDS.get(run_kind(found) or COMPARISON, KINDS[COMPARISON]).load(found)
+        return open_run(found)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import KINDS
+from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import Comparison, RunResult
+from cka_tools.comparison.results import Comparison
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, printable
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 
 RUN = option(MISSING, "A run directory of any command that saves one.", argument=True)
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
-
-
-def open_run(run_dir: Path) -> RunResult:
-    """Read a run by the kind that its record names; without one it is read as a comparison.
-
-    Raises:
-        UserError: no run there, or one that is damaged or of a later format.
-    """
-    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
 
 
 @with_options()

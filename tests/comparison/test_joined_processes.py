@@ -17,8 +17,8 @@ import torch
 
 from cka_tools import Comparison, compare
 from cka_tools.bundled import bundled_data
+from cka_tools.comparison.readout_results import open_run
 from cka_tools.store.directory import VARIABLE
-from cka_tools.terminal.run_commands import open_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a POSIX signal")
 
