@@ -55,12 +55,10 @@ def check_folder(folder: Path, study: Study) -> None:
         if any(path.name != LOCK for path in place.iterdir()):
             raise UserError(f"--out {given} holds files and is no study's folder: name one that does not exist yet")
         return
-    try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-        other = there[IDENTITY]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{str(file)!r} cannot be read as a study's record: name another --out") from error
-    if other != _name_of(study, place):
+    there = _record(place)
+    if IDENTITY not in there:
+        raise UserError(f"{str(file)!r} cannot be read as a study's record: name another --out")
+    if (other := there[IDENTITY]) != _name_of(study, place):
         raise UserError(f"--out {given} holds the study of {str(other)!r}, seen from there: name another")
 
 
@@ -82,11 +80,35 @@ def held(folder: Path, study: Study) -> Iterator[Path]:
         raise UserError(f"--out {str(folder)!r} cannot be written ({reason_of(error)}): name another") from error
     try:
         check_folder(folder, study)
-        record = {"format": 1, IDENTITY: _name_of(study, place), "title": study.title}
-        write_whole(place / RECORD, json.dumps(record, indent=1) + "\n")
+        _write(place, {"format": 1, IDENTITY: _name_of(study, place), "title": study.title})
         yield folder
     finally:
         lock.__exit__(None, None, None)
+
+
+def _record(place: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((place / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(place: Path, facts: dict[str, Any]) -> None:
+    """Put facts into the study's record, which keeps what else it holds."""
+    record = _record(place)
+    if record | facts != record:
+        write_whole(place / RECORD, json.dumps(record | facts, indent=1) + "\n")
+
+
+def is_reported(folder: Path, content: str) -> bool:
+    """Whether the report there was made of this content, by its hash."""
+    return (folder / REPORT).is_file() and _record(folder).get("report") == content
+
+
+def note_report(folder: Path, content: str) -> None:
+    """Keep of what the report was made."""
+    _write(folder, {"report": content})
 
 
 def _name_of(study: Study, place: Path) -> str | None:
@@ -135,9 +157,3 @@ def tell_failure(folder: Path, name: str, text: str | None) -> Path:
         file.parent.mkdir(exist_ok=True)
         write_whole(file, text)
     return file
-
-
-def study_of(record: dict[str, Any]) -> dict[str, Any] | None:
-    """What a run's record says of its study."""
-    found = record.get(IDENTITY)
-    return found if isinstance(found, dict) else None

@@ -11,22 +11,27 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from cka_tools import __version__
 from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.results import RunResult
 from cka_tools.comparison.run_directory import NotDrawn
 from cka_tools.compute import sharing_draws
 from cka_tools.errors import UserError, one_line
+from cka_tools.models.folder import hash_json
 from cka_tools.processes import this_process
+from cka_tools.report import write_report
 from cka_tools.store.directory import cache_in
 from cka_tools.store.snapshot import kept_until_saved
 from cka_tools.studies.folder import (
     CACHE,
-    FAILED,
+    REPORT,
     RUNS,
     check_folder,
     default_folder,
     finished,
     held,
+    is_reported,
+    note_report,
     save,
     tell_failure,
 )
@@ -73,12 +78,15 @@ class StudyRun:
     """A study that has run.
 
     Attributes:
-        outcomes: of every run, in order. report: None where nothing could be reported.
+        outcomes: of every run, in order.
+        report: of all that did not fail; None where there is nothing to report, or no report could be written:
+            `problem` says why.
     """
 
     folder: Path
     outcomes: list[Outcome]
     report: Path | None
+    problem: str | None = None
 
     @property
     def failed(self) -> list[Outcome]:
@@ -185,8 +193,27 @@ def run_prepared(
                 outcome = _run(job, prepared.folder, standing)
             outcomes.append(outcome)
             told(outcome)
-    runs = [one.folder for one in outcomes if one.folder is not None]
-    return StudyRun(prepared.folder, outcomes, write_study_report(runs, prepared) if runs else None)
+        return StudyRun(prepared.folder, outcomes, *_report(prepared, outcomes))
+
+
+def _report(prepared: Prepared, outcomes: Sequence[Outcome]) -> tuple[Path | None, str | None]:
+    """The report of all runs that did not fail, written where it is not there from before; or why there is none."""
+    folder, title = prepared.folder, prepared.study.title
+    both = zip(prepared.jobs, outcomes, strict=True)
+    runs = {place: job.identity for job, one in both if (place := one.folder) is not None}
+    if not runs:
+        return None, None
+    content = hash_json([title, __version__, [[place.name, identity] for place, identity in runs.items()]])
+    if is_reported(folder, content):
+        return folder / REPORT, None
+    try:
+        written = write_report(list(runs), folder / REPORT, title=title)
+        note_report(folder, content)
+    except UserError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, _unforeseen(error, folder, REPORT)
+    return written, None
 
 
 def _run(job: Job, folder: Path, standing: _Standing) -> Outcome:
@@ -210,9 +237,13 @@ def _run(job: Job, folder: Path, standing: _Standing) -> Outcome:
         tell_failure(folder, job.name, f"{error}\n")
         return ended("failed", str(error))
     except Exception as error:  # a fault of ours: the other runs need not know
-        tell_failure(folder, job.name, traceback.format_exc())
-        where = folder / FAILED / f"{job.name}.txt"
-        return ended("failed", f"{type(error).__name__}: {one_line(error)}; the traceback is in {where}")
+        return ended("failed", _unforeseen(error, folder, job.name))
+
+
+def _unforeseen(error: Exception, folder: Path, name: str) -> str:
+    """One line on what nobody made a message of; its traceback goes into a file."""
+    where = tell_failure(folder, name, traceback.format_exc())
+    return f"{type(error).__name__}: {one_line(error)}; this was not foreseen: the traceback is in {where}"
 
 
 class _Standing:
@@ -241,8 +272,3 @@ class _Standing:
         if self._progress is not None:
             share = (self._before + self._own * min(1.0, documents / max(1, total))) / self._all
             self._progress(Standing(self._name, self._number, len(self._costs), share))
-
-
-def write_study_report(runs: Sequence[Path], prepared: Prepared) -> Path | None:
-    """Report all runs of a study in one file."""
-    return None

@@ -103,6 +103,8 @@ def run_command(
         echo(as_json(run_data(run)))
     elif not output.quiet:
         _say_end(run, Terminal())
+    if run.problem is not None:
+        raise AnalysisFailed(f"no report was written: {run.problem}")
     if run.failed:
         failed = ", ".join(one.name for one in run.failed)
         raise AnalysisFailed(f"{counted(len(run.failed), 'run')} of {len(run.outcomes)} failed: {failed}")
@@ -166,8 +168,6 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 def _say_end(run: StudyRun, console: Console) -> None:
     if run.report is not None:
         say(console, "Report: ", printable(str(run.report)), style="bold")
-    else:
-        say(console, f"The runs are in {printable(str(run.folder / 'runs'))}.", style="bold")
 
 
 def run_data(run: StudyRun) -> dict[str, Any]:
