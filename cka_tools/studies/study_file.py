@@ -169,10 +169,14 @@ class _Reader:
     def _error(self, keys: Keys, text: object, value: object = None) -> UserError:
         return UserError(f"{self.written.place(keys, value)}: {text}")
 
-    def _unknown(self, keys: Keys, what: str, known: Sequence[str], more: str = "") -> UserError:
-        near = get_close_matches(keys[-1].lower(), known, n=1)
+    def _unknown(
+        self, keys: Keys, what: str, known: Sequence[str], name: str | None = None, more: str = ""
+    ) -> UserError:
+        """The error for the last of the keys, or for a name that is its value."""
+        given = keys[-1] if name is None else name
+        near = get_close_matches(given.lower(), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return self._error(keys, f"the {what} {quoted(keys[-1])} is not known: {hint}{more}")
+        return self._error(keys, f"the {what} {quoted(given)} is not known: {hint}{more}", name)
 
     def _checked(self, keys: Keys, read: Callable[[], Any], value: object = None) -> Any:
         """What a reader gives; its errors with the place."""
@@ -277,7 +281,7 @@ class _Reader:
                     except UserError as error:
                         study.left_out[kind] = str(error)
             if not study.entries:
-                reasons = "; ".join(f"{kind} {why}" for kind, why in study.left_out.items())
+                reasons = "; ".join(f"{kind}: {why}" for kind, why in study.left_out.items())
                 raise self._error((MODELS,), f"these models allow none of the analyses by default: {reasons}")
             return
         if isinstance(given, list | tuple):  # without options
@@ -297,8 +301,9 @@ class _Reader:
         kind = table.get(ANALYSIS, name)
         if not isinstance(kind, str) or kind not in ANALYSES:
             if ANALYSIS in table:
-                raise self._unknown((*at, str(kind)), "analysis", tuple(ANALYSES))
-            raise self._unknown(at, "analysis", tuple(ANALYSES), f'; another name needs {ANALYSIS} = "compare", say')
+                raise self._unknown((*at, ANALYSIS), "analysis", tuple(ANALYSES), str(kind))
+            another = f'; a name of your own needs {ANALYSIS} = "compare", say'
+            raise self._unknown(at, "analysis", tuple(ANALYSES), more=another)
         analysis = ANALYSES[kind]
         options = {one.replace("_", "-"): one for one in analysis.options}
         spelt = settings_of(kind)
@@ -319,7 +324,7 @@ class _Reader:
                 )
         for option in analysis.needed:
             if option not in values:
-                raise self._error(at, f"{kind} needs {option} = …")
+                raise self._error(at, f"{kind}: needs {option} = …")
         overrides = {key: value for key, value in table.items() if key in spelt and options.get(key, key) not in values}
         kept = {one: getattr(study.settings, one) for one in spelt.values()}
         settings = self._settings(overrides, at, Settings(**kept), kind)
@@ -327,7 +332,7 @@ class _Reader:
         corpora = self._names(table.get(CORPORA, list(study.corpora)), (*at, CORPORA))
         for one in corpora:
             if one not in study.corpora:
-                raise self._unknown((*at, CORPORA, one), "corpus", tuple(study.corpora))
+                raise self._unknown((*at, CORPORA), "corpus", tuple(study.corpora), one)
         calls = analysis.calls(models) if keys is None else self._checked(at, lambda: _of(kind, analysis.calls, models))
         given = {options.get(key, key): table[key] for key in table if options.get(key, key) in values}
         own, names = any(key in table for key in analysis.takes), list(dict.fromkeys(corpora))
@@ -358,7 +363,7 @@ def _of(kind: str, calls: Callable[[Roles], list[Call]], models: Roles) -> list[
     try:
         return calls(models)
     except UserError as error:
-        raise UserError(f"{kind} {error}") from error
+        raise UserError(f"{kind}: {error}") from error
 
 
 def settings_of(command: str | None) -> dict[str, str]:

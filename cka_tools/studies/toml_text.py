@@ -43,7 +43,7 @@ class TomlText:
         except (ValueError, RecursionError) as error:
             said = one_line(error)
             found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", said)
-            line = "" if found is None else f", line {found[1] or len(self._lines)}"
+            line = "" if found is None else f", line {found[1] or self.text.rstrip().count(chr(10)) + 1}"
             reason = said if found is None else said[: found.start()]
             raise UserError(f"{self.name}{line}: this is not TOML ({reason})") from error
 
