@@ -281,12 +281,15 @@ def say_settings(console: Console, record: dict[str, Any]) -> None:
 
 @contextmanager
 def early_warnings() -> Iterator[None]:
-    """Print what is to be known before a run starts as one line each."""
+    """Print what is to be known before a run starts as one line each, once."""
     show = warnings.showwarning
+    said: set[str] = set()
 
     def told(message: Any, category: type[Warning], *others: Any) -> None:
         if issubclass(category, EarlyWarning):
-            tell(f"cka: warning: {message}")
+            if str(message) not in said:
+                said.add(str(message))
+                tell(f"cka: warning: {message}")
         else:
             show(message, category, *others)
 

@@ -321,6 +321,5 @@ def init_command(
     elif not output.quiet:
         for one in guesses:
             echo(f"{one.role:<10}{printable(one.given)}  ({printable(one.reason)})")
-        echo(
-            f"Wrote {printable(str(out))}: look at the roles, which are guessed, then: cka study {printable(str(out))}"
-        )
+        written = printable(str(out))
+        echo(f"Wrote {written}: check the roles, then `cka study {written} --dry-run`")
