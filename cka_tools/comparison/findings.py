@@ -43,14 +43,16 @@ class Findings:
     Attributes:
         title: what it is, in a few words.
         compared: what was done with what. found: what came out, the main thing first.
-        cautions: what must not be concluded, each with the code of a warning, "" where it is none.
+        warned: warnings of the run and what could not be given, each with its code.
+        cautions: what must not be concluded from any run of its kind.
         notes: how the run was made, where that is not as usual.
     """
 
     title: str
     compared: list[str]
     found: list[str]
-    cautions: list[tuple[str, str]] = field(default_factory=list)
+    warned: list[tuple[str, str]] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -66,14 +68,12 @@ def findings(result: RunResult) -> Findings:
     for warning in summary["warnings"]:
         where = f"In {counted(len(warning['pairs']), 'comparison')}, such as " if "pairs" in warning else ""
         warned.append((printable(warning["code"]), f"{where}{printable(warning['text'])}"))
-    said.cautions = [*warned, *said.cautions]
+    said.warned = [*warned, *said.warned]
     if record["provenance"]["corpus"]["spec"] == "sample":
-        said.cautions.append(("", "The bundled corpus is synthetic: on natural text the numbers are others."))
+        said.cautions.append("The bundled corpus is synthetic: on natural text the numbers are others.")
     over = summary.get("interval", {}).get("over", "")
     if over and "seed" not in over:
-        said.cautions.append(
-            ("", f"Intervals are over {over}: what another training seed would change is not in them.")
-        )
+        said.cautions.append(f"Intervals are over {over}: what another training seed would change is not in them.")
     said.notes += [printable(note) for note in summary["notes"]]
     return said
 
@@ -133,9 +133,9 @@ def _comparison(result: Any) -> Findings:
     found = [verdict(run.record), f"{means}."]
     if "ratio" in summary:
         found.append(ratio_sentence(summary))
-    cautions = [("no ratio", _sentence(line)) for line in ratio_refusals(run.layers)]
-    cautions += [("not given", _sentence(line)) for line in _missing(run.layers)]
-    return Findings(" against ".join(short_names(a, b, TITLE_LETTERS)), [compared], found, [*cautions, ("", APART)])
+    warned = [("no ratio", _sentence(line)) for line in ratio_refusals(run.layers)]
+    warned += [("not given", _sentence(line)) for line in _missing(run.layers)]
+    return Findings(" against ".join(short_names(a, b, TITLE_LETTERS)), [compared], found, warned, [APART])
 
 
 def _missing(layers: Sequence[Entry]) -> list[str]:
@@ -171,9 +171,12 @@ def _trajectory(result: Any) -> Findings:
     kind = summary["x"]["kind"]
     means = [one["mean_divergence"]["debiased"] for one in points]
     found = []
-    for at, called in ((0, "first"), (len(points) - 1, "last")) if len(points) > 1 else ((0, "only"),):
-        where = f"At the {called} checkpoint ({place_in_words(points[at]['x'], kind)})"
-        found.append(f"{where} the mean divergence is {stated(means[at])}.")
+    ends = [f"({place_in_words(points[at]['x'], kind)})" for at in (0, -1)]
+    if len(points) > 1:
+        words = f"From the first checkpoint {ends[0]} to the last one {ends[1]} the mean divergence goes from "
+        found.append(f"{words}{stated(means[0])} to {stated(means[-1])}.")
+    else:
+        found.append(f"At the only checkpoint {ends[0]} the mean divergence is {stated(means[0])}.")
     known = [at for at, one in enumerate(means) if one["value"] is not None]
     if len(known) > 2 and (top := max(known, key=lambda at: means[at]["value"])) not in (0, len(points) - 1):
         found.append(f"It is largest at {place_in_words(points[top]['x'], kind)}: {stated(means[top])}.")
@@ -187,11 +190,11 @@ def _trajectory(result: Any) -> Findings:
         found.append(f"{words}.")
         if "noise" in summary:
             found.append(noise_sentence("the reference", [summary["noise"]]))
-    cautions = _unclear(points)
+    cautions = [APART]
     if len(known) > 2:
-        cautions.append(("", "Between checkpoints nothing was measured: lines there only join the points."))
+        cautions.append("Between checkpoints nothing was measured: lines there only join the points.")
     title = f"Divergence from {shorten(run.reference, TITLE_LETTERS)} along training"
-    return Findings(title, [compared], found, [*cautions, ("", APART)])
+    return Findings(title, [compared], found, _unclear(points), cautions)
 
 
 def _matrix(result: Any) -> Findings:
@@ -202,18 +205,16 @@ def _matrix(result: Any) -> Findings:
     known = [pair for pair in pairs if pair["mean_divergence"]["debiased"]["value"] is not None]
     known.sort(key=lambda pair: pair["mean_divergence"]["debiased"]["value"])
     found = []
-    cautions = _unclear(pairs)
+    warned, cautions = _unclear(pairs), [APART]
     if known:
         for which, pair in (("Closest", known[0]), ("Furthest apart", known[-1]))[: len(known)]:
             both = " and ".join(printable(names[pair[side]]) for side in "ab")
             found.append(f"{which} are {both}: mean divergence {stated(pair['mean_divergence']['debiased'])}.")
     if len(known) > 2:
-        cautions.append(
-            ("", "The closest and the furthest were picked among all pairs; their intervals do not allow for that.")
-        )
+        cautions.append("The closest and the furthest were picked among all pairs: their intervals ignore that.")
     if "reason" in run.record["linkage"]:
-        cautions.append(("no tree", _sentence(printable(run.record["linkage"]["reason"]))))
-    return Findings(f"{counted(len(names), 'model')}, all pairs", [compared], found, [*cautions, ("", APART)])
+        warned.append(("no tree", _sentence(printable(run.record["linkage"]["reason"]))))
+    return Findings(f"{counted(len(names), 'model')}, all pairs", [compared], found, warned, cautions)
 
 
 def _contrast(result: Any) -> Findings:
@@ -222,23 +223,24 @@ def _contrast(result: Any) -> Findings:
     groups = summary["groups"]
     both = " and ".join(f"{printable(one['name'])} ({counted(one['members'], 'checkpoint')})" for one in groups)
     compared = f"Two groups were compared, {both}: pairs between them with pairs within one, over the same "
-    test, early = summary["test"], summary["mean"]
+    test, mean = summary["test"], summary["mean"]
     way = "all" if test["exact"] else "a sample of the"
     tested = f"p is of a permutation test over {way} {test['relabelings']:,} ways to label the checkpoints."
-    found = [contrast_sentence(run.record)]
-    if early["between"]["value"] is not None and early["within"]["value"] is not None:
-        words = f"Between the groups the mean divergence is {stated(early['between'])}, within them "
-        words += stated(early["within"])
-        if early["ratio"]["value"] is not None:
-            words += f": {times(early['ratio']['value'])} times ({times_interval(early['ratio']) or 'no interval'})"
-        found.append(f"{words}.")
+    found = []
+    if mean["between"]["value"] is not None and mean["within"]["value"] is not None:
+        words = f"Between the groups the mean divergence is {stated(mean['between'])}, within them "
+        words += stated(mean["within"])
+        if mean["ratio"]["value"] is not None:
+            words += f": {times(mean['ratio']['value'])} times ({times_interval(mean['ratio']) or 'no interval'})"
+        found.append(f"{words}; p = {mean['p']:.2g}." if mean["p"] is not None else f"{words}.")
+    found.append(contrast_sentence(run.record))
     refused = ratio_refusals([one | {"layer_a": one["layer"]} for one in run.layers])
-    cautions = [("no ratio", _sentence(line)) for line in refused]
+    warned = [("no ratio", _sentence(line)) for line in refused]
     if "reason" in summary["interval"]:
         words = f"Intervals are over {summary['interval']['over']} alone: {printable(summary['interval']['reason'])}"
-        cautions.append(("", _sentence(words)))
+        warned.append(("intervals", _sentence(words)))
     title = " and ".join(shorten(one["name"], TITLE_LETTERS) for one in groups)
-    return Findings(title, [f"{compared}{_documents(run)}.", tested], found, [*cautions, ("", APART)])
+    return Findings(title, [f"{compared}{_documents(run)}.", tested], found, warned, [APART])
 
 
 def _ablation(result: Any) -> Findings:
@@ -260,15 +262,16 @@ def _ablation(result: Any) -> Findings:
     ratios = [cell["ratio"]["mean"] for cell in cells if cell["ratio"]["mean"]["value"] is not None]
     above = sum(ratio["ci_low"] is not None and ratio["ci_low"] > 1 for ratio in ratios)
     if ratios:
-        found.append(f"In {above} of {counted(len(ratios), 'comparison')} it is clearly above the seed noise.")
+        words = f"In {above} of {counted(len(ratios), 'comparison')} the mean divergence"
+        found.insert(0, f"{words} is clearly above the seed noise.")
     if kinds := [cell["noise"] for cell in cells if cell["noise"]]:
         found.append(noise_sentence("the baseline", kinds))
     reasons = [c["ratio"]["mean"]["reason"] for c in cells if c["ratio"]["mean"].get("reason")]
-    cautions = [
+    warned = [
         ("no ratio", f"In {counted(reasons.count(reason), 'comparison')}: {printable(reason)}.")
         for reason in dict.fromkeys(reasons)
     ]
-    return Findings(f"Ablation: {printable(run.record['axis'])}", [compared], found, [*cautions, ("", APART)])
+    return Findings(f"Ablation: {printable(run.record['axis'])}", [compared], found, warned, [APART])
 
 
 def _cell(cell: Entry) -> str:
@@ -284,27 +287,26 @@ def _transplant(result: Any) -> Findings:
         noise = record["summary"].get("noise")
         compared += f" As a control the same parts of {names['control']} were put in"
         compared += f" ({NOISE_IN_WORDS[noise]})." if noise else "."
-    found, cautions = [], []
+    found = []
     for key, title, unit in quantities(record):
         gap = told(record["gap"][key], unit)
         sentence = f"{_sentence(title)[:-1]}: donor less base is {gap.replace(' %', ' points', 1)}"
         own = [one for one in run.hybrids if one["direction"] == "transplant"]
         known = [one for one in own if one["readouts"][key]["recovery"]["value"] is not None]
-        whole = max((len(one["layers"] or ()) for one in known), default=0)
-        known = [one for one in known if len(one["layers"] or ()) < whole] or known
+        whole = max((len(one["layers"]) for one in own if one["layers"]), default=0)
+        known = [one for one in known if one["layers"] and len(one["layers"]) < whole] or known
         if known:
             best = max(known, key=lambda one: one["readouts"][key]["recovery"]["value"])
             recovery = best["readouts"][key]["recovery"]
             sentence += f"; of grafts of some layers {printable(best['label'])} moves most: {stated(recovery)} of it"
         found.append(f"{sentence}.")
-    if len(run.hybrids) > 1:
-        cautions.append(
-            ("", "The graft that moves most was picked among several; its interval does not allow for that.")
-        )
-    cautions += [("no recovery", _sentence(line)) for line in recovery_refusals(run.hybrids)]
-    cautions.append(("", "What moves with a graft in these models need not be where training put it in others."))
+    warned = [("no recovery", _sentence(line)) for line in recovery_refusals(run.hybrids)]
+    cautions = [
+        "The graft that moves most was picked among several; its interval does not allow for that.",
+        "What moves with a graft in these models need not be where training put it in others.",
+    ]
     title = f"Parts of {shorten(names['donor'], TITLE_LETTERS)} in {shorten(names['base'], TITLE_LETTERS)}"
-    return Findings(title, [compared], found, cautions)
+    return Findings(title, [compared], found, warned, cautions)
 
 
 def _interpolation(result: Any) -> Findings:
@@ -324,8 +326,8 @@ def _interpolation(result: Any) -> Findings:
             f"{_sentence(title)[:-1]}: the largest excess over the line between the ends is {told(one, unit)}{where}, "
             f"with an interval for all points at once: {verdict_}."
         )
-    cautions = [("", "Between the points nothing was measured: a narrow barrier may be missed.")]
-    return Findings(f"From {shorten(a, TITLE_LETTERS)} to {shorten(b, TITLE_LETTERS)}", [compared], found, cautions)
+    cautions = ["Between the points nothing was measured: a narrow barrier may be missed."]
+    return Findings(f"From {shorten(a, TITLE_LETTERS)} to {shorten(b, TITLE_LETTERS)}", [compared], found, [], cautions)
 
 
 def _health(result: Any) -> Findings:
@@ -343,8 +345,8 @@ def _health(result: Any) -> Findings:
             found.append(
                 f"{_sentence(title)[:-1]} is {word} in {printable(best['name'])}: {told(best['readouts'][key], unit)}."
             )
-    cautions = [("", "Differences between models are paired and surer than their intervals side by side.")]
-    return Findings("Health of checkpoints", [compared], found, cautions)
+    cautions = ["Differences between models are paired and surer than their intervals side by side."]
+    return Findings("Health of checkpoints", [compared], found, [], cautions)
 
 
 def _probe(result: Any) -> Findings:
@@ -359,15 +361,15 @@ def _probe(result: Any) -> Findings:
         (best,) = [layer for layer in model["layers"] if layer["layer"] == model["chosen_layer"]]
         words = f"{printable(model['name'])}: macro F1 {stated(best['readouts']['macro_f1'])} at layer {best['layer']}"
         above = best["above_words"]["macro_f1"]
-        found.append(f"{words}, which train chose; {_points(above)} above a bag of words.")
+        found.append(f"{words}, which train chose; less a bag of words, {_points(above)}.")
     for one in run.record["differences"]:
         both = " less ".join(printable(models[one[side]]["name"]) for side in "ab")
         found.append(f"{both}, at their chosen layers: {_points(one['chosen']['readouts']['macro_f1'])}.")
     floors = ", ".join(f"{printable(f['name'])} {stated(f['readouts']['macro_f1'])}" for f in run.record["floors"])
     if floors:
         found.append(f"Floors: {floors}.")
-    cautions = [("", "What a probe can read, the model need not use.")]
-    return Findings(f"Probe of {named}", [compared], found, cautions)
+    cautions = ["What a probe can read, the model need not use."]
+    return Findings(f"Probe of {named}", [compared], found, [], cautions)
 
 
 def _points(entry: Entry) -> str:

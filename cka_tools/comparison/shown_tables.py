@@ -101,10 +101,10 @@ def _pair(
     ]
 
 
-def _in_unit(head: str, entries: Sequence[Entry | None], unit: str) -> list[Column]:
-    """The same of a readout, in its unit."""
+def _in_unit(head: str, entries: Sequence[Entry | None], unit: str, sign: str = " %") -> list[Column]:
+    """The same of a readout, in its unit; `sign` follows the head of a share."""
     if unit == "share":
-        return _values(f"{head} %", entries)
+        return _values(f"{head}{sign}", entries)
     write = lambda value: in_unit(value, unit)  # noqa: E731
     return _pair(head, "interval", entries, write, lambda one: _between(one, write))
 
@@ -289,7 +289,8 @@ def _health(result: Any) -> Shown:
         columns += _in_unit(title, [one["readouts"][key] for one in models], unit)
         if from_first:
             apart = [from_first.get(at, {}).get(key) for at in range(len(models))]
-            columns += _in_unit(f"{title}, less the first", apart, unit)
+            head = f"{title}, less the first{', points' if unit == 'share' else ''}"
+            columns += _in_unit(head, apart, unit, sign="")
     return "By model", columns, 0
 
 

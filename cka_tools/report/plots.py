@@ -6,6 +6,7 @@ plotly reads some HTML in it. What a point says when it is pointed at is made he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -45,7 +46,7 @@ class Plot:
     title: str
     data: list[Trace]
     layout: dict[str, Any] = field(default_factory=dict)
-    height: int = 340
+    height: int = 380
     wide: bool = False
 
 
@@ -182,8 +183,22 @@ UNIFIED = {"hovermode": "x unified"}
 PERCENT = "divergence 1 − CKA (%)"
 
 
-def _log_axis(title: str) -> dict[str, Any]:
-    return _axis(title, type="log", minor={"showgrid": False}, tickformat="~g", dtick="D2")
+def _log_axis(title: str, *groups: Sequence[Entry]) -> dict[str, Any]:
+    """A logarithmic axis for entries of the record, with plain numbers at three ticks or more."""
+    known = [
+        one[key]
+        for group in groups
+        for one in group
+        for key in ("value", "ci_low", "ci_high")
+        if (one.get(key) or 0) > 0
+    ]
+    low, high = min(known, default=1.0), max(known, default=10.0)
+    for subs in ((1, 10), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, *range(4, 10))):
+        steps = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = sorted({sub * 10.0**step for step in steps for sub in subs})
+        if sum(low <= tick <= high for tick in ticks) > 2:
+            break
+    return _axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
 
 
 def _rows(record: Entry) -> tuple[list[int], list[str]]:
@@ -220,9 +235,10 @@ def _comparison(record: Entry, arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         data = [_series("ratio", x, [one["ratio"] for one in layers], scale=1, said=_in_times)]
         if ratio["value"] is not None:
             data.append(_level("of the means", ratio["value"], ends, _in_times(ratio), 4, FAINT))
-        layout = {"xaxis": axis, "yaxis": _log_axis("divergence / seed noise"), **UNIFIED, **_with_one(early)}
+        heights = _log_axis("divergence / seed noise", [one["ratio"] for one in layers], [{"value": 1.0}])
+        layout = {"xaxis": axis, "yaxis": heights, **UNIFIED, **_with_one(early)}
         found.append(Plot("As a multiple of seed noise", data, layout))
-    data = []
+    data, sizes = [], []
     for at, side in enumerate("ab"):
         own = entries(lambda o, s=side: o[f"effective_dim_{s}"])  # type: ignore[misc]
         shares = [one[f"top_feature_share_{side}"] for one in layers]
@@ -232,9 +248,9 @@ def _comparison(record: Entry, arrays: Mapping[str, np.ndarray]) -> list[Plot]:
             for text, share in zip(trace["hovertext"], shares, strict=True)
         ]
         data.append(trace)
-    found.append(
-        Plot("Effective dimension", data, {"xaxis": axis, "yaxis": _log_axis("dimensions"), **UNIFIED, **early})
-    )
+        sizes.append(own)
+    layout = {"xaxis": axis, "yaxis": _log_axis("dimensions", *sizes), **UNIFIED, **early}
+    found.append(Plot("Effective dimension", data, layout))
     return [*found, _layer_heat(record, arrays["matrix.debiased"])]
 
 
@@ -269,8 +285,10 @@ def _layer_heat(record: Entry, matrix: np.ndarray) -> Plot:
         "xaxis": _axis("layer of B", constrain="domain", **_ticks(names[1], range(len(layers_b)))),
         "yaxis": _axis("layer of A", scaleanchor="x", constrain="domain", **_ticks(names[0], range(len(layers_a)))),
         "hovermode": "closest",
+        "showlegend": False,
     }
-    return Plot("Every layer with every layer", data, layout, 440)
+    told = "squares: paired" + (", dots: best in B" if best else "")
+    return Plot(f"Every layer with every layer ({told})", data, layout)
 
 
 def _marks(name: str, places: Sequence[tuple[int, int]], symbol: str, size: int) -> Trace:
@@ -354,13 +372,13 @@ def _matrix(record: Entry, arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         "xaxis": _axis("", **place, ticktext=[str(at + 1) for at in order], constrain="domain"),
         "yaxis": _axis("", **place, ticktext=short, autorange="reversed", scaleanchor="x", constrain="domain"),
     }
-    found = [Plot("Mean divergence of all pairs", [heat], layout, 440)]
+    found = [Plot("Mean divergence of all pairs", [heat], layout, max(380, 120 + 22 * len(order)))]
     if record["linkage"]["merges"]:
         layout = {
             "xaxis": _axis("merged at (%)"), "yaxis": _axis("", **place, ticktext=short, autorange="reversed"),
             "showlegend": False, "hovermode": "closest",
         }  # fmt: skip
-        found.append(Plot("Average linkage", _tree(record["linkage"]), layout, 440))
+        found.append(Plot("Average linkage", _tree(record["linkage"]), layout, max(380, 120 + 22 * len(order))))
     pairs = record["pairs"]
     by_layer = arrays.get("layers.debiased")
     if by_layer is not None and len(pairs) <= MOST_PAIRS:
@@ -411,7 +429,8 @@ def _contrast(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         f"{text}, p = {one['p']:.2g}" if one["p"] is not None else text
         for text, one in zip(ratios["hovertext"], layers, strict=True)
     ]
-    layout = {"xaxis": axis, "yaxis": _log_axis("between / within"), **UNIFIED, **_with_one(early)}
+    heights = _log_axis("between / within", [one["ratio"] for one in layers], [{"value": 1.0}])
+    layout = {"xaxis": axis, "yaxis": heights, **UNIFIED, **_with_one(early)}
     return [first, Plot("As a multiple of that within groups", [ratios], layout)]
 
 
@@ -445,7 +464,8 @@ def _ablation(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         found.append(
             Plot(f"{named}: mean divergence", divergence, {"xaxis": place, "yaxis": _axis(PERCENT, rangemode="tozero")})
         )
-        layout = {"xaxis": place, "yaxis": _log_axis("divergence / seed noise"), **_with_one({})}
+        heights = _log_axis("divergence / seed noise", [one["ratio"]["mean"] for one in own], [{"value": 1.0}])
+        layout = {"xaxis": place, "yaxis": heights, **_with_one({})}
         found.append(Plot(f"{named}: as a multiple of seed noise", ratio, layout))
     return found
 

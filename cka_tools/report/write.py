@@ -50,6 +50,11 @@ MOST_DIFFERENCES = 6
 """Comparisons that are held against the first one."""
 
 
+DIFFERENT = (
+    "A larger divergence from one model does not say what made it so: the runs may differ in more than one thing."
+)
+
+
 @dataclass
 class _Table:
     shown: ShownTable
@@ -81,8 +86,7 @@ class _Section:
     @property
     def warnings(self) -> str:
         """How many warnings it has, "" for none."""
-        number = sum(bool(code) for code, _ in self.said.cautions)
-        return counted(number, "warning") if number else ""
+        return counted(len(self.said.warned), "warning") if self.said.warned else ""
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
@@ -103,6 +107,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {str(out)!r} is not the name of a report: end it in .html")
+    runs = list({run.resolve(): run for run in reversed(runs)}.values())[::-1]
     lacking = [run for run in runs if run.is_dir() and not (run / RESULT).is_file()]
     found = [run for run in runs if run not in lacking]
     if not found:
@@ -188,7 +193,7 @@ def _difference(name: str, found: DifferenceTable, run: Path, first: Path) -> _S
     shown = ShownTable("By layer", columns, "difference.csv", found.to_frame, last)
     documents = counted(found.n_documents, "document")
     compared = f"The divergences of two runs over the same {documents} were compared, document by document: {both}."
-    said = Findings(f"Difference: {both}", [compared], [found.sentence()], [], list(found.notes))
+    said = Findings(f"Difference: {both}", [compared], [found.sentence()], [], [DIFFERENT], list(found.notes))
     drawn = [_plot(f"{name}-plot", difference_plot(found))]
     return _Section(name, both, said, drawn, [_table(f"{name}-table", shown, "runs")])
 
@@ -260,7 +265,7 @@ def _page(sections: Sequence[_Section], skipped: Sequence[str], title: str | Non
         },
     }
     runs = [one for one in sections if one.result is not None]
-    made = sorted(str(one.result.record["provenance"].get("created", NOTHING)) for one in runs if one.result)
+    made = sorted(_time(one.result.record["provenance"].get("created")) for one in runs if one.result)
     own = {name: Markup(text) for name, text in scripts.items()}
     own |= {name: Markup(_json(value)) for name, value in data.items()}
     page = (
@@ -269,7 +274,9 @@ def _page(sections: Sequence[_Section], skipped: Sequence[str], title: str | Non
         .render(
             policy=_policy(scripts.values()),
             title=title or (runs[0].said.title if len(runs) == 1 else f"Report of {counted(len(runs), 'run')}"),
-            subtitle=f"{runs[0].place}, made {made[0]}" if len(runs) == 1 else f"Made {made[0]} to {made[-1]}",
+            subtitle=f"{runs[0].place}, {made[0]}"
+            if len(runs) == 1
+            else " to ".join(dict.fromkeys((made[0], made[-1]))),
             version=__version__,
             plotly_version=PLOTLY_VERSION,
             style=Markup(_asset("report.css")),
@@ -280,6 +287,12 @@ def _page(sections: Sequence[_Section], skipped: Sequence[str], title: str | Non
         )
     )
     return page.encode("utf-8", "backslashreplace")
+
+
+def _time(created: Any) -> str:
+    """ "2026-11-26T05:17:39+00:00" → "2026-11-26 05:17 UTC"."""
+    text = str(created or NOTHING)
+    return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") else text
 
 
 def _asset(name: str) -> str:

@@ -256,7 +256,7 @@ class _Standing:
         for one in prepared.passes:
             costs[one.job] += 0.0 if one.there else one.passes * one.tokens
         self._costs, self._all = costs, sum(costs.values())
-        self._before = self._own = 0.0
+        self._before = self._own = self._share = 0.0
         self._name = ""
         self._number = 0
 
@@ -271,4 +271,5 @@ class _Standing:
         """As analyses tell of their documents."""
         if self._progress is not None:
             share = (self._before + self._own * min(1.0, documents / max(1, total))) / self._all
-            self._progress(Standing(self._name, self._number, len(self._costs), share))
+            self._share = max(self._share, share)  # a run may read its documents several times
+            self._progress(Standing(self._name, self._number, len(self._costs), self._share))

@@ -33,7 +33,7 @@ class Blank:
     """In the place of a figure."""
 
     def savefig(self, file: Path) -> None:
-        file.write_text("")
+        file.write_text("", encoding="utf-8")
 
 
 @pytest.fixture

@@ -27,14 +27,14 @@ def rows(train: int = 12, test: int = 10) -> Rows:
 
 
 def write(path: Path, found: Rows) -> str:
-    path.write_text("\n".join(json.dumps(row) for row in found))
+    path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
     return str(path)
 
 
 def test_a_file_a_named_task_and_a_description_are_one(tmp_path: Path) -> None:
     file = write(tmp_path / "own.jsonl", rows())
     alone = read_task(file)
-    assert (alone.name, alone.several, alone.classes) == ("own", False, ("a", "b"))
+    assert (alone.name, alone.kind, alone.classes) == ("own", "label", ("a", "b"))
     assert [len(part) for part in (alone.train, alone.dev, alone.test)] == [12, 0, 10]
     assert (alone.train[1].text, alone.train[1].labels) == ("train 1", ("b",))
     named = read_task(f"gad={file}")
@@ -54,7 +54,7 @@ def test_several_classes_a_text_and_none(tmp_path: Path) -> None:
     for row in found:
         del row["label"]
     task = read_task(write(tmp_path / "several.jsonl", found))
-    assert task.several
+    assert task.kind == "labels"
     assert [one.labels for one in task.train[:3]] == [(), ("a",), ("a", "b")]
 
 
@@ -108,7 +108,7 @@ def test_bad_rows_are_one_line(case: str, tmp_path: Path) -> None:
         ('data = "t.jsonl"\nclasses = ["a"]', "the class 'b' is not among its classes"),
         ('data = "t.jsonl"\nlables = "x"', "'lables' is not known: did you mean 'label"),
         ('data = "t.jsonl"\ntrain = "t.jsonl"', "give either data with a split column, or train and test"),
-        ('data = "t.jsonl"\nkind = "tags"', "kind 'tags' is not one of label, labels"),
+        ('data = "t.jsonl"\nkind = "tag"', "kind 'tag' is not one of label, labels, tags"),
         ('data = "t.jsonl"\nkind = "labels"\nlabels = "label"', "is not a list of classes"),
         ("data = ", "cannot be read"),
     ],
@@ -127,7 +127,7 @@ def test_bad_descriptions_are_one_line(described: str, said: str, tmp_path: Path
     [
         ("", "is empty"),
         ("section", "did you mean 'sections'?"),
-        ("nothing-like-it", "choose among sections, gad, hoc, chemprot"),
+        ("nothing-like-it", "choose among sections, entities, gad, hoc, chemprot"),
         ("hoc", "does not ship with its data"),
         ("hoc=", "names no file: write it like hoc=FILE"),
         ("hoc=none.jsonl", "no such file"),
@@ -140,14 +140,18 @@ def test_bad_specs_are_one_line(spec: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_the_task_that_ships_is_what_its_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_that_ship_are_what_their_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(__file__).parents[2] / "data"
     monkeypatch.syspath_prepend(str(data))
     import make_task
 
-    assert gzip.decompress((data / "tasks" / "sections.jsonl.gz").read_bytes()) == make_task.task_bytes()
+    for name in ("sections", "entities"):
+        assert gzip.decompress((data / "tasks" / f"{name}.jsonl.gz").read_bytes()) == make_task.task_bytes(name)
     task = read_task("sections")
     assert (len(task.train), len(task.dev), len(task.test), len(task.classes)) == (480, 120, 240, 4)
+    assert task.notes == ()
+    task = read_task("entities")
+    assert (task.kind, task.classes, len(task.train), len(task.test)) == ("tags", ("Disease", "Drug", "Gene"), 360, 180)
     assert task.notes == ()
 
 
@@ -155,7 +159,7 @@ READ = """
 import json, sys
 from cka_tools.tasks import read_task
 task = read_task(sys.argv[1])
-print(json.dumps([task.several, task.classes, [(one.text, one.labels) for one in (*task.train, *task.test)]]))
+print(json.dumps([task.kind, task.classes, [(one.text, one.labels) for one in (*task.train, *task.test)]]))
 """
 
 
@@ -182,7 +186,7 @@ def test_splits_of_a_hub_data_set_are_read_with_their_labels(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    several, classes, examples = json.loads(done.stdout.splitlines()[-1])
-    assert (several, classes, len(examples)) == (True, ["a", "b"], 24)
+    kind, classes, examples = json.loads(done.stdout.splitlines()[-1])
+    assert (kind, classes, len(examples)) == ("labels", ["a", "b"], 24)
     assert examples[2] == ["train 2", ["a", "b"]]
     assert examples[12] == ["test 0", []]

@@ -56,6 +56,7 @@
     return Plotly.react(div, spec.data, together(style(narrow), spec.layout), {
       responsive: true,
       displaylogo: false,
+      displayModeBar: matchMedia("(pointer: coarse)").matches || narrow ? false : "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     });
   };
