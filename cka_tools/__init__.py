@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from cka_tools.models import graft
     from cka_tools.probes import needle, probe
     from cka_tools.readouts.fill import fill
+    from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
+    from cka_tools.studies import study
 
 __version__ = "0.2.0"
 
@@ -44,8 +46,10 @@ __all__ = [
     "matrix",
     "needle",
     "probe",
+    "study",
     "trajectory",
     "transplant",
+    "write_report",
 ]
 
 _HOME = {
@@ -67,8 +71,10 @@ _HOME = {
     "matrix": "comparison",
     "needle": "probes",
     "probe": "probes",
+    "study": "studies",
     "trajectory": "comparison",
     "transplant": "interventions",
+    "write_report": "report",
 }
 
 

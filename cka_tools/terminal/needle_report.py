@@ -40,13 +40,11 @@ def print_needle(result: Needle, console: Console) -> None:
         say(console, ("no interval ", "bold"), printable(reason))
     say_remarks(console, summary)
     power = summary["power"]
-    found = (
-        f"a difference of {100 * power['difference']:g} points would be clear of 0 in {percent(power['independent'])} %"
+    share = (
+        f"{100 * power['difference']:g} points would be clear of 0 in {percent(power['independent'])} % of such runs"
     )
-    say(
-        console,
-        f"With {sizes['test']:,} test examples {found} of such runs if errors were independent, and more often else.",
-    )
+    words = f"{share} if their errors were independent, and in more where models share errors."
+    say(console, f"With {sizes['test']:,} test examples a difference of {words}")
     over = f"95 % intervals over {counted(sizes['test'], 'test example')}, the fitted probes as they are"
     say(console, f"Accuracy in %, chance {percent(summary['chance'])}; {over}; differences are paired.", style="bold")
 

@@ -13,6 +13,7 @@ from cka_tools import health, probe
 from cka_tools.ablation.measure import Trained, Trio, compare_trios
 from cka_tools.comparison.results import Ablation
 from cka_tools.errors import UserError
+from cka_tools.formatting import percent_interval
 from cka_tools.settings import Settings
 from cka_tools.terminal.output import Terminal, print_result
 
@@ -82,7 +83,7 @@ def test_the_columns_are_in_table_and_csv_and_a_run_comes_back(found: Ablation, 
     print_result(found, Terminal(file=out, width=80))
     assert max(map(len, out.getvalue().splitlines())) <= 80
     entry = found.cells[0]["readouts"]["probe:halves.macro_f1"]["difference"]
-    assert f"{100 * entry['ci_low']:.1f} to {100 * entry['ci_high']:.1f}" in out.getvalue()
+    assert str(percent_interval(entry)) in out.getvalue()
     assert "halves probe" in out.getvalue()
     frame = found.to_frame()
     own = frame[frame["cell"] == "1"]

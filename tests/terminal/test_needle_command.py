@@ -99,6 +99,13 @@ def test_needle(cka: Run, models: list[str], examples: list[Example], tmp_path: 
     assert json.loads(data) == KINDS["needle"].load(tmp_path / "run").record
     assert cka("plot", tmp_path / "run", "--out", tmp_path / "figure.pdf")[0] == 0
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    code, table, _ = cka("summary", tmp_path / "run", "--label", "first", "--label", "second", "--format", "markdown")
+    own = record["models"][1]["layers"][-1]["probes"]["mlp"]["accuracy"][2]
+    assert code == 0
+    assert f"| {100 * own['value']:.1f} (" in next(line for line in table.splitlines() if line.startswith("| second"))
+    assert "| MLP, 90 % |" in table
+    assert cka("summary", tmp_path / "run", "--label", "first")[0] == 2
+    assert cka("summary", tmp_path / "run", "--columns", "mean")[0] == 2
 
 
 @pytest.fixture(scope="module")
