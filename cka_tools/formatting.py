@@ -73,6 +73,16 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: keep // 2]}{ELLIPSIS}{text[len(text) - (keep - keep // 2) :]}"
 
 
+NAME_LETTERS = 60
+"""Of a model, in a directory's name."""
+
+
+def slug(spec: str) -> str:
+    """A model spec as part of a directory's name."""
+    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
+
+
 def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
     """Two names in at most `limit` characters each, still different where the names are."""
     short = shorten(a, limit), shorten(b, limit)
@@ -202,6 +212,24 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
         str(settings["dtype"]),
     ]
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
+
+
+def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
+    """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
+    origin, lengths = record["provenance"], record["summary"]["lengths"]
+    settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
+    return [
+        f"haystacks of {counted(record['summary']['haystack_documents'], 'document')} of "
+        + (printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)),
+        f"{' and '.join(f'{length:,}' for length in lengths)} tokens by "
+        + shorten(record["summary"]["measured_by"], corpus_letters or CORPUS_LETTERS),
+        f"{settings['pooling']} of what leaves the encoder",
+        str(settings["dtype"]),
+    ]
+
+
+CORPUS_LETTERS = 48
+"""Of a corpus's name under a title."""
 
 
 def units_in_words(corpus: dict[str, Any]) -> str:
