@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cka_tools.models import graft
     from cka_tools.probes import needle, probe
     from cka_tools.readouts.fill import fill
+    from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
@@ -46,6 +47,7 @@ __all__ = [
     "probe",
     "trajectory",
     "transplant",
+    "write_report",
 ]
 
 _HOME = {
@@ -69,6 +71,7 @@ _HOME = {
     "probe": "probes",
     "trajectory": "comparison",
     "transplant": "interventions",
+    "write_report": "report",
 }
 
 

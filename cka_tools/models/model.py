@@ -251,7 +251,7 @@ class LoadedModel:
         Raises:
             UserError: as `run`.
         """
-        positions = place_in_document(lengths, input_ids.device) + (self.first_position or 0)
+        positions = (place_in_document(lengths) + (self.first_position or 0)).to(input_ids.device)
         with packed(self.model, lengths):
             ones = torch.ones_like(input_ids)
             return self.run(input_ids, ones, token_type_ids, position_ids=positions.unsqueeze(0), **options)

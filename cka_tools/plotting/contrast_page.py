@@ -17,7 +17,6 @@ from cka_tools.plotting.style import (
     Page,
     StyledFigure,
     figure_style,
-    panel_letters,
     settings_line,
     undefined_key,
     warning_notes,
@@ -61,7 +60,7 @@ def contrast_figure(record: Record) -> StyledFigure:
     for ax in (left, right):
         layer_curves.layer_axis(ax, layers)
         ax.set_xlabel("layer")
-    panel_letters([left, right], 12)
+    page.letters()
     return page.figure
 
 

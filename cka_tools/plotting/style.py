@@ -239,6 +239,10 @@ GAP = 0.08
 """Inches between the panels and the lines above and below them."""
 
 
+SMALLEST_PANEL = 0.4
+"""Inches."""
+
+
 class Page:
     """A figure of the page's width: a title, settings, panels, footnotes. Lengths are in inches.
 
@@ -264,6 +268,7 @@ class Page:
         self.ceiling = self.floor + panels
         self._height = self.ceiling + GAP + sum(lines_height([line], size) for line, size, _ in head) + MARGIN
         self.figure = StyledFigure(figsize=(PAGE_WIDTH, self._height))
+        self._panels: list[Axes] = []
         top = self._height - MARGIN
         for line, size, weight in head:
             self.write(MARGIN, top, line, size, weight=weight)
@@ -278,7 +283,14 @@ class Page:
     def panel(self, x: float, y: float, width: float, height: float, **kwargs: Any) -> Axes:
         """Axes with their lower left corner at x, y."""
         box = (x / PAGE_WIDTH, y / self._height, width / PAGE_WIDTH, height / self._height)
-        return self.figure.add_axes(box, **kwargs)
+        axes = self.figure.add_axes(box, **kwargs)
+        if min(width, height) > SMALLEST_PANEL:  # a colour bar is none
+            self._panels.append(axes)
+        return axes
+
+    def letters(self, aside: float = 8.0) -> None:
+        """Panel letters, in the order in which the panels were made."""
+        panel_letters(self._panels, aside)
 
     def legend(self, handles: Sequence[Artist], x: float, y: float, columns: int) -> None:
         """A legend with its upper left corner at x, y."""

@@ -150,7 +150,7 @@ def layers_command(
 def summary_command(
     runs: tuple[Path, ...] = option(
         MISSING,
-        "Run directories that `cka compare` wrote (what else there is, as in runs/*, is passed over), or one of "
+        "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
         "`cka needle`.",
         argument=True,
     ),

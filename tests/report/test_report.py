@@ -77,7 +77,7 @@ def test_a_report_of_every_kind_says_what_its_record_says(tmp_path):
         assert result.record["provenance"]["command"] in text
         assert result.record["provenance"]["corpus"]["draws"][0]["fingerprint"] in text
     mean = open_run(RESULTS / "detour").summary["mean_divergence"]["debiased"]
-    numbers = [f"{100 * mean[key]:.1f}" for key in ("value", "ci_low", "ci_high")]
+    numbers = [f"{100 * mean[key]:.2f}" for key in ("value", "ci_low", "ci_high")]
     assert "{} % (95 % interval {} to {})".format(*numbers) in text
 
 
@@ -207,7 +207,9 @@ def test_comparisons_over_the_same_documents_are_held_against_the_first(tmp_path
     for name, one in (("a", first), ("b", second), ("c", other)):
         saved(one, tmp_path / name)
     page = Parsed(write_report([tmp_path / name for name in "abc"], tmp_path / "r.html").read_text())
-    assert [one["id"] for one in page.all("section")] == ["run-1", "run-2", "run-3", "difference-1"]
+    assert [one["id"] for one in page.all("section")] == ["overview", "run-1", "run-2", "run-3", "difference-1"]
+    stated = [f"{100 * one.summary['mean_divergence']['debiased']['value']:.1f} (" for one in (first, second, other)]
+    assert all(any(cell.startswith(number) for cell in page.texts["td"]) for number in stated)
     apart = (
         second.summary["mean_divergence"]["debiased"]["value"] - first.summary["mean_divergence"]["debiased"]["value"]
     )
