@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cka_tools.comparison.readout_results import open_run
+from cka_tools.comparison.record import NEEDLE
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.run_directory import FIGURE, RESULT, write_figure, write_whole
+from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import PAGE, Choices, drawn_with
 from cka_tools.formatting import NOTHING, printable
@@ -149,7 +150,8 @@ def layers_command(
 def summary_command(
     runs: tuple[Path, ...] = option(
         MISSING,
-        "Run directories that `cka compare` wrote; what else there is, as in runs/*, is passed over.",
+        "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
+        "`cka needle`.",
         argument=True,
     ),
     *,
@@ -176,14 +178,22 @@ def summary_command(
 
     if layout != "latex" and (fit or latex_label is not None):
         raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
-    read, skipped = read_runs(runs)
-    kept = label
-    if len(label) == len(runs):  # names of what was passed over are not needed
-        kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
     chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
-    found = summary_table([run for run in read if run is not None], kept, chosen, caption)
-    for text in skipped:
-        tell(f"note: {printable(text)}: passed over")
+    if len(runs) == 1 and run_kind(runs[0]) == NEEDLE:
+        from cka_tools.comparison.needle_table import needle_summary
+        from cka_tools.comparison.readout_results import Needle
+
+        if chosen:
+            raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
+        found = needle_summary(Needle.load(runs[0]), label, caption)
+    else:
+        read, skipped = read_runs(runs)
+        kept = label
+        if len(label) == len(runs):  # names of what was passed over are not needed
+            kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
+        found = summary_table([run for run in read if run is not None], kept, chosen, caption)
+        for text in skipped:
+            tell(f"note: {printable(text)}: passed over")
     if output.as_json or layout == "table":
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
