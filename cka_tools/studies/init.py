@@ -131,9 +131,9 @@ def study_text(guesses: Sequence[Guess], folder: Path, *, demo: bool = False) ->
         '# analysis = "compare".',
     ]
     if not demo:
-        for name, one in ANALYSES.items():
-            lines.append(f"# [{_key(name)}]  # {one.default or 'all models; only where it is named'}")
-            lines += ['# task = "sections"'] if "task" in one.needed else []
+        for name, analysis in ANALYSES.items():
+            lines.append(f"# [{_key(name)}]  # {analysis.default or 'all models; only where it is named'}")
+            lines += ['# task = "sections"'] if "task" in analysis.needed else []
         return "\n".join(lines) + "\n"
     for name in ANALYSES:
         lines += [f"[{_key(name)}]", *DEMO_OPTIONS.get(name, []), ""]
