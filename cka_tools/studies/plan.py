@@ -71,6 +71,7 @@ def plan_jobs(study: Study, planned: Callable[[Job], None]) -> list[Job]:
         UserError: what does not fit, with the place in the study.
     """
     _open_models(study)
+    known = len(study.left_out)
     jobs: list[Job] = []
     for entry in list(study.entries):
         found = list(_jobs_of(entry, study, {job.name.lower() for job in jobs}))
@@ -90,7 +91,7 @@ def plan_jobs(study: Study, planned: Callable[[Job], None]) -> list[Job]:
             job.plan = Plan()
         jobs += found
     if not jobs:
-        kind, why = next(iter(study.left_out.items()))
+        kind, why = list(study.left_out.items())[known]
         raise UserError(f"{study.written.name}: no analysis fits by default; {kind}: {why}")
     return jobs
 
