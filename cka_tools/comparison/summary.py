@@ -185,12 +185,12 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     columns = [Column("run", [Cell(name) for name in names], name=True)]
     for of in MEANS:
         entries = [_entry(run, "pair", of) for run in runs]
-        columns.append(Column(f"{of} %", [_cell(e, percent) for e in entries]))
+        columns.append(Column(f"{of} %", [interval_cell(e, percent) for e in entries]))
         biased = [run.summary[f"{of}_divergence"]["biased"]["value"] for run in runs]
         columns.append(Column(f"{of} % biased", [Cell(percent(value)) for value in biased]))
     if any(run.control is not None for run in runs):
-        columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
-        columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
+        columns.append(Column("seed noise %", [interval_cell(_entry(r, "control", "mean"), percent) for r in runs]))
+        columns.append(Column("ratio", [interval_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
     level = level_in_words(runs[0].summary)
     shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
     early_layers = {layer_list(run.summary["early_layers"]) for run in runs}
@@ -207,7 +207,8 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     return columns, "; ".join(shared)
 
 
-def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+    """What a cell says of an interval of the record."""
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
     low, high = entry["ci_low"], entry["ci_high"]

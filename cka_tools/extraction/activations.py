@@ -273,9 +273,9 @@ class PooledForward:
         self._take = take
         try:
             if batch.lengths is None:
-                self.model.run(batch.input_ids, mask)
+                self.model.run(batch.input_ids, mask, batch.token_type_ids)
             else:
-                self.model.run_packed(batch.input_ids, batch.lengths)
+                self.model.run_packed(batch.input_ids, batch.lengths, batch.token_type_ids)
         except StopForward:
             pass
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -28,6 +27,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
@@ -35,10 +35,12 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
 from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import slug as slug
 from cka_tools.processes import from_first, joined
 from cka_tools.progress import Pace, Report
-from cka_tools.terminal.options import Output
+from cka_tools.terminal.options import Output, RunOutput
 from cka_tools.terminal.tables import WIDE
+from cka_tools.terminal.tracking import check_trackers, log_run
 
 if TYPE_CHECKING:
     from cka_tools.comparison.results import RunResult
@@ -49,8 +51,6 @@ SECONDS_A_LINE = 10
 BAR_WIDTH = 20
 INTERRUPTED = 130
 LEAST_WIDTH = 20
-NAME_LETTERS = 60
-"""Of a model, in a directory's name."""
 
 
 class Terminal(Console):
@@ -218,6 +218,7 @@ REPORTS = {
     INTERPOLATION: ("readout_report", "print_interpolation"),
     HEALTH: ("readout_report", "print_health"),
     PROBE: ("probe_report", "print_probe"),
+    NEEDLE: ("needle_report", "print_needle"),
 }
 """Where each kind of run is printed; imported when it is."""
 
@@ -243,14 +244,15 @@ def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
             show(Terminal())
 
 
-def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:
-    """Make a result, save it and print it; of several processes the first one saves and prints.
+def run_and_save(make: Callable[[Any], RunResult], name: str, output: RunOutput) -> None:
+    """Make a result, save it, print it and log it where that was asked; of several processes the first one does.
 
     Args:
         make: takes a progress callback. name: of the run directory where none is given.
     """
     from cka_tools.store.snapshot import kept_until_saved
 
+    check_trackers(output.log)
     with joined() as process:
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
@@ -263,6 +265,8 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         print_saved(result, saved, output)
         if saved != run_dir:
             tell(f"note: {str(run_dir)!r} was taken meanwhile: the run is in {str(saved)!r}")
+        for text in log_run(output.log, result, saved, output.log_project):
+            tell(f"note: {text}")
         if problem:
             raise NotDrawn(problem)
 
@@ -292,12 +296,15 @@ def say_settings(console: Console, record: dict[str, Any]) -> None:
 
 @contextmanager
 def early_warnings() -> Iterator[None]:
-    """Print what is to be known before a run starts as one line each."""
+    """Print what is to be known before a run starts as one line each, once."""
     show = warnings.showwarning
+    said: set[str] = set()
 
     def told(message: Any, category: type[Warning], *others: Any) -> None:
         if issubclass(category, EarlyWarning):
-            tell(f"cka: warning: {message}")
+            if str(message) not in said:
+                said.add(str(message))
+                tell(f"cka: warning: {message}")
         else:
             show(message, category, *others)
 
@@ -337,12 +344,6 @@ def say_remarks(console: Console, summary: dict[str, Any], noun: str = "", such:
         where = f"in {counted(len(warning['pairs']), noun)}{such}" if "pairs" in warning else ""
         text = f"{where}{printable(warning['text'])}"
         say(console, ("warning ", "bold yellow"), (f"[{warning['code']}] ", "yellow"), text)
-
-
-def slug(spec: str) -> str:
-    """A model spec as part of a directory's name."""
-    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def free_directory(name: str) -> Path:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cka_tools.comparison.readout_results import open_run
+from cka_tools.comparison.record import COMPARISON, MATRIX, NEEDLE, TRAJECTORY
 from cka_tools.comparison.results import Comparison
-from cka_tools.comparison.run_directory import FIGURE, RESULT, write_figure, write_whole
+from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import PAGE, Choices, drawn_with
 from cka_tools.formatting import NOTHING, printable
@@ -84,6 +85,9 @@ def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> 
         raise UserError(
             f"--what {choices.what} is a panel of a comparison, and {str(run)!r} is a {result.kind}: leave it out"
         )
+    if unused := _unused(choices, result.kind):
+        drawn = f"a {result.kind}'s figure" if choices.what == PAGE else f"--what {choices.what}"
+        raise UserError(f"{' and '.join(unused)} would change nothing in {drawn}: leave it out")
     if out is None and choices != Choices():
         raise UserError("a figure of your own choices does not replace that of the run: name a file with --out")
     for text in choices.notes:
@@ -97,6 +101,24 @@ def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> 
         echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
         echo(f"Wrote {' and '.join(printable(str(t)) for t in targets)}")
+
+
+HEATMAPS = (COMPARISON, TRAJECTORY, MATRIX)
+"""Kinds of run whose page has one."""
+
+
+def _unused(choices: Choices, kind: str) -> list[str]:
+    """Choices that were made of what is not drawn."""
+    default, of_pair = Choices(), kind == COMPARISON
+    coloured = kind in HEATMAPS and choices.what in (PAGE, "heatmap")
+    drawn = {
+        "range": coloured,
+        "cmap": coloured,
+        "annotate": of_pair and choices.what in (PAGE, "heatmap"),
+        "biased": of_pair and choices.what in (PAGE, "layers"),
+    }
+    made = [name for name, there in drawn.items() if not there and getattr(choices, name) != getattr(default, name)]
+    return ["--no-biased" if name == "biased" else f"--{name}" for name in made]
 
 
 @with_options()
@@ -149,7 +171,8 @@ def layers_command(
 def summary_command(
     runs: tuple[Path, ...] = option(
         MISSING,
-        "Run directories that `cka compare` wrote; what else there is, as in runs/*, is passed over.",
+        "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
+        "`cka needle`.",
         argument=True,
     ),
     *,
@@ -176,14 +199,22 @@ def summary_command(
 
     if layout != "latex" and (fit or latex_label is not None):
         raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
-    read, skipped = read_runs(runs)
-    kept = label
-    if len(label) == len(runs):  # names of what was passed over are not needed
-        kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
     chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
-    found = summary_table([run for run in read if run is not None], kept, chosen, caption)
-    for text in skipped:
-        tell(f"note: {printable(text)}: passed over")
+    if len(runs) == 1 and run_kind(runs[0]) == NEEDLE:
+        from cka_tools.comparison.needle_table import needle_summary
+        from cka_tools.comparison.readout_results import Needle
+
+        if chosen:
+            raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
+        found = needle_summary(Needle.load(runs[0]), label, caption)
+    else:
+        read, skipped = read_runs(runs)
+        kept = label
+        if len(label) == len(runs):  # names of what was passed over are not needed
+            kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
+        found = summary_table([run for run in read if run is not None], kept, chosen, caption)
+        for text in skipped:
+            tell(f"note: {printable(text)}: passed over")
     if output.as_json or layout == "table":
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
