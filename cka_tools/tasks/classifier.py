@@ -123,7 +123,7 @@ def bag_of_words(of: Labelled, seed: int) -> Scored:
 def majority(of: Labelled) -> Scored:
     """Always the most frequent class of train; of several, each class that most texts of train have."""
     found = np.zeros_like(of.test_gold)
-    found[:, of.train_gold.mean(0) > 0.5 if of.task.several else of.train_gold.sum(0).argmax()] = True
+    found[:, of.train_gold.mean(0) > 0.5 if of.task.kind == "labels" else of.train_gold.sum(0).argmax()] = True
     return Scored(scores(of.test_gold, found), found)
 
 
@@ -137,7 +137,7 @@ def _fit(
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import Pipeline
 
-    several = of.task.several
+    several = of.task.kind == "labels"
     plain = LogisticRegression(max_iter=STEPS)
     regression, at = (OneVsRestClassifier(plain), "regression__estimator__C") if several else (plain, "regression__C")
     target = gold.astype(int) if several else gold.argmax(1)

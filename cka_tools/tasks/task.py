@@ -17,6 +17,7 @@ from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.errors import UserError, one_line, reason_of
 from cka_tools.formatting import counted, quoted
 from cka_tools.settings import Reading
+from cka_tools.tasks.bio import types_of
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 SPLITS = {TRAIN: TRAIN, "training": TRAIN, DEV: DEV, "validation": DEV, "valid": DEV, "val": DEV, TEST: TEST}
@@ -34,13 +35,23 @@ FACTS = ("title", "metric", "licence", "source", "hub", "note")
 """What a record keeps of a spec besides."""
 
 
+Kind = Literal["label", "labels", "tags"]
+"""One class a text, any number of them, or one BIO tag a word."""
+
+
 @dataclass(frozen=True)
 class Example:
-    """A text with its classes: one, or any number in a task of several."""
+    """A text with its labels.
+
+    Attributes:
+        labels: its class; or its classes, none or more; or the BIO tag of each word ("O", "B-Disease", …).
+        words: of a task of tags: `text` is these, joined by spaces.
+    """
 
     id: str
     text: str
     labels: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,8 @@ class Task:
 
     Attributes:
         spec: as it was given. name: of a named task, or of its file.
-        several: whether a text may have any number of classes.
-        classes: all of them, in order.
+        kind: what its labels are.
+        classes: all of them, in order; of tags the types of entity, without B- and I-.
         train, dev, test: the examples; dev may be empty.
         facts: title, metric, licence, source, where they are known.
         fingerprint: sha256 (hex) over all texts and labels.
@@ -59,7 +70,7 @@ class Task:
 
     spec: str
     name: str
-    several: bool
+    kind: Kind
     classes: tuple[str, ...]
     train: Sequence[Example]
     dev: Sequence[Example]
@@ -71,7 +82,7 @@ class Task:
     def record(self) -> dict[str, Any]:
         """What is kept of a task, as JSON data; none of its text."""
         sizes = {name: len(getattr(self, name)) for name in (TRAIN, DEV, TEST)}
-        kept = {"spec": self.spec, "name": self.name, "kind": "labels" if self.several else "label"}
+        kept = {"spec": self.spec, "name": self.name, "kind": self.kind}
         return kept | sizes | {"classes": list(self.classes), "fingerprint": self.fingerprint} | self.facts
 
 
@@ -96,7 +107,7 @@ def read_task(spec: str) -> Task:
         raise UserError(f"task {quoted(spec)}: {unknown[0]!r} is not known: {hint}")
     splits, kind = _examples(spec, described, folder)
     facts = {fact: str(described[fact]) for fact in FACTS if fact in described}
-    return check_task(spec, name, splits, kind == "labels", described.get("classes"), facts)
+    return check_task(spec, name, splits, kind, described.get("classes"), facts)
 
 
 def task_names() -> list[str]:
@@ -210,7 +221,7 @@ def check_task(
     spec: str,
     name: str,
     splits: Mapping[str, Sequence[Example]],
-    several: bool,
+    kind: Kind,
     classes: Sequence[Any] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Task:
@@ -226,7 +237,8 @@ def check_task(
     for split in (TRAIN, TEST):
         if (size := len(splits[split])) < LEAST_EXAMPLES:
             raise UserError(f"{called}: {split} has {counted(size, 'example')}, at least {LEAST_EXAMPLES} are needed")
-    counts = {split: Counter(label for one in rows for label in one.labels) for split, rows in splits.items()}
+    named = types_of if kind == "tags" else tuple
+    counts = {split: Counter(label for one in rows for label in named(one.labels)) for split, rows in splits.items()}
     occurring = sorted(set().union(*counts.values()))
     chosen = occurring if classes is None else [str(one) for one in classes]
     if foreign := sorted(set(occurring) - set(chosen)):
@@ -236,7 +248,7 @@ def check_task(
     if lost := [one for one in chosen if not counts[TRAIN][one]]:
         raise UserError(f"{called}: the class {quoted(lost[0])} is missing in train: add examples, or drop the class")
     often = [one for one in chosen if counts[TRAIN][one] > 1]
-    if len(often) < (1 if several else 2):
+    if len(often) < (2 if kind == "label" else 1):
         raise UserError(f"{called}: fewer than two classes have two examples in train: too few to fit a probe")
     notes = []
     seen = {one.text for one in splits[TRAIN]}
@@ -248,9 +260,9 @@ def check_task(
     digest = sha256()
     for split in (TRAIN, DEV, TEST):
         for one in splits[split]:
-            digest.update(repr((split, one.text, one.labels)).encode("utf-8", "surrogatepass"))
+            digest.update(repr((split, one.words or one.text, one.labels)).encode("utf-8", "surrogatepass"))
     parts = {split: tuple(splits[split]) for split in (TRAIN, DEV, TEST)}
     return Task(
-        spec, name, several, tuple(chosen), **parts, facts=dict(facts or {}), fingerprint=digest.hexdigest(),
+        spec, name, kind, tuple(chosen), **parts, facts=dict(facts or {}), fingerprint=digest.hexdigest(),
         notes=tuple(notes),
     )  # fmt: skip

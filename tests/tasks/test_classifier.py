@@ -26,7 +26,7 @@ def make_task(gold_train: np.ndarray, gold_test: np.ndarray, several: bool) -> T
         ]
         for split, gold in (("train", gold_train), ("test", gold_test))
     }  # fmt: skip
-    return check_task("made", "made", splits | {"dev": []}, several)
+    return check_task("made", "made", splits | {"dev": []}, "labels" if several else "label")
 
 
 def with_features(
@@ -158,7 +158,7 @@ def test_majority_of_several_is_what_most_texts_have() -> None:
 def test_texts_that_occur_twice_or_hold_no_token() -> None:
     gold = one_hot(np.arange(12) % 2, 2)
     task = make_task(gold, gold, several=False)
-    again = Task("t", "t", False, task.classes, task.train, (), (*task.test[:10], task.train[0]))
+    again = Task("t", "t", "label", task.classes, task.train, (), (*task.test[:10], task.train[0]))
     texts = classifier.texts_of(again)
     assert len(texts) == 22
     of = classifier.labelled(again, [one["id"] for one in texts if one["text"] != task.train[1].text])

@@ -34,7 +34,7 @@ def write(path: Path, found: Rows) -> str:
 def test_a_file_a_named_task_and_a_description_are_one(tmp_path: Path) -> None:
     file = write(tmp_path / "own.jsonl", rows())
     alone = read_task(file)
-    assert (alone.name, alone.several, alone.classes) == ("own", False, ("a", "b"))
+    assert (alone.name, alone.kind, alone.classes) == ("own", "label", ("a", "b"))
     assert [len(part) for part in (alone.train, alone.dev, alone.test)] == [12, 0, 10]
     assert (alone.train[1].text, alone.train[1].labels) == ("train 1", ("b",))
     named = read_task(f"gad={file}")
@@ -54,7 +54,7 @@ def test_several_classes_a_text_and_none(tmp_path: Path) -> None:
     for row in found:
         del row["label"]
     task = read_task(write(tmp_path / "several.jsonl", found))
-    assert task.several
+    assert task.kind == "labels"
     assert [one.labels for one in task.train[:3]] == [(), ("a",), ("a", "b")]
 
 
@@ -155,7 +155,7 @@ READ = """
 import json, sys
 from cka_tools.tasks import read_task
 task = read_task(sys.argv[1])
-print(json.dumps([task.several, task.classes, [(one.text, one.labels) for one in (*task.train, *task.test)]]))
+print(json.dumps([task.kind, task.classes, [(one.text, one.labels) for one in (*task.train, *task.test)]]))
 """
 
 
@@ -182,7 +182,7 @@ def test_splits_of_a_hub_data_set_are_read_with_their_labels(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    several, classes, examples = json.loads(done.stdout.splitlines()[-1])
-    assert (several, classes, len(examples)) == (True, ["a", "b"], 24)
+    kind, classes, examples = json.loads(done.stdout.splitlines()[-1])
+    assert (kind, classes, len(examples)) == ("labels", ["a", "b"], 24)
     assert examples[2] == ["train 2", ["a", "b"]]
     assert examples[12] == ["test 0", []]
