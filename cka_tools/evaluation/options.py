@@ -56,6 +56,9 @@ class EvaluationOptions:
     batch_size: int = option(paper.FINE_TUNING_BATCH, "Texts a step.", least=1, most=65_536)
     max_length: int | None = option(None, "Tokens a text is cut to.", shown="512, or what the models take", least=1)
     precision: Literal["float32", "bf16"] = option("float32", "Of the forward pass.")
+    group_by_length: bool = option(
+        False, "Texts of like length in a batch, in a random order of batches: less padding, thus less time."
+    )
     keep_weights: bool = option(False, "Keep each run's fine-tuned model, as safetensors.", recorded=False)
     device: Literal["auto", "cpu"] = option("auto", "auto or cpu.", recorded=False)
     trust_remote_code: bool = option(False, "Run code that comes with a model. Read it first.")
@@ -85,5 +88,5 @@ class EvaluationOptions:
 
     def record(self) -> dict[str, Any]:
         """What can change a number, but the seeds."""
-        names = ("lr", "weight_decay", "epochs", "batch_size", "max_length", "precision")
+        names = ("lr", "weight_decay", "epochs", "batch_size", "max_length", "precision", "group_by_length")
         return {name: getattr(self, name) for name in names}

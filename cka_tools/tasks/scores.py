@@ -23,13 +23,18 @@ def scores(gold: np.ndarray, found: np.ndarray) -> dict[str, Reading]:
     # F1 = 2 TP / (2 TP + FP + FN), by class; without a document are all counts less its own.
     twice, either = 2.0 * right, 2.0 * right + wrong + missed
     has = gold.any(0)
-    macro, micro = _without(twice[:, has], either[:, has]), _without(twice.sum(1)[:, None], either.sum(1)[:, None])
-    n = len(gold)
+    macro = _without(twice[:, has], either[:, has]) if has.any() else np.zeros((len(gold) + 1, 1))
     return {
-        MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), n),
-        MICRO: Reading(float(micro[-1, 0]), micro[:-1, 0], n),
+        MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), len(gold)),
+        MICRO: ratio_reading(twice.sum(1), either.sum(1)),
         ACCURACY: Reading.mean((gold == found).all(1).astype(float)),
     }
+
+
+def ratio_reading(above: np.ndarray, below: np.ndarray) -> Reading:
+    """The ratio of two sums over documents, of (n,) each; 0/0 is 0."""
+    ratio = _without(above[:, None], below[:, None])[:, 0]
+    return Reading(float(ratio[-1]), ratio[:-1], len(above))
 
 
 def _without(above: np.ndarray, below: np.ndarray) -> np.ndarray:
