@@ -85,6 +85,7 @@ class Corpus:
 
     `counts`, `source` and `notes` belong to the reader, which may fill them until `documents` ends.
     A reader counts only the records that never become a document; each such record also counts as `read`.
+    `classes` holds, by column, the names that its numbers stand for, where the data say them.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Corpus:
     counts: Counter[str] = field(default_factory=Counter)
     source: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
 
     def set_aside(self, reason: str) -> None:
         """Count a record that does not become a document."""

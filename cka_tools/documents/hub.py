@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.documents.document import Corpus, Document, metadata_of
-from cka_tools.documents.text_files import id_column, plain_columns, row_document, row_id, text_columns
+from cka_tools.documents.text_files import class_names, id_column, plain_columns, row_document, row_id, text_columns
 from cka_tools.errors import UserError, one_line
 from cka_tools.settings import Reading
 
@@ -164,6 +164,8 @@ def _read(stream: Any, asked: str | None, candidates: int | None, seed: int, ope
     names = stream.column_names or list(next(iter(stream), {}))
     columns, id_name = text_columns(names, opened.name, asked), id_column(names)
     opened.source["column"] = " + ".join(columns)
+    if stream.features:
+        opened.classes |= class_names(stream.features.to_dict())
     # Metadata is for a draw: where all is read, as for training, further columns are not fetched.
     others = plain_columns(stream.features.arrow_schema) if stream.features and candidates is not None else []
     if candidates is None or stream.features:

@@ -334,6 +334,7 @@ def read_parquet(path: Path, corpus: Corpus, reading: Reading) -> Iterator[Docum
             names = file.schema_arrow.names
             columns, id_name = text_columns(names, str(path), reading.column), id_column(names)
             _record_columns(corpus, path, columns)
+            corpus.classes |= _names_in_parquet(file.schema_arrow)
             plain = {*columns, id_name, *plain_columns(file.schema_arrow)}
             for batch in file.iter_batches(PARQUET_ROWS, columns=[name for name in names if name in plain]):
                 for row in batch.to_pylist():
@@ -368,15 +369,18 @@ def row_document(
     """Return the document of a row.
 
     Args:
-        columns: of the text, joined with line ends; it is empty where the last one is.
+        columns: of the text, joined with line ends; it is empty where the last one is. A list of strings is
+            words, joined by spaces, and kept as metadata.
         id_name: of the id, if there is one.
         fallback: the id where the row has none. where: the row, as an error names it.
         limit: bytes of a document.
 
     Raises:
-        UserError: a text is neither a string nor null, which is an empty one, or too long.
+        UserError: a text is neither a string, nor words, nor null, which is an empty one; or it is too long.
     """
     parts = ["" if row.get(name) is None else row[name] for name in columns]
+    words = [name for name, part in zip(columns, parts, strict=True) if _is_words(part)]
+    parts = [" ".join(part) if _is_words(part) else part for part in parts]
     for part in parts:
         if not isinstance(part, str):
             found = f"{str(part)[:40]!r} ({type(part).__name__})"
@@ -384,7 +388,12 @@ def row_document(
     text = "\n".join(filter(None, parts)) if parts[-1].strip() else ""
     if limit is not None and len(text) > limit:
         raise TooLarge(where, limit)
-    return Document(row_id(row, id_name, fallback), text, metadata_of(row.items(), (*columns, id_name)))
+    taken = (*(name for name in columns if name not in words), id_name)
+    return Document(row_id(row, id_name, fallback), text, metadata_of(row.items(), taken))
+
+
+def _is_words(part: Any) -> bool:
+    return isinstance(part, list) and all(isinstance(word, str) for word in part)
 
 
 def row_id(row: Mapping[str, Any], id_name: str | None, fallback: str) -> str:
@@ -401,6 +410,28 @@ def plain_columns(schema: Any) -> list[str]:
     kinds = {field.name: field.type for field in schema if not isinstance(field.type, BaseExtensionType)}
     inner = {name: getattr(kind, "value_type", kind) for name, kind in kinds.items()}
     return [name for name, kind in inner.items() if not any(other(kind) for other in others)]
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By column the names that its numbers stand for, where a data set of `datasets` says them.
+
+    Args:
+        features: as `Features.to_dict` gives them, and parquet files keep them.
+    """
+    inner = {name: one.get("feature", one) for name, one in features.items() if isinstance(one, Mapping)}
+    return {
+        name: list(one["names"])
+        for name, one in inner.items()
+        if isinstance(one, Mapping) and one.get("_type") == "ClassLabel" and one.get("names")
+    }
+
+
+def _names_in_parquet(schema: Any) -> dict[str, list[str]]:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return class_names(features)
+    except (KeyError, ValueError, TypeError, AttributeError):  # written by something else
+        return {}
 
 
 def _record_columns(corpus: Corpus, path: Path, columns: tuple[str, ...]) -> None:

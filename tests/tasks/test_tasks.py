@@ -108,7 +108,7 @@ def test_bad_rows_are_one_line(case: str, tmp_path: Path) -> None:
         ('data = "t.jsonl"\nclasses = ["a"]', "the class 'b' is not among its classes"),
         ('data = "t.jsonl"\nlables = "x"', "'lables' is not known: did you mean 'label"),
         ('data = "t.jsonl"\ntrain = "t.jsonl"', "give either data with a split column, or train and test"),
-        ('data = "t.jsonl"\nkind = "tags"', "kind 'tags' is not one of label, labels"),
+        ('data = "t.jsonl"\nkind = "tag"', "kind 'tag' is not one of label, labels, tags"),
         ('data = "t.jsonl"\nkind = "labels"\nlabels = "label"', "is not a list of classes"),
         ("data = ", "cannot be read"),
     ],
@@ -127,7 +127,7 @@ def test_bad_descriptions_are_one_line(described: str, said: str, tmp_path: Path
     [
         ("", "is empty"),
         ("section", "did you mean 'sections'?"),
-        ("nothing-like-it", "choose among sections, gad, hoc, chemprot"),
+        ("nothing-like-it", "choose among sections, entities, gad, hoc, chemprot"),
         ("hoc", "does not ship with its data"),
         ("hoc=", "names no file: write it like hoc=FILE"),
         ("hoc=none.jsonl", "no such file"),
@@ -140,14 +140,18 @@ def test_bad_specs_are_one_line(spec: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_the_task_that_ships_is_what_its_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_that_ship_are_what_their_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(__file__).parents[2] / "data"
     monkeypatch.syspath_prepend(str(data))
     import make_task
 
-    assert gzip.decompress((data / "tasks" / "sections.jsonl.gz").read_bytes()) == make_task.task_bytes()
+    for name in ("sections", "entities"):
+        assert gzip.decompress((data / "tasks" / f"{name}.jsonl.gz").read_bytes()) == make_task.task_bytes(name)
     task = read_task("sections")
     assert (len(task.train), len(task.dev), len(task.test), len(task.classes)) == (480, 120, 240, 4)
+    assert task.notes == ()
+    task = read_task("entities")
+    assert (task.kind, task.classes, len(task.train), len(task.test)) == ("tags", ("Disease", "Drug", "Gene"), 360, 180)
     assert task.notes == ()
 
 
