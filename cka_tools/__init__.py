@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         trajectory,
     )
     from cka_tools.compute import compute_features
+    from cka_tools.evaluation import evaluate
     from cka_tools.interventions import health, interpolate, transplant
     from cka_tools.models import graft
     from cka_tools.probes import probe
@@ -37,6 +38,7 @@ __all__ = [
     "compute_features",
     "contrast",
     "difference",
+    "evaluate",
     "fill",
     "graft",
     "health",
@@ -59,6 +61,7 @@ _HOME = {
     "compute_features": "compute",
     "contrast": "comparison",
     "difference": "comparison",
+    "evaluate": "evaluation",
     "fill": "readouts.fill",
     "graft": "models",
     "health": "interventions",

@@ -1,4 +1,4 @@
-"""Saved comparisons → one table as a paper prints it, for the terminal, CSV, Markdown and LaTeX."""
+"""Saved runs → one table as a paper prints it, for the terminal, CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ NAME_LETTERS = 40
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says: text, and an interval's ends where it has one."""
+    """What a cell says: text, an interval's ends where it has one, and whether it is marked as the best."""
 
     text: str
     interval: tuple[str, str] | None = None
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,12 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     columns = [Column("run", [Cell(name) for name in names], name=True)]
     for of in MEANS:
         entries = [_entry(run, "pair", of) for run in runs]
-        columns.append(Column(f"{of} %", [_cell(e, percent) for e in entries]))
+        columns.append(Column(f"{of} %", [interval_cell(e, percent) for e in entries]))
         biased = [run.summary[f"{of}_divergence"]["biased"]["value"] for run in runs]
         columns.append(Column(f"{of} % biased", [Cell(percent(value)) for value in biased]))
     if any(run.control is not None for run in runs):
-        columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
-        columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
+        columns.append(Column("seed noise %", [interval_cell(_entry(r, "control", "mean"), percent) for r in runs]))
+        columns.append(Column("ratio", [interval_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
     level = level_in_words(runs[0].summary)
     shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
     early_layers = {layer_list(run.summary["early_layers"]) for run in runs}
@@ -148,11 +149,12 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     return columns, "; ".join(shared)
 
 
-def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str], best: bool = False) -> Cell:
+    """A value of the record with its interval."""
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
     low, high = entry["ci_low"], entry["ci_high"]
-    return Cell(write(entry["value"]), None if low is None or high is None else (write(low), write(high)))
+    return Cell(write(entry["value"]), None if low is None or high is None else (write(low), write(high)), best)
 
 
 def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
@@ -223,7 +225,8 @@ def to_markdown(table: SummaryTable) -> str:
 
     def cell(one: Cell) -> str:
         interval = "" if one.interval is None else " ({} to {})".format(*one.interval)
-        return markdown_escaped(one.text) + interval
+        text = markdown_escaped(one.text)
+        return (f"**{text}**" if one.best else text) + interval
 
     heads = [markdown_escaped(column.head) for column in table.columns]
     lines = [heads, ["---" if column.name else "---:" for column in table.columns], *_rows(table, cell)]
@@ -236,10 +239,11 @@ def to_latex(table: SummaryTable) -> str:
     """A tabular with booktabs; intervals small and in brackets; caption and notes as comments."""
 
     def cell(one: Cell) -> str:
+        text = f"\\textbf{{{_signed(one.text)}}}" if one.best else _signed(one.text)
         if one.interval is None:
-            return _signed(one.text)
+            return text
         low, high = map(_signed, one.interval)
-        return f"{_signed(one.text)} {{\\footnotesize [{low}, {high}]}}"
+        return f"{text} {{\\footnotesize [{low}, {high}]}}"
 
     columns = "".join("l" if column.name else "r" for column in table.columns)
     head = " & ".join(latex_escaped(column.head) for column in table.columns)

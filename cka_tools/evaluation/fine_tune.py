@@ -89,7 +89,8 @@ def readings(task: Task, gold: Labels, found: Labels) -> dict[str, Reading]:
 def reproducible(seed: int) -> Iterator[None]:
     """Every draw inside follows from the seed; the caller's generators and switches are put back."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # transformers seeds NumPy's old generator too.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     # Without this cuBLAS may sum in another order from call to call, and torch refuses it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -100,7 +101,7 @@ def reproducible(seed: int) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warns)
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

@@ -33,7 +33,9 @@ def check_head(outline: ModelOutline, kind: Kind) -> None:
         raise UserError(f"model {name!r} does not take padded batches, in which texts are trained: give another")
     mapping = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING if kind == "tags" else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     lacking = f"model {name!r} ({type(outline.model).__name__}) has no class of transformers with a head for "
-    lacking += f"{'tags of words' if kind == 'tags' else 'classes of texts'}: give an encoder such as BERT or ModernBERT"
+    lacking += (
+        f"{'tags of words' if kind == 'tags' else 'classes of texts'}: give an encoder such as BERT or ModernBERT"
+    )
     if type(outline.model.config) not in mapping:
         raise UserError(lacking)
     with failing_as(lacking), torch.device("meta"):

@@ -29,7 +29,9 @@ def parse_seeds(text: str, name: str) -> tuple[int, ...]:
     if "," in text:
         return tuple(map(int, numbers))
     if not 1 <= numbers[0] <= MOST_SEEDS:
-        raise UserError(f"--{name} {quoted(text)} does not fit: give a number of seeds from 1 to {MOST_SEEDS}, or a list")
+        raise UserError(
+            f"--{name} {quoted(text)} does not fit: give a number of seeds from 1 to {MOST_SEEDS}, or a list"
+        )
     return tuple(range(1, int(numbers[0]) + 1))
 
 
@@ -41,7 +43,7 @@ class EvaluationOptions:
         UserError: a value that does not fit, by name.
     """
 
-    seeds: Sequence[int] | int = option(
+    seeds: Sequence[int] = option(
         tuple(range(1, paper.FINE_TUNING_SEEDS + 1)),
         "How many, or a list as 1,2,7: of a head's first weights, the order of the data, dropout.",
         shown=str(paper.FINE_TUNING_SEEDS),
@@ -76,7 +78,9 @@ class EvaluationOptions:
         if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
             object.__setattr__(self, "seeds", parse_seeds(str(self.seeds), "seeds"))
         given = list(self.seeds) if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str) else None
-        whole = given and all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= LARGEST for one in given)
+        whole = given and all(
+            isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= LARGEST for one in given
+        )
         if not given or not whole or len(set(given)) < len(given) or len(given) > MOST_SEEDS:
             told = quoted(self.seeds if given is None else ",".join(map(str, given)))
             raise UserError(f"--seeds {told} does not fit: give different whole numbers from 0 to {LARGEST}, as 1,2")

@@ -22,7 +22,7 @@ from cka_tools.evaluation.examples import encode, outputs_of
 from cka_tools.evaluation.fine_tune import Split, Tuned, fine_tune, headline
 from cka_tools.evaluation.heads import check_head
 from cka_tools.evaluation.options import EvaluationOptions
-from cka_tools.evaluation.runs import CLAIM, KEY_LETTERS, Run, keep_model, key_of, share_runs
+from cka_tools.evaluation.runs import CLAIM, KEY_LETTERS, RUNS, Run, keep_model, key_of, share_runs
 from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
 from cka_tools.formatting import quoted
@@ -38,13 +38,10 @@ DEV_SHARE, DEV_SEED = 10, 0
 HASHES = ("weights_sha256", "config_sha256", "tokenizer_sha256", "revision")
 NAME_LETTERS = 40
 
-Told = Callable[[str, JsonObject | None], None]
-"""Called with a line on each run that is made, and its facts; none of one that was found."""
-
 
 def evaluate(
-    models: Sequence[ModelGiven],
-    tasks: Sequence[str | Task],
+    models: Sequence[ModelGiven] | Plan,
+    tasks: Sequence[str | Task] = (),
     *,
     out: str | Path | None = None,
     options: EvaluationOptions | None = None,
@@ -58,7 +55,7 @@ def evaluate(
     epoch with the best score on dev (a seeded tenth of train where a task has none). One seed gives one result.
 
     Args:
-        models: anything `compare` takes as a model.
+        models: anything `compare` takes as a model; or a plan, which has all but the arguments that follow `out`.
         tasks: as `tasks.read_task` takes them, or read ones.
         out: directory of the runs. The same call goes on with what is there, several at once share the runs; a
             run that was stopped is made again from its beginning. Without it nothing is kept.
@@ -71,14 +68,15 @@ def evaluate(
     Raises:
         UserError: input that does not fit, in one line and before any training; a loss that is not finite.
     """
-    chosen = replace(options or EvaluationOptions(), **given)
-    plan = make_plan(models, tasks, chosen)
+    plan = (
+        models
+        if isinstance(models, Plan)
+        else make_plan(models, tasks, replace(options or EvaluationOptions(), **given))
+    )
     with ExitStack() as stack:
-        if out is None:
-            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cka-evaluate-")))
-        place = Path(out)
+        place = Path(out or stack.enter_context(tempfile.TemporaryDirectory(prefix="cka-evaluate-")))
         claim(place, plan.identity, **CLAIM)
-        (place / "runs").mkdir(exist_ok=True)
+        (place / RUNS).mkdir(exist_ok=True)
         _make_runs(plan, place, progress, told)
         return _result(plan, place)
 
@@ -145,7 +143,7 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
     read = [one if isinstance(one, Task) else read_task(one) for one in tasks]
     if twice := [task.name for at, task in enumerate(read) if task.name in [one.name for one in read[:at]]]:
         raise UserError(f"two tasks are called {twice[0]!r}: rename one file")
-    classifier.need_sklearn("evaluate")
+    classifier.need_sklearn("floors of evaluations")
     if any(task.kind == "tags" for task in read):
         need_seqeval()
     loading = _loading(options)
@@ -176,9 +174,7 @@ def check_out(plan: Plan, out: Path) -> None:
 
 
 def _loading(options: EvaluationOptions) -> LoadOptions:
-    return LoadOptions(
-        device=options.device, trust_remote_code=options.trust_remote_code, allow_bin=options.allow_bin
-    )
+    return LoadOptions(device=options.device, trust_remote_code=options.trust_remote_code, allow_bin=options.allow_bin)
 
 
 def _content(source: ModelSource, loading: LoadOptions) -> JsonObject:
@@ -195,7 +191,9 @@ def _parts(task: Task) -> tuple[dict[str, Sequence[Any]], list[str]]:
     drawn = set(order[:size].tolist())
     dev = [one for at, one in enumerate(task.train) if at in drawn]
     rest = [one for at, one in enumerate(task.train) if at not in drawn]
-    note = f"{task.name} has no dev split: {size:,} texts of train, a tenth drawn with seed {DEV_SEED}, choose the epoch."
+    note = (
+        f"{task.name} has no dev split: {size:,} texts of train, a tenth drawn with seed {DEV_SEED}, choose the epoch."
+    )
     return {TRAIN: rest, DEV: dev, TEST: task.test}, [note]
 
 
@@ -231,7 +229,11 @@ def _make_runs(plan: Plan, out: Path, progress: Progress | None, told: Callable[
         done += size[run]
         if told is not None and made:
             tuned = run.read(out)
-            score = "" if tuned is None else f": best of {len(tuned.dev)} epochs is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
+            score = (
+                ""
+                if tuned is None
+                else f": best of {len(tuned.dev)} epochs is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
+            )
             told(f"{plan.tasks[run.task].name}, {plan.sources[run.model].name}, seed {run.seed}{score}")
 
     share_runs(runs, out, make, keep_weights=options.keep_weights, seen=seen)

@@ -57,7 +57,9 @@ def table_of(
         "best": [],
     }
     for t in range(len(tasks)):
-        columns = [{name: [by_seed[name] for by_seed in scored[t, m]] for name in scored[t, m][0]} for m in range(models)]
+        columns = [
+            {name: [by_seed[name] for by_seed in scored[t, m]] for name in scored[t, m][0]} for m in range(models)
+        ]
         apart = [_apart(t, a, b, {q: [columns[a][q]] for q in columns[a]}, {q: [columns[b][q]] for q in columns[b]})
                  for b, a in combinations(range(models), 2)]  # fmt: skip
         record["differences"] += apart
@@ -123,7 +125,9 @@ def _apart(
     return {"task": t, "a": a, "b": b, "readouts": found}
 
 
-def _best(t: int | None, shown: str, scores: Sequence[JsonObject], apart: Sequence[JsonObject], models: int) -> JsonObject:
+def _best(
+    t: int | None, shown: str, scores: Sequence[JsonObject], apart: Sequence[JsonObject], models: int
+) -> JsonObject:
     """The model with the highest mean, and whether its difference from every other is clear of 0."""
     means = {one["model"]: one["readouts"][shown]["value"] for one in scores if one["task"] == t}
     best = max(range(models), key=lambda m: means[m])

@@ -18,7 +18,7 @@ def need_seqeval() -> None:
     try:
         import seqeval  # noqa: F401
     except ImportError as error:
-        raise UserError("tags need seqeval: pip install 'cka-tools[evaluate]'") from error
+        raise UserError("tags need seqeval: pip install 'cka-tools[probe]'") from error
 
 
 def entity_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, Reading]:

@@ -26,6 +26,7 @@ from cka_tools.terminal.compare_commands import (
     trajectory_command,
 )
 from cka_tools.terminal.document_commands import diff_command, documents_command
+from cka_tools.terminal.evaluate_command import evaluate_command
 from cka_tools.terminal.intervention_commands import (
     fill_command,
     health_command,
@@ -76,6 +77,7 @@ app.command("interpolate")(interpolate_command)
 app.command("health")(health_command)
 app.command("fill")(fill_command)
 app.command("probe")(probe_command)
+app.command("evaluate")(evaluate_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("diff")(diff_command)

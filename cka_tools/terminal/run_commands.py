@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import KINDS
-from cka_tools.comparison.record import COMPARISON
+from cka_tools.comparison.readout_results import KINDS, Evaluation
+from cka_tools.comparison.record import COMPARISON, EVALUATION
 from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
@@ -137,11 +138,13 @@ def layers_command(
 
 @with_options()
 def summary_command(
-    runs: tuple[Path, ...] = option(MISSING, "Run directories that `cka compare` wrote.", argument=True),
+    runs: tuple[Path, ...] = option(
+        MISSING, "Run directories that `cka compare` wrote, or one of `cka evaluate`.", argument=True
+    ),
     *,
-    label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
-    layout: Literal["table", "csv", "markdown", "latex"] = option(
-        "table", "For the terminal, or to paste into a paper.", flag="--format"
+    label: tuple[str, ...] = option((), "Name of a row, once for each run (or model).", shown="the models"),
+    layout: Literal["table", "csv", "markdown", "latex", "model-index"] = option(
+        "table", "For the terminal, or to paste into a paper, or (of an evaluation) into a model card.", flag="--format"
     ),
     output: Output,
 ) -> None:
@@ -149,24 +152,46 @@ def summary_command(
 
     Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
+    from cka_tools.comparison.summary import FORMATS
     from cka_tools.terminal.many_report import print_summary
 
-    for run in runs:
-        if (kind := run_kind(run)) not in (None, COMPARISON):
-            raise UserError(
-                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
-                "runs of `cka compare`"
-            )
-    found = summary_table(read_runs(runs), label)
-    if output.as_json or layout == "table":
-        emit(lambda console: print_summary(found, console), _summary_json(found), output)
-        return
-    text = FORMATS[layout](found)
+    if layout == "model-index":
+        from cka_tools.comparison.model_index import model_index_yaml
+
+        text = "\n".join(model_index_yaml(_one_evaluation(runs, "--format 'model-index' is")))
+    else:
+        found = _summary(runs, label)
+        if output.as_json or layout == "table":
+            emit(lambda console: print_summary(found, console), _summary_json(found), output)
+            return
+        text = FORMATS[layout](found)
     if output.out is not None:
         write_whole(output.out, text)
     elif not output.quiet:
         echo(text, end="")
+
+
+def _summary(runs: Sequence[Path], labels: Sequence[str]) -> SummaryTable:
+    """The table of comparisons, or of one evaluation."""
+    from cka_tools.comparison.evaluation_table import evaluation_summary
+    from cka_tools.comparison.summary import read_runs, summary_table
+
+    kinds = [run_kind(run) for run in runs]
+    if EVALUATION in kinds:
+        return evaluation_summary(_one_evaluation(runs, "a table of models and tasks is"), labels)
+    for run, kind in zip(runs, kinds, strict=True):
+        if kind not in (None, COMPARISON):
+            raise UserError(
+                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
+                "runs of `cka compare`"
+            )
+    return summary_table(read_runs(runs), labels)
+
+
+def _one_evaluation(runs: Sequence[Path], what: str) -> Evaluation:
+    if len(runs) > 1:
+        raise UserError(f"{what} made of one run of `cka evaluate`, {len(runs)} were given: name one")
+    return Evaluation.load(runs[0])
 
 
 def _summary_json(found: SummaryTable) -> str:
