@@ -63,11 +63,13 @@ class Tuned:
         dev: the headline score on dev after each epoch. best: the epoch that was kept, from 1; of equal ones the
             first.
         found: labels of each text of test, in the form of `Example.labels`.
+        loss: of training, the mean over its steps.
     """
 
     dev: list[float]
     best: int
     found: list[tuple[str, ...]]
+    loss: float | None = None
 
 
 def headline(task: Task) -> str:
@@ -149,13 +151,13 @@ def fine_tune(
         if options.group_by_length:
             trainer.lengths = [len(row.ids) for row in splits["train"].rows.rows]
         with quiet_transformers():
-            trainer.train()
+            loss = float(trainer.train().training_loss)
             model.load_state_dict(best.weights)
             trainer.compute_metrics = None
             found = trainer.predict(splits["test"].sorted_rows()).predictions
         if keep is not None:
             keep(model.cpu())
-    return Tuned(best.scores, best.epoch, splits["test"].labels(found, task))
+    return Tuned(best.scores, best.epoch, splits["test"].labels(found, task), loss)
 
 
 def _arguments(scratch: Path, options: EvaluationOptions, task: Task, seed: int) -> TrainingArguments:

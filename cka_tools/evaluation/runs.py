@@ -72,12 +72,13 @@ class Run:
             found = [tuple(self.outputs[at] for at in one if at >= 0) for one in written["found"]]
             sizes = [len(one) for one in found]
             dev, best = [float(one) for one in written["dev"]], int(written["best_epoch"])
+            loss = None if written.get("loss") is None else float(written["loss"])
         except (OSError, ValueError, TypeError, KeyError, IndexError):
             return None
         fits = len(sizes) == len(self.words) and all(
             words in (None, size) for words, size in zip(self.words, sizes, strict=True)
         )
-        return Tuned(dev, best, found) if fits and 1 <= best <= len(dev) else None
+        return Tuned(dev, best, found, loss) if fits and 1 <= best <= len(dev) else None
 
     def is_finished(self, out: Path, *, keep_weights: bool) -> bool:
         """Whether its record is there, and its weights where they are wanted."""
@@ -129,6 +130,7 @@ def _write(run: Run, out: Path, tuned: Tuned, facts: dict[str, Any]) -> None:
         **facts,
         "best_epoch": tuned.best,
         "dev": tuned.dev,
+        "loss": tuned.loss,
         "outputs": list(run.outputs),
         "found": [[place[name] for name in one] for one in tuned.found],
         **circumstances((*PACKAGES, "accelerate")),
