@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cka_tools import compare, contrast, health, interpolate, matrix, probe, trajectory, transplant
+from cka_tools import compare, contrast, evaluate, health, interpolate, matrix, probe, trajectory, transplant
+from cka_tools.comparison.evaluation_table import evaluation_summary
+from cka_tools.comparison.model_index import model_index_yaml
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import (
     ABLATION,
     COMPARISON,
     CONTRAST,
+    EVALUATION,
     HEALTH,
     INTERPOLATION,
     MATRIX,
@@ -44,6 +47,9 @@ def runs(tiny_model, tmp_path_factory):
         TRANSPLANT: transplant(a, b, texts, layers=[[0], [1]], parts=["all", "mlp"], control=c, reverse=True),
         INTERPOLATION: interpolate(a, b, texts, points=3),
         HEALTH: health([a, b], texts),
+        EVALUATION: evaluate(
+            [a, b], [labelled_texts(folder / "t.jsonl", texts)], seeds=2, epochs=1, batch_size=12, device="cpu"
+        ),
         PROBE: probe([a, b], labelled_texts(folder / "t.jsonl", texts), label_shuffle=True),
     }
     found = {kind: result.save(folder / kind) for kind, result in made.items()}
@@ -75,6 +81,9 @@ def shown(run_dir, kind):
     result = KINDS[kind].load(run_dir)
     print_result(result, Terminal(file=io.StringIO(), width=80))
     result.to_frame()
+    if kind == EVALUATION:
+        to_csv(evaluation_summary(result))
+        model_index_yaml(result)
     if kind == COMPARISON:
         to_csv(summary_table([result]))
     return result

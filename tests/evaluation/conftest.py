@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +26,10 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
                 if kind == "tags":
                     row |= {"tokens": words, "tags": ["B-High" if w > 90 else "B-Low" if w < 9 else "O" for w in drawn]}
                 elif kind == "labels":
-                    row |= {"text": " ".join(words), "labels": [f"{'low' if w < 60 else 'high'}" for w in set(drawn[:1])]}
+                    row |= {
+                        "text": " ".join(words),
+                        "labels": [f"{'low' if w < 60 else 'high'}" for w in set(drawn[:1])],
+                    }
                     row["labels"] = [*row["labels"], *(["odd"] if at % 2 else [])]  # type: ignore[misc]
                 else:
                     row |= {"text": " ".join(words), "label": f"half {at % 2}"}

@@ -10,7 +10,6 @@ import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from safetensors.numpy import load_file
 
-from cka_tools.comparison.readout_results import KINDS
 from cka_tools.models import LoadedModel
 
 Run = Callable[..., tuple[int, str, str]]
@@ -22,24 +21,23 @@ def models(tiny_model: Callable[..., Path]) -> list[str]:
     return [str(tiny_model("modernbert", seed=seed, layers=2, head=True)) for seed in range(2)]
 
 
-def write_task(path: Path, **columns: object) -> str:
+def write_task(path: Path) -> str:
     """A task of two classes: 40 texts of train, 36 of test, in which one half of the words says the class."""
     splits = ["train"] * 40 + ["test"] * 36
     rows = [
-        {"split": split, "text": " ".join(f"w{60 * (at % 2) + (at * k) % 60}" for k in range(1, 9)), "label": "ab"[at % 2]}
+        {"split": split, "text": " ".join(f"w{60 * (at % 2) + (at * k) % 60}" for k in range(1, 9)),
+         "label": "ab"[at % 2]}
         for at, split in enumerate(splits)
     ]  # fmt: skip
-    path.write_text("\n".join(json.dumps(row | columns) for row in rows))
+    path.write_text("\n".join(map(json.dumps, rows)))
     return str(path)
 
 
 @pytest.mark.slow
 def test_evaluate(cka: Run, models: list[str], tmp_path: Path) -> None:
-    first, second = write_task(tmp_path / "first.jsonl"), write_task(tmp_path / "second.jsonl", label="a")
-    rows = [json.loads(line) for line in Path(second).read_text().splitlines()]
+    first = write_task(tmp_path / "first.jsonl")
     spec = tmp_path / "named.toml"
     spec.write_text('title = "Named"\nmetric = "micro F1"\nhub = "org/named"\ndata = "first.jsonl"\nnote = "Beware."\n')
-    assert {row["label"] for row in rows} == {"a"}
     tasks = ("--task", first, "--task", spec)
     code, out, err = cka("evaluate", *models, *tasks, "--seeds", 2, *FAST, "--out", "run")
     assert code == 0
@@ -129,5 +127,6 @@ def test_a_missing_extra_is_one_line(cka: Run, models: list[str], monkeypatch: p
     assert (code, "pip install 'cka-tools[probe]'" in err, len(err.splitlines())) == (2, True, 1)
 
 
-def test_a_saved_evaluation_is_a_kind_of_run() -> None:
-    assert KINDS["evaluation"].table == "evaluation.csv"
+def test_no_model_is_one_line(cka: Run) -> None:
+    code, _, err = cka("evaluate", "--task", "sections")
+    assert (code, err) == (2, "cka: no model is given: name one or more\n")
