@@ -125,7 +125,9 @@ APART = {"layer_a": int, "layer_b": int, "readouts": OF_PROBE}
 PROBED = {
     "summary": READ | {
         "label_shuffle": bool,
-        "task": {"name": str, "kind": {"label", "labels"}, "train": int, "dev": int, "test": int, "classes": [str]},
+        "task": {
+            "name": str, "kind": {"label", "labels", "tags"}, "train": int, "dev": int, "test": int, "classes": [str],
+        },
     },
     "models": [{"name": str, "weights_sha256": TEXT, "chosen_layer": int, "layers": [PROBED_LAYER]}],
     "floors": [{"name": str, "readouts": OF_PROBE}],

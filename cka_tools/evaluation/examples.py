@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cka_tools.errors import UserError
 from cka_tools.extraction.tokens import tokenize
+from cka_tools.extraction.words import first_pieces
 from cka_tools.models import ModelOutline
 from cka_tools.tasks.task import Example, Kind, Task
 
@@ -26,12 +25,12 @@ class Row:
     Attributes:
         ids: its tokens, special ones too.
         target: the class; a 0 or 1 for every class; or for every token its tag, `IGNORED` where it has none.
-        firsts: of tags, the position of each word's first piece; None of a word that has none.
+        firsts: of tags, the position of each word's first piece; -1 of a word that has none.
     """
 
     ids: list[int]
     target: int | list[float] | list[int]
-    firsts: tuple[int | None, ...] = ()
+    firsts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def encode(examples: Sequence[Example], task: Task, outline: ModelOutline, max_l
     """Tokenize examples and place their labels.
 
     Raises:
-        UserError: as `tokenize`; a tokenizer that does not say which letters a piece is of.
+        UserError: as `tokenize` and, of tags, `first_pieces`.
     """
     place = {name: at for at, name in enumerate(outputs_of(task))}
     table = tokenize(examples, outline, max_length)
@@ -69,35 +68,15 @@ def encode(examples: Sequence[Example], task: Task, outline: ModelOutline, max_l
     if task.kind == "labels":
         targets = [[float(name in one.labels) for name in task.classes] for one in examples]
         return Rows([Row(own, target) for own, target in zip(ids, targets, strict=True)], table.truncated)
-    if not outline.tokenizer.is_fast:
-        raise UserError(
-            f"model {outline.name!r}: its tokenizer does not say which letters a piece is of, so words cannot be "
-            "tagged: give a model with a tokenizer.json"
-        )
+    pieces = first_pieces(outline, [one.words for one in examples], max_length)
     rows = []
-    for own, one in zip(ids, examples, strict=True):
-        firsts = first_pieces(outline.tokenizer, one, max_length)
+    for own, one, piece in zip(ids, examples, pieces, strict=True):
         target = [IGNORED] * len(own)
-        for first, label in zip(firsts, one.labels, strict=True):
-            if first is not None:
+        for first, label in zip(piece.first.tolist(), one.labels, strict=True):
+            if first >= 0:
                 target[first] = place[label]
-        rows.append(Row(own, target, firsts))
-    return Rows(rows, table.truncated, sum(first is None for row in rows for first in row.firsts))
-
-
-def first_pieces(tokenizer: Any, one: Example, max_length: int) -> tuple[int | None, ...]:
-    """The position of each word's first piece; None of a word beyond the cut, or of which no piece is left."""
-    starts = np.cumsum([0, *(len(word) + 1 for word in one.words)])[:-1].tolist()
-    spans = tokenizer(one.text, truncation=True, max_length=max_length, return_offsets_mapping=True)["offset_mapping"]
-    found: list[int | None] = [None] * len(one.words)
-    for at, (start, end) in enumerate(spans):
-        # Some tokenizers count the space before a word to its first piece.
-        begin = start + len(one.text[start:end]) - len(one.text[start:end].lstrip())
-        if begin < end:
-            word = bisect_right(starts, begin) - 1
-            if found[word] is None and begin - starts[word] < len(one.words[word]):
-                found[word] = at
-    return tuple(found)
+        rows.append(Row(own, target, tuple(piece.first.tolist())))
+    return Rows(rows, table.truncated, sum(first < 0 for row in rows for first in row.firsts))
 
 
 def collate(rows: Sequence[Row], pad_id: int, kind: Kind) -> dict[str, torch.Tensor]:
@@ -124,6 +103,6 @@ def labels_of(outputs: np.ndarray, rows: Rows, task: Task) -> list[tuple[str, ..
     if task.kind == "labels":
         return [tuple(name for name, logit in zip(names, one, strict=True) if logit > 0) for one in outputs]
     return [
-        tuple("O" if first is None else names[one[first]] for first in row.firsts)
+        tuple("O" if first < 0 else names[one[first]] for first in row.firsts)
         for row, one in zip(rows.rows, outputs, strict=True)
     ]

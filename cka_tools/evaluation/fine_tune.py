@@ -24,8 +24,7 @@ from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.models import LoadOptions, ModelSource
 from cka_tools.models.load import quiet_transformers
 from cka_tools.statistics.paired import Reading
-from cka_tools.tasks.entities import ENTITY_F1, entity_scores
-from cka_tools.tasks.scores import ACCURACY, MACRO, MICRO, scores
+from cka_tools.tasks.scores import ACCURACY, MACRO, MICRO, entity_scores, scores
 from cka_tools.tasks.task import Example, Task
 
 EVALUATED = 4
@@ -75,7 +74,7 @@ class Tuned:
 def headline(task: Task) -> str:
     """The score that chooses the epoch and stands in the table: the task's own metric where it names one."""
     if task.kind == "tags":
-        return ENTITY_F1
+        return MICRO
     return {"micro F1": MICRO, "accuracy": ACCURACY}.get(task.facts.get("metric", ""), MACRO)
 
 

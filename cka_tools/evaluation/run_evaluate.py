@@ -27,8 +27,7 @@ from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
 from cka_tools.formatting import quoted
 from cka_tools.models import LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source
-from cka_tools.tasks import Task, classifier, read_task
-from cka_tools.tasks.entities import need_seqeval
+from cka_tools.tasks import Task, classifier, read_task, tagger
 from cka_tools.tasks.task import DEV, TEST, TRAIN
 from cka_tools.training.run import check_claim, claim
 
@@ -145,7 +144,7 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
         raise UserError(f"two tasks are called {twice[0]!r}: rename one file")
     classifier.need_sklearn("floors of evaluations")
     if any(task.kind == "tags" for task in read):
-        need_seqeval()
+        tagger.need_seqeval()
     loading = _loading(options)
     sources = [as_source(one) for one in models]
     outlines = [source.outline(loading) for source in sources]

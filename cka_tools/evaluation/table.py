@@ -15,14 +15,8 @@ from cka_tools.readouts.readout import Quantity
 from cka_tools.statistics.intervals import LEVEL
 from cka_tools.statistics.paired import Reading
 from cka_tools.statistics.seeds import over_seeds, over_seeds_and_documents
-from cka_tools.tasks import Task, classifier
-from cka_tools.tasks.entities import ENTITY_F1, PRECISION, RECALL
+from cka_tools.tasks import Task, classifier, tagger
 
-OF_TAGS = (
-    Quantity(ENTITY_F1, "entity F1", "share", "higher"),
-    Quantity(PRECISION, "precision", "share", "higher"),
-    Quantity(RECALL, "recall", "share", "higher"),
-)
 MEAN = "mean"
 """The quantity of a mean over tasks, of what stands in the table."""
 
@@ -76,8 +70,7 @@ def table_of(
 
 def quantities_of(task: Task) -> Sequence[Quantity]:
     """What a task is scored by; the one in the table first."""
-    known = OF_TAGS if task.kind == "tags" else QUANTITIES
-    return sorted(known, key=lambda one: one.name != headline(task))
+    return sorted(QUANTITIES, key=lambda one: one.name != headline(task))
 
 
 def _facts(task: Task) -> JsonObject:
@@ -103,9 +96,10 @@ def _scores(t: int, m: int, runs: Sequence[tuple[int, Tuned]], by_seed: BySeed) 
 def _floors(t: int, task: Task) -> list[JsonObject]:
     """Scores of what reads no model, with intervals over documents."""
     if task.kind == "tags":
-        return []
-    of = classifier.labelled(task, [one["id"] for one in classifier.texts_of(task)])
-    floors = {"majority": classifier.majority(of), "bag of words": classifier.bag_of_words(of, FLOOR_SEED)}
+        floors = {"majority": tagger.majority(task), "bag of words": tagger.bag_of_words(task, FLOOR_SEED)}
+    else:
+        of = classifier.labelled(task, [one["id"] for one in classifier.texts_of(task)])
+        floors = {"majority": classifier.majority(of), "bag of words": classifier.bag_of_words(of, FLOOR_SEED)}
     return [
         {"task": t, "name": name, "readouts": {q: interval_entry(r.interval()) for q, r in one.readings.items()}}
         for name, one in floors.items()

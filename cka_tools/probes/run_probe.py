@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -13,19 +13,24 @@ from cka_tools.comparison.layer_pairs import choose_layers
 from cka_tools.comparison.pairs import DrawResult
 from cka_tools.comparison.readout_results import Probe
 from cka_tools.comparison.record import PACKAGES, PROBE, JsonObject, circumstances, interval_entry, number, provenance
-from cka_tools.compute import FeatureRun, Features, Layers, Progress, open_run
+from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told, open_run
 from cka_tools.errors import UserError
+from cka_tools.extraction.words import need_places, word_features, word_rows
 from cka_tools.formatting import layer_list
-from cka_tools.interventions.record import readout_summary
+from cka_tools.interventions.record import draw_of, readout_summary
 from cka_tools.models import ModelGiven
 from cka_tools.processes import from_first
 from cka_tools.readouts.probe import QUANTITIES, TaskProbe, one_row_each
-from cka_tools.settings import Settings, takes_settings
+from cka_tools.settings import FINAL_NORM, Settings, takes_settings
 from cka_tools.statistics.paired import Reading
-from cka_tools.tasks import classifier
+from cka_tools.tasks import Task, classifier, tagger
+from cka_tools.tasks.classifier import Scored
 from cka_tools.tasks.scores import ACCURACY
 
 Readings = Mapping[str, Reading]
+ByLayer = dict[int, tuple[Scored, Scored | None]]
+
+WORDS = "bag of words"
 
 
 @takes_settings("probe")
@@ -40,7 +45,8 @@ def probe(
 ) -> Probe:
     """Fit logistic regression on the frozen features of every layer of checkpoints, and read it on test.
 
-    Costs one pass a model, none for features that the activation store has. The penalty is chosen within train;
+    Costs one pass a model, none for pooled features that the activation store has; those of a task of tags, the
+    states of each word's first piece, are made anew. The penalty is chosen within train;
     intervals are over test documents, by leaving each out, with the fitted probes as they are: differences
     between models, and from the floors, are paired.
 
@@ -57,26 +63,32 @@ def probe(
     chosen = Settings.of(options, settings)
     if chosen.documents is not None:
         raise UserError(f"documents {chosen.documents}: a probe reads all texts of its task: leave it out")
-    one_row_each(chosen)
     readout = TaskProbe(task)
-    corpus = classifier.texts_of(readout.task)
+    one_row_each(chosen, readout.task)
+    of_words = readout.task.kind == "tags"
+    part = tagger.fitting_part(readout.task, chosen.seed) if of_words else readout.task
+    corpus = classifier.texts_of(part)
     run = open_run(models, corpus, replace(chosen, documents=len(corpus)))
     pairs = [(b, a) for a, b in combinations(range(len(models)), 2)]
     matched = {(b, a): choose_layers(run.depths[b], run.depths[a], chosen.layers) for b, a in pairs}
-    each = run.features(_wanted(run, matched), progress)
-    found = [each[at][0] for at in run.order]
-
-    def fit() -> tuple[JsonObject, dict[str, np.ndarray]]:
-        return _fitted(readout, found, matched, chosen.seed, label_shuffle)
-
-    fitted, arrays = from_first(fit)
-    draw = DrawResult(
-        run.draws[0], run.ids(0), [], [(one.extraction, 0) for one in found], [o.provenance for o in found]
-    )
-    notes = [*readout.task.notes, *fitted.pop("notes"), *draw.notes]
+    wanted = _wanted(run, matched)
+    kept = run.settings.record("probe")
+    if of_words:
+        probed = from_first(lambda: probe_words(run, part, wanted, label_shuffle, progress))
+        draw = draw_of(run, [run.outlines[at].provenance for at in run.order])
+        kept["pooling"] = "first-piece"
+    else:
+        each = run.features(wanted, progress)
+        found = [each[at][0] for at in run.order]
+        probed = from_first(lambda: probe_texts(found, part, chosen.seed, label_shuffle))
+        draw = DrawResult(
+            run.draws[0], run.ids(0), [], [(one.extraction, 0) for one in found], [o.provenance for o in found]
+        )
+    fitted, arrays = _record(run.names, probed, matched)
+    notes = [*part.notes, *probed.notes, *fitted.pop("notes"), *draw.notes]
     summary = readout_summary(fitted.pop("n_documents"), [readout], notes)
-    origin = provenance(run, [draw], ["model"] * len(found), run.settings.record("probe"))
-    origin |= circumstances((*PACKAGES, "scikit-learn"))
+    origin = provenance(run, [draw], ["model"] * len(models), kept)
+    origin |= circumstances((*PACKAGES, "scikit-learn", *(["seqeval"] if of_words else [])))
     origin["corpus"]["spec"] = f"task {readout.task.name}"
     record: JsonObject = {
         "kind": PROBE,
@@ -102,16 +114,26 @@ def _wanted(run: FeatureRun, matched: Mapping[tuple[int, int], Sequence[tuple[in
     return [tuple(sorted(layers)) for layers in found]
 
 
-def _fitted(
-    readout: TaskProbe,
-    found: Sequence[Features],
-    matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]],
-    seed: int,
-    shuffle: bool,
-) -> tuple[JsonObject, dict[str, np.ndarray]]:
-    of = classifier.labelled(readout.task, found[0].ids)
-    floors = {"majority": classifier.majority(of), "bag of words": classifier.bag_of_words(of, seed)}
-    by_content: dict[int, dict[int, tuple[classifier.Scored, classifier.Scored | None]]] = {}
+@dataclass(frozen=True)
+class Probed:
+    """What probes did, before anything is written of it.
+
+    Attributes:
+        layers: of each model that was given, by layer, the probe and the one of shuffled labels.
+        floors: by name. n_documents: of test. notes: plain sentences for the user.
+    """
+
+    layers: list[ByLayer]
+    floors: dict[str, Scored]
+    n_documents: int
+    notes: list[str]
+
+
+def probe_texts(found: Sequence[Features], task: Task, seed: int, shuffle: bool) -> Probed:
+    """Probes of whole texts, on pooled features of each model."""
+    of = classifier.labelled(task, found[0].ids)
+    floors = {"majority": classifier.majority(of), WORDS: classifier.bag_of_words(of, seed)}
+    by_content: dict[int, ByLayer] = {}
     for one in found:
         if id(one) not in by_content:  # one model that is given twice is fitted once
             by_content[id(one)] = {
@@ -121,14 +143,54 @@ def _fitted(
                 )
                 for layer, values in one.layers.items()
             }
-    probes = [by_content[id(one)] for one in found]
+    return Probed([by_content[id(one)] for one in found], floors, len(of.test_gold), [])
+
+
+def probe_words(
+    run: FeatureRun, task: Task, wanted: Sequence[Layers], shuffle: bool, progress: Progress | None
+) -> Probed:
+    """Probes of the words of sentences: one pass of each distinct model, whose features are then let go."""
+    for outline in run.outlines:
+        need_places(outline)
+    prepared, documents, seed = run.prepared[0], run.draws[0].documents, run.settings.seed
+    floors = {"majority": tagger.majority(task), WORDS: tagger.bag_of_words(task, seed)}
+    told = Told(progress, len(prepared.kept) * len(run.sources))
+    by_model: list[ByLayer] = []
+    notes = []
+    for at, outline in enumerate(run.outlines):
+        own = replace(prepared, tables=[prepared.tables[at]])
+        first = run.copies.get(at)
+        if first is not None and wanted[first] == wanted[at]:
+            by_model.append(by_model[first])
+        else:
+            words = word_rows(outline, own, documents, tagger.words_of(task))
+            notes += tagger.missed(words.cut, words.lost, task, prepared.max_length)
+            features = word_features(run.load(at), own, documents, words, run.settings, wanted[at], told)
+            layers = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
+            by_model.append(
+                {
+                    layer: (
+                        tagger.probe(values, words.rows, task, seed),
+                        tagger.probe(values, words.rows, task, seed, shuffle=True) if shuffle else None,
+                    )
+                    for layer, values in zip(layers, features.features, strict=True)
+                }
+            )
+        told.next(len(prepared.kept), int(own.tables[0].lengths.sum()))
+    return Probed([by_model[at] for at in run.order], floors, len(task.test), list(dict.fromkeys(notes)))
+
+
+def _record(
+    names: Sequence[str], probed: Probed, matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]]
+) -> tuple[JsonObject, dict[str, np.ndarray]]:
+    probes = probed.layers
     chosen = [max(own, key=lambda layer: own[layer][0].cv or 0.0) for own in probes]
     notes = []
-    for one, own in zip(found, probes, strict=True):
+    for name, own in zip(names, probes, strict=True):
         if stopped := [layer for layer, (scored, _) in own.items() if not scored.converged]:
-            notes.append(f"{one.name}: in layers {layer_list(stopped)} the solver stopped before it converged.")
+            notes.append(f"{name}: in layers {layer_list(stopped)} the solver stopped before it converged.")
     models = [
-        {"chosen_layer": best, "layers": [_layer(layer, *own[layer], floors) for layer in own]}
+        {"chosen_layer": best, "layers": [_layer(layer, *own[layer], probed.floors) for layer in own]}
         for own, best in zip(probes, chosen, strict=True)
     ]
     differences = [
@@ -147,31 +209,30 @@ def _fitted(
         }
         for b, a in matched
     ]
-    hits = np.full((len(found), max(map(len, probes)), len(of.test_gold)), np.nan)
+    hits = np.full((len(probes), max(map(len, probes)), probed.n_documents), np.nan)
     for at, own in enumerate(probes):
         for row, (scored, _) in enumerate(own.values()):
-            hits[at, row] = (scored.found == of.test_gold).all(1)
+            hits[at, row] = scored.right
     fitted: JsonObject = {
-        "n_documents": len(of.test_gold),
+        "n_documents": probed.n_documents,
         "notes": notes,
         "models": models,
         "floors": [
-            {"name": name, "strength": one.strength, "readouts": _entries(one.readings)} for name, one in floors.items()
+            {"name": name, "strength": one.strength, "readouts": _entries(one.readings)}
+            for name, one in probed.floors.items()
         ],
         "differences": differences,
     }
     return fitted, {ACCURACY: hits}
 
 
-def _layer(
-    layer: int, scored: classifier.Scored, shuffled: classifier.Scored | None, floors: Mapping[str, classifier.Scored]
-) -> JsonObject:
+def _layer(layer: int, scored: Scored, shuffled: Scored | None, floors: Mapping[str, Scored]) -> JsonObject:
     entry: JsonObject = {
         "layer": layer,
         "strength": scored.strength,
         "cv_macro_f1": number(scored.cv),
         "readouts": _entries(scored.readings),
-        "above_words": _apart(scored.readings, floors["bag of words"].readings)["readouts"],
+        "above_words": _apart(scored.readings, floors[WORDS].readings)["readouts"],
     }
     if shuffled is not None:
         entry["shuffled"] = _entries(shuffled.readings)

@@ -14,7 +14,7 @@ from cka_tools.models.language import HeadKind
 from cka_tools.readouts.readout import Inputs, Quantity, Rows, States
 from cka_tools.settings import Settings
 from cka_tools.statistics.paired import Reading
-from cka_tools.tasks import classifier, read_task
+from cka_tools.tasks import Task, classifier, read_task, tagger
 from cka_tools.tasks.scores import ACCURACY, MACRO, MICRO
 
 QUANTITIES = (
@@ -51,6 +51,8 @@ class TaskProbe:
     def __init__(self, task: str) -> None:
         classifier.need_sklearn()
         self.task = read_task(task)
+        if self.task.kind == "tags":
+            tagger.need_seqeval()
         self.name = f"probe:{self.task.name}"
         self.title = f"{self.task.name} probe"
 
@@ -60,7 +62,7 @@ class TaskProbe:
         Raises:
             UserError: token pooling.
         """
-        one_row_each(settings)
+        one_row_each(settings, self.task)
         texts = [Document(one["id"], one["text"]) for one in classifier.texts_of(self.task)]
         prepared = prepare([model], texts, settings)
         documents = [texts[row] for row in prepared.kept.tolist()]
@@ -79,7 +81,11 @@ class TaskProbe:
         return classifier.probe(rows["features"], inputs.labelled, inputs.seed).readings
 
 
-def one_row_each(settings: Settings) -> None:
-    """Raise a UserError where a text would give several rows."""
+def one_row_each(settings: Settings, task: Task) -> None:
+    """Raise a UserError where a text would give several rows, or a task of tags would be pooled."""
+    if task.kind == "tags" and settings.pooling != "mean":
+        raise UserError(
+            f"pooling {settings.pooling!r}: tags are read from the first piece of each word: leave pooling out"
+        )
     if settings.pooling == "token":
         raise UserError("pooling 'token' gives a text several rows, a probe takes one: use mean, cls or last")

@@ -81,13 +81,15 @@ class Scored:
     """What a classifier does on test.
 
     Attributes:
-        readings: macro F1, micro F1 and accuracy. found: (n, classes) bool, its predictions.
+        readings: macro F1, micro F1 and accuracy. found: its predictions, (n, classes) bool; of words (words,) tags.
+        right: (n,) 1 where a text's classes are exactly right; of a sentence the share of its words.
         strength: C, and `cv` the macro F1 by which it was chosen, within train; None without a choice.
         converged: whether every fit ended before the solver's last step.
     """
 
     readings: dict[str, Reading]
     found: np.ndarray
+    right: np.ndarray
     strength: float | None = None
     cv: float | None = None
     converged: bool = True
@@ -124,7 +126,7 @@ def majority(of: Labelled) -> Scored:
     """Always the most frequent class of train; of several, each class that most texts of train have."""
     found = np.zeros_like(of.test_gold)
     found[:, of.train_gold.mean(0) > 0.5 if of.task.kind == "labels" else of.train_gold.sum(0).argmax()] = True
-    return Scored(scores(of.test_gold, found), found)
+    return _scored(of, found)
 
 
 def _fit(
@@ -153,4 +155,11 @@ def _fit(
     found = predicted.astype(bool) if several else np.arange(gold.shape[1]) == predicted[:, None]
     converged = not any(issubclass(one.category, ConvergenceWarning) for one in told)
     best = float(search.best_params_[at])
-    return Scored(scores(of.test_gold, found), found, best, float(search.best_score_), converged)
+    return _scored(of, found, best, float(search.best_score_), converged)
+
+
+def _scored(
+    of: Labelled, found: np.ndarray, strength: float | None = None, cv: float | None = None, converged: bool = True
+) -> Scored:
+    right = (found == of.test_gold).all(1).astype(float)
+    return Scored(scores(of.test_gold, found), found, right, strength, cv, converged)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cka_tools.statistics.paired import Reading
@@ -23,18 +25,46 @@ def scores(gold: np.ndarray, found: np.ndarray) -> dict[str, Reading]:
     # F1 = 2 TP / (2 TP + FP + FN), by class; without a document are all counts less its own.
     twice, either = 2.0 * right, 2.0 * right + wrong + missed
     has = gold.any(0)
-    macro = _without(twice[:, has], either[:, has]) if has.any() else np.zeros((len(gold) + 1, 1))
+    n = len(gold)
+    macro = _without(twice[:, has], either[:, has]) if has.any() else np.zeros((n + 1, 1))
+    micro = _without(twice.sum(1)[:, None], either.sum(1)[:, None])
     return {
-        MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), len(gold)),
-        MICRO: ratio_reading(twice.sum(1), either.sum(1)),
+        MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), n),
+        MICRO: Reading(float(micro[-1, 0]), micro[:-1, 0], n),
         ACCURACY: Reading.mean((gold == found).all(1).astype(float)),
     }
 
 
-def ratio_reading(above: np.ndarray, below: np.ndarray) -> Reading:
-    """The ratio of two sums over documents, of (n,) each; 0/0 is 0."""
-    ratio = _without(above[:, None], below[:, None])[:, 0]
-    return Reading(float(ratio[-1]), ratio[:-1], len(above))
+def entity_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, Reading]:
+    """Macro and micro F1 of entities, and accuracy of words, as seqeval gives them, with each sentence left out.
+
+    An entity is right where type, first and last word are. Macro F1 is the mean over the types that `gold` or
+    `found` has; an F1 of 0/0 is 0. Tags I that continue no entity of their type begin one.
+
+    Args:
+        gold, found: BIO tags of each sentence.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    both = [[set(get_entities(list(tags))) for tags in one] for one in (gold, found)]
+    types = {kind: at for at, kind in enumerate(sorted({kind for one in both for tags in one for kind, *_ in tags}))}
+    counts = np.zeros((3, len(gold), max(1, len(types))))
+    for row, (held, said) in enumerate(zip(*both, strict=True)):
+        for at, entities in enumerate((held, said, held & said)):
+            for kind, *_ in entities:
+                counts[at, row, types[kind]] += 1
+    # F1 = 2 TP / (held + said).
+    twice, either = 2.0 * counts[2], counts[0] + counts[1]
+    macro, micro = _without(twice, either), _without(twice.sum(1)[:, None], either.sum(1)[:, None])
+    right = np.array([[sum(a == b for a, b in zip(*tags, strict=True))] for tags in zip(gold, found, strict=True)])
+    words = np.array([[len(tags)] for tags in gold])
+    accuracy = _without(right.astype(float), words.astype(float))
+    n = len(gold)
+    return {
+        MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), n),
+        MICRO: Reading(float(micro[-1, 0]), micro[:-1, 0], n),
+        ACCURACY: Reading(float(accuracy[-1, 0]), accuracy[:-1, 0], n),
+    }
 
 
 def _without(above: np.ndarray, below: np.ndarray) -> np.ndarray:
