@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Comparison",

@@ -7,7 +7,7 @@ of documents, and let go. What only sums features takes the same batches (`compa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +20,7 @@ from cka_tools.errors import EarlyWarning
 from cka_tools.extraction.extract import Extraction, Prepared, feature_bytes, feature_dtype, prepare
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
 from cka_tools.processes import from_first
+from cka_tools.progress import Progress, reporter
 from cka_tools.settings import FINAL_NORM, Settings
 from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
@@ -33,9 +34,6 @@ CorpusGiven: TypeAlias = "str | PathLike[str] | Sequence[Any] | datasets.Dataset
 """A corpus: a spec, a path, texts in memory, or a data set of `datasets`."""
 
 FLOAT16_ON_CPU = "float16 on a CPU is slow and rounds more than on a GPU: use --dtype bfloat16 or float32 there."
-
-Progress = Callable[[int, int, int], None]
-"""Called with documents done, tokens done and documents in all, over all models and draws."""
 
 Layers = tuple[int, ...] | None
 """Layers of a model by its own indices, ascending; None is all."""
@@ -101,14 +99,21 @@ class Told:
     documents: int = 0
     tokens: int = 0
 
+    def __post_init__(self) -> None:
+        self._report = reporter(self.report)
+
     def __call__(self, documents: int, tokens: int) -> None:
-        if self.report is not None:
-            self.report(self.documents + documents, self.tokens + tokens, self.total)
+        if self._report is not None:
+            self._report(self.documents + documents, self.tokens + tokens, self.total)
 
     def next(self, documents: int, tokens: int) -> None:
         """What was told is done."""
         self.documents += documents
         self.tokens += tokens
+
+    def skip(self, documents: int) -> None:
+        """So many need not run: counted, they would make a pace that nothing has."""
+        self.total -= documents
 
 
 @dataclass(frozen=True)
@@ -199,8 +204,7 @@ class FeatureRun:
                 in_memory = [one for one in own if not one.extraction.features[0].on_disk]
                 held += sum(layer.nbytes for one in in_memory for layer in one.layers.values())
             else:
-                for draw, prepared in enumerate(self.prepared):
-                    told.next(len(prepared.kept), self._tokens(draw, at))
+                told.skip(sum(len(prepared.kept) for prepared in self.prepared))
             found.append(own)
         return found
 
@@ -242,7 +246,10 @@ class FeatureRun:
                 load=load,
                 content=content,
             )
-            told.next(len(prepared.kept), self._tokens(draw, at))
+            if extraction.cache == ["hit"]:
+                told.skip(len(prepared.kept))
+            else:
+                told.next(len(prepared.kept), self._tokens(draw, at))
             features = extraction.features[0]
             places = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
             by_layer = dict(zip(places, features.features, strict=False))

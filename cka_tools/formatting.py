@@ -81,6 +81,32 @@ def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
     return _apart(printable(a), printable(b), limit)
 
 
+def telling_parts(names: Sequence[str]) -> list[str]:
+    """Of paths the parts in which they differ: runs/a/final and runs/b/final are "a" and "b"."""
+    paths = {name: list(PurePath(printable(name)).parts) for name in names}
+    for end in (-1, 0):
+        while len(paths) > 1 and all(len(p) > 1 for p in paths.values()) and len({p[end] for p in paths.values()}) == 1:
+            for parts in paths.values():
+                del parts[end]
+    return [str(PurePath(*paths[name])) if len(paths) > 1 else printable(name) for name in names]
+
+
+def shown_names(record: dict[str, Any], limit: int) -> list[str]:
+    """What a run's models are called where room is short: their labels, else the telling parts of their names.
+
+    Args:
+        limit: letters of each, at most.
+    """
+    models = record["provenance"]["models"]
+    paths = [model["name"] for model in models if model.get("kind") == "local"]
+    parts = dict(zip(paths, telling_parts(paths), strict=True))
+    names = [str(model.get("label") or parts.get(model["name"], model["name"])) for model in models]
+    short = [shorten(name, limit) for name in names]
+    if len(names) > 1:
+        short[:2] = short_names(names[0], names[1], limit)
+    return short
+
+
 def _apart(a: str, b: str, limit: int) -> tuple[str, str]:
     """Two paths by the first part in which they differ and the last; else by an excerpt."""
     parts = PurePath(a).parts, PurePath(b).parts
@@ -102,13 +128,26 @@ def _excerpt(text: str, start: int, limit: int) -> str:
     return head + shown
 
 
+SMALLEST = 0.05
+"""A number nearer to 0 is written as that: neither its digits nor a "0.00" would say more."""
+
+
+def three_digits(number: float | None) -> str:
+    """A number with three significant digits: "1,234", "106", "12.4", "6.53", "0.523", "< 0.05"; "0" is exact."""
+    if number is None:
+        return NOTHING
+    if abs(number) < SMALLEST:
+        return f"< {SMALLEST:g}" if number > 0 else f"> -{SMALLEST:g}" if number < 0 else "0"
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
+
+
 def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal, without its sign: 0.1023 → "10.2"."""
-    return NOTHING if fraction is None else f"{100 * fraction:z.1f}"
+    """A fraction as a percentage, without its sign: 0.1023 → "10.2"."""
+    return NOTHING if fraction is None else three_digits(100 * fraction)
 
 
 def percent_interval(entry: dict[str, Any]) -> str | None:
-    """`ci_low` and `ci_high` of an entry of the record: "9.1 to 11.3", or None where there is none."""
+    """`ci_low` and `ci_high` of an entry of the record: "9.10 to 11.3", or None where there is none."""
     return _interval(entry, percent)
 
 
@@ -118,10 +157,8 @@ def _interval(entry: dict[str, Any], write: Callable[[float], str]) -> str | Non
 
 
 def times(ratio: float | None) -> str:
-    """A ratio, two decimals below 10, one below 1,000: 1.253 → "1.25"."""
-    if ratio is None:
-        return NOTHING
-    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 999.95 else f"{ratio:,.0f}"
+    """A ratio: 1.253 → "1.25"."""
+    return three_digits(ratio)
 
 
 def times_interval(entry: dict[str, Any]) -> str | None:
@@ -132,6 +169,14 @@ def times_interval(entry: dict[str, Any]) -> str | None:
 def counted(number: int, noun: str) -> str:
     """ "1 document", "2 documents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def model_names(record: dict[str, Any], role: str) -> list[str]:

@@ -285,6 +285,12 @@ class Settings(Reading):
         None, "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.", lacking=ONE_PAIR
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
+    # Passes of hybrids and of language-model heads share padded batches.
+    batching: Literal["sorted", "packed", "auto"] = option(
+        "sorted",
+        "How documents fill a batch: sorted by length and padded; packed into one sequence; auto: where that is exact.",
+        lacking=(*READ_ONLY, *HYBRIDS),
+    )
     tokens_per_document: int = option(
         8, "Draws a document with --pooling token.", least=1, most=1024, lacking=NOT_COMPARED
     )
@@ -393,6 +399,7 @@ class Settings(Reading):
             "dtype": paper.MODEL_DTYPE,
             "pooling": "mean",
             "sites": "residual",
+            "batching": "sorted",
             "seed": paper.DRAW_SEEDS[0],
         }
         others = {

@@ -62,11 +62,12 @@ def rows_of(record: JsonObject) -> list[Row]:
     return rows
 
 
-def evaluation_summary(run: Evaluation, labels: Sequence[str] = ()) -> SummaryTable:
+def evaluation_summary(run: Evaluation, labels: Sequence[str] = (), caption: str | None = None) -> SummaryTable:
     """The table as a paper prints it: bold is what is clearly the best.
 
     Args:
-        labels: names of the models' rows; by default as they were given.
+        labels: names of the models' rows; by default as they were given. caption: in place of one that says what
+            the numbers are.
 
     Raises:
         UserError: another number of labels than of models.
@@ -80,7 +81,7 @@ def evaluation_summary(run: Evaluation, labels: Sequence[str] = ()) -> SummaryTa
         cells = [interval_cell(row.entries[at], percent, row.best[at]) for row in rows]
         columns.append(Column(f"{head.task} {head.quantity}".strip() + " %", cells))
     notes = [f"{printable(task['name'])}: {printable(note)}" for task in run.summary["tasks"] for note in task["notes"]]
-    return SummaryTable(run.to_frame(), columns, meaning(run.summary, "bold").rstrip("."), notes)
+    return SummaryTable(run.to_frame(), columns, printable(caption or meaning(run.summary, "bold")).rstrip("."), notes)
 
 
 def meaning(summary: JsonObject, mark: str) -> str:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cka_tools.comparison.record import EVALUATION, HEALTH, INTERPOLATION, PROBE, TRANSPLANT, JsonObject, columns, tidy
+from cka_tools.comparison.record import (
+    COMPARISON,
+    EVALUATION,
+    HEALTH,
+    INTERPOLATION,
+    PROBE,
+    TRANSPLANT,
+    JsonObject,
+    columns,
+    tidy,
+)
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
-from cka_tools.comparison.run_directory import write_run
+from cka_tools.comparison.run_directory import run_kind, write_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,3 +273,12 @@ KINDS: dict[str, type[RunResult]] = {
     )
 }
 """The class of each kind of run."""
+
+
+def open_run(run_dir: Path) -> RunResult:
+    """Read a run by the kind that its record names; without one it is read as a comparison.
+
+    Raises:
+        UserError: no run there, or one that is damaged or of a later format.
+    """
+    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)

@@ -86,10 +86,12 @@ class Corpus:
     `counts`, `source` and `notes` belong to the reader, which may fill them until `documents` ends.
     A reader counts only the records that never become a document; each such record also counts as `read`.
     `classes` holds, by column, the names that its numbers stand for, where the data say them.
+    `parts` are those of `documents`, in their order, where each can be read by itself (files of a folder).
     """
 
     name: str
     documents: Iterator[Document] = field(default_factory=lambda: iter(()))
+    parts: list[Iterator[Document]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     source: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -16,7 +16,6 @@ import numpy as np
 
 from cka_tools.comparison.readout_results import Evaluation
 from cka_tools.comparison.record import EVALUATION, PACKAGES, JsonObject, circumstances
-from cka_tools.compute import Progress
 from cka_tools.errors import UserError
 from cka_tools.evaluation.examples import encode, outputs_of
 from cka_tools.evaluation.fine_tune import Split, Tuned, fine_tune, headline
@@ -27,6 +26,7 @@ from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
 from cka_tools.formatting import quoted
 from cka_tools.models import LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source
+from cka_tools.progress import Progress, Report, reporter
 from cka_tools.tasks import Task, classifier, read_task, tagger
 from cka_tools.tasks.task import DEV, TEST, TRAIN
 from cka_tools.training.run import check_claim, claim
@@ -76,7 +76,7 @@ def evaluate(
         place = Path(out or stack.enter_context(tempfile.TemporaryDirectory(prefix="cka-evaluate-")))
         claim(place, plan.identity, **CLAIM)
         (place / RUNS).mkdir(exist_ok=True)
-        _make_runs(plan, place, progress, told)
+        _make_runs(plan, place, reporter(progress), told)
         return _result(plan, place)
 
 
@@ -201,7 +201,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
-def _make_runs(plan: Plan, out: Path, progress: Progress | None, told: Callable[[str], None] | None) -> None:
+def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[str], None] | None) -> None:
     runs, options = plan.runs(), plan.options
     size = {run: _texts(plan, run) for run in runs}
     total, done, tokens = sum(size.values()), 0, 0

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from cka_tools.figure_choices import SIZES, chosen, own_settings, title_of
 from cka_tools.formatting import counted, printable, settings_in_words
 
 POINTS_PER_INCH = 72.0
@@ -71,9 +72,6 @@ TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 DARK, MIDDLE, LIGHT = "#12355b", "#c8553d", "#3fa796"
 NOISE = "#7b5ea7"
 INK, FAINT, BAND, VOID = "#222222", "#8a8a8a", "#ececec", "#e4e4e4"
-HEAT = "cividis"
-"""Perceptually uniform, monotonous in grey, the same to colour-blind readers."""
-
 Look = dict[str, Any]
 """Artist properties."""
 
@@ -99,6 +97,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.hashsalt": "cka-tools",
+    "svg.fonttype": "none",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
     # Names of models and corpora hold $, _ and \\: no text is mathematics.
@@ -135,8 +134,15 @@ _UNDATED: Final[dict[str, dict[str, None]]] = {"pdf": {"CreationDate": None}, "s
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """matplotlib's defaults with these settings on top, whatever the user's own are; undone on leaving."""
-    with matplotlib.style.context(["default", _SETTINGS]), catch_warnings():
+    """matplotlib's defaults with these settings on top, and the user's own where they were chosen; undone on leaving.
+
+    A chosen size of text scales every size.
+    """
+    own, font = own_settings(), chosen().font
+    base = own.get("font.size", TEXT) if font is None else font
+    scaled = {name: _SETTINGS[name] * base / TEXT for name in SIZES} if base != TEXT else {}
+    settings = _SETTINGS | scaled | own | ({} if font is None else scaled)
+    with matplotlib.style.context(["default", settings]), catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the run holds it in full.
         filterwarnings("ignore", message="Glyph .* missing from font")
         yield
@@ -213,7 +219,7 @@ class Page:
     """
 
     def __init__(self, title: Sequence[str], settings: str, panels: float, notes: Sequence[str]) -> None:
-        width = PAGE_WIDTH - 2 * MARGIN
+        width, title = PAGE_WIDTH - 2 * MARGIN, title_of(list(title))
         names = break_lines(printable(" ".join(title)), width, TITLE, "bold")
         if len(names) > 1:
             names = [line for part in title for line in break_lines(printable(part), width, TITLE, "bold")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
-from cka_tools.extraction.extract import prepare
+from cka_tools.extraction.extract import prepare, without_packing
 from cka_tools.models import LoadedModel
 from cka_tools.models.language import HeadKind
 from cka_tools.readouts.readout import Inputs, Quantity, Rows, States
@@ -64,7 +64,7 @@ class TaskProbe:
         """
         one_row_each(settings, self.task)
         texts = [Document(one["id"], one["text"]) for one in classifier.texts_of(self.task)]
-        prepared = prepare([model], texts, settings)
+        prepared = without_packing(prepare([model], texts, settings))
         documents = [texts[row] for row in prepared.kept.tolist()]
         of = classifier.labelled(self.task, [one.id for one in documents])
         sizes = f"fitted on {len(of.train_gold):,} texts of train and read on {len(of.test_gold):,} of test"

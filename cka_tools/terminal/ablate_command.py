@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -116,6 +117,7 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
+    from cka_tools.comparison.results import Ablation
     from cka_tools.processes import leave
     from cka_tools.store.directory import locked
 
@@ -127,8 +129,7 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
     line = TrainingLine(pieces)
 
     def report(segment: Segment, done: StepReport) -> None:
-        words = f"{segment.start[1]} {done.phase} ({done.objective}) seed {segment.seed}"
-        line.show(segment.key, done, words)
+        line.show(segment.key, done, str(segment))
 
     note = None if output.quiet else lambda text: tell(f"note: {printable(text)}")
     for text in plan.notes:
@@ -136,11 +137,22 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
             note(text)
     with line.going_on(out):
         train_tree(plan, out, device=plan.settings.device, report=None if output.quiet else report, note=note)
+
+    def find_saved(out: Path) -> Ablation | None:
+        with suppress(UserError):
+            return Ablation.load(out)
+        return None
+
     # Several processes train together; one compares.
     if leave():
         with locked(out / COMPARING), document_progress(Terminal(stderr=True), hidden=output.quiet) as progress:
-            result = compare_plan(plan, out, compare_on, settings, progress)
-        _, problem = save_run(result, out)
+            saved = find_saved(out)
+            result = compare_plan(plan, out, compare_on, settings, progress, saved)
+        problem = None
+        if result is saved:
+            tell("note: nothing has changed since this ablation was compared: what was saved is shown")
+        else:
+            _, problem = save_run(result, out)
         print_saved(result, out, output)
         if problem:
             raise NotDrawn(problem)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, printable, times, times_interval
-from cka_tools.terminal.output import duration, say, say_remarks
+from cka_tools.formatting import NOTHING, counted, duration, noise_sentence, percent, printable, times, times_interval
+from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.tables import Column, divergence_columns, print_table
 
 if TYPE_CHECKING:

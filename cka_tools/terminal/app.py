@@ -35,6 +35,7 @@ from cka_tools.terminal.intervention_commands import (
 )
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFORESEEN, tell
 from cka_tools.terminal.probe_command import probe_command
+from cka_tools.terminal.report_command import report_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
@@ -80,6 +81,7 @@ app.command("probe")(probe_command)
 app.command("evaluate")(evaluate_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
+app.command("report")(report_command)
 app.command("diff")(diff_command)
 app.command("documents")(documents_command)
 app.command("summary")(summary_command)

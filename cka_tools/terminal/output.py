@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.segment import Segment
 from rich.text import Text
 
@@ -34,8 +35,9 @@ from cka_tools.comparison.record import (
 )
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
-from cka_tools.formatting import counted, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
 from cka_tools.processes import from_first, joined
+from cka_tools.progress import Pace, Report
 from cka_tools.terminal.options import Output
 from cka_tools.terminal.tables import WIDE
 
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
     from cka_tools.training.loop import StepReport
 
 
-SECONDS_A_LINE = 30
+SECONDS_A_LINE = 10
+BAR_WIDTH = 20
 INTERRUPTED = 130
 LEAST_WIDTH = 20
 NAME_LETTERS = 60
@@ -68,32 +71,34 @@ class Terminal(Console):
             yield segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
 
 
-class _Rate(ProgressColumn):
-    """Documents and tokens per second since the first batch was started."""
-
-    def render(self, task: Task) -> Text:
-        if not task.elapsed or not task.completed:
-            return Text("")
-        tokens = task.fields.get("tokens", 0)
-        return Text(f"{task.completed / task.elapsed:,.1f} documents/s  {tokens / task.elapsed:,.0f} tokens/s")
-
-
 @contextmanager
-def document_progress(console: Console, *, hidden: bool) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar that takes documents done, tokens done, documents in all; nothing outside a terminal."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _Rate(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
-        task: list = []
+def document_progress(console: Console, *, hidden: bool) -> Iterator[Report]:
+    """A bar that takes documents done, tokens done, documents in all; outside a terminal a line now and then."""
+    if not console.is_terminal:
+        yield _lines(hidden=hidden)
+        return
+    columns = BarColumn(bar_width=BAR_WIDTH), TextColumn("{task.description}", markup=False)
+    with Bar(*columns, console=console, disable=hidden, transient=True) as bar:
+        task, pace = bar.add_task("", total=None), Pace()
 
         def report(documents: int, tokens: int, total: int) -> None:
-            if not task:
-                task.append(bar.add_task("documents", total=total, tokens=0))
-            bar.update(task[0], completed=documents, tokens=tokens)
+            bar.update(task, completed=documents, total=total, description=pace.words(documents, tokens, total))
 
         yield report
+
+
+def _lines(*, hidden: bool) -> Report:
+    """A line every `SECONDS_A_LINE`: nobody looks at the rest, and a log keeps it."""
+    told, pace = time.monotonic(), Pace()
+
+    def report(documents: int, tokens: int, total: int) -> None:
+        nonlocal told
+        text = pace.words(documents, tokens, total)
+        if not hidden and time.monotonic() - told >= SECONDS_A_LINE:
+            told = time.monotonic()
+            tell(text)
+
+    return report
 
 
 class TrainingLine:
@@ -118,16 +123,20 @@ class TrainingLine:
         # What has not been trained yet may be faster or slower: this one's speed until it is known.
         self._speeds[self._kind.get(key)] = now = done.tokens_per_second
         left = sum(tokens / self._speeds.get(self._kind.get(one), now) for one, tokens in self._left.items())
-        text = (
-            f"{self._number.get(key, 0)}/{len(self._number)} {what}  step {done.step:,}/{done.steps:,}  "
-            f"{done.tokens:,} tokens  loss {done.loss:.3f}  lr {done.learning_rate:.2e}  "
-            f"{done.tokens_per_second:,.0f} tokens/s  {duration(left)} left"
-        )
+        parts = {
+            f"{self._number.get(key, 0)}/{len(self._number)} {what}": 4,
+            f"step {done.step:,}/{done.steps:,}": 5,
+            f"{done.tokens:,} tokens": 0,
+            f"loss {done.loss:.3f}": 3,
+            f"lr {done.learning_rate:.2e}": 1,
+            f"{done.tokens_per_second:,.0f} tokens/s": 2,
+            f"{duration(left)} left": 6,
+        }
         if self._console.is_terminal:
-            self._rewrite(text[: self._console.width - 1])
-        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
+            self._rewrite(_fitting(parts, self._console.width - 1))
+        elif done.step == done.steps or time.monotonic() - self._told >= SECONDS_A_LINE:
             self._told = time.monotonic()
-            tell(text)
+            tell("  ".join(parts))
 
     @contextmanager
     def going_on(self, out: Path) -> Iterator[None]:
@@ -147,6 +156,14 @@ class TrainingLine:
     def _rewrite(self, text: str) -> None:
         self._console.file.write(f"\r\x1b[2K{text}")
         self._console.file.flush()
+
+
+def _fitting(parts: Mapping[str, int], width: int) -> str:
+    """Parts of a line in at most so many letters; those of the lowest number are left out first."""
+    shown = dict(parts)
+    while len("  ".join(shown)) > width and len(shown) > 1:
+        shown.pop(min(shown, key=shown.__getitem__))
+    return "  ".join(shown)[:width]
 
 
 def tell(text: str) -> None:
@@ -187,14 +204,6 @@ def echo(text: str, end: str = "\n") -> None:
 def as_json(data: Any) -> str:
     """JSON of letters that every terminal and encoding can show; others are escaped as JSON has it."""
     return json.dumps(data, allow_nan=False).replace("\x7f", "\\u007f")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 LOST_PROCESS = DAMAGED = UNFORESEEN = 1

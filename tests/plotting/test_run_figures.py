@@ -96,7 +96,7 @@ def test_a_matrix_shows_its_values_in_the_order_of_its_tree() -> None:
     expected = [[0, 40, 70, 60], [40, 0, 30, 20], [70, 30, 0, 10], [60, 20, 10, 0]]
     np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(4, 4), expected, atol=1e-9)
     written = sorted(text.get_text() for text in artists(figure, "value"))
-    assert written == sorted(f"{value:.1f}" for row in expected for value in row if value)
+    assert written == sorted(f"{value}.0" for row in expected for value in row if value)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["d  4", "c  3", "a  1", "b  2"]
     merges = artists(figure, "merge")
     assert [max(line.get_xdata()) for line in merges] == pytest.approx([10, 25, 170 / 3])

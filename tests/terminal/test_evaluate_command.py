@@ -29,7 +29,7 @@ def write_task(path: Path) -> str:
          "label": "ab"[at % 2]}
         for at, split in enumerate(splits)
     ]  # fmt: skip
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return str(path)
 
 
