@@ -224,8 +224,9 @@ def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[s
         return tuned, facts
 
     def seen(run: Run, made: bool) -> None:
-        nonlocal done
+        nonlocal done, tokens
         done += size[run]
+        tokens += _tokens(plan, run)
         if told is not None and made:
             tuned = run.read(out)
             score = (
@@ -241,6 +242,11 @@ def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[s
 def _texts(plan: Plan, run: Run) -> int:
     task = plan.tasks[run.task]
     return plan.options.epochs_of(task.kind) * len(plan.split(run.task, run.model)[TRAIN].examples)
+
+
+def _tokens(plan: Plan, run: Run) -> int:
+    rows = plan.split(run.task, run.model)[TRAIN].rows.rows
+    return plan.options.epochs_of(plan.tasks[run.task].kind) * sum(len(row.ids) for row in rows)
 
 
 def _result(plan: Plan, out: Path) -> Evaluation:
