@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -48,14 +48,14 @@ from cka_tools.processes import make_accelerator
 from cka_tools.training.loop import PhaseState, adamw, run_steps
 from cka_tools.training.objectives import Objective
 from cka_tools.training.packing import pack_tokens
-from cka_tools.training.recipe import Masking, OptimizerSettings, Phase
+from cka_tools.training.recipe import Masking, ObjectiveName, OptimizerSettings, Phase
 
 MASKED = 0.3
 OURS = ("blocked", "sdpa", "eager")
 TRAINERS = ("Trainer, padded", "Trainer, joined")
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Processor time at the end of each step."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Bench:
             config, attn_implementation=attention
         )
 
-    def ours(self, objective: str, attention: str, steps: int) -> tuple[list[float], float]:
+    def ours(self, objective: ObjectiveName, attention: str, steps: int) -> tuple[list[float], float]:
         """Seconds of each step but the first, and a step's tokens."""
         rows, special = self.options.rows, tuple(self.tokenizer.all_special_ids)
         data = pack_tokens(
@@ -135,7 +135,7 @@ class Bench:
             Trainer(model, arguments, collator, data, callbacks=[clock]).train()
         return clock.seconds, sum(len(text["input_ids"]) for text in data) / steps
 
-    def run(self, objective: str, way: str, steps: int) -> tuple[list[float], float]:
+    def run(self, objective: ObjectiveName, way: str, steps: int) -> tuple[list[float], float]:
         """One of the ways."""
         if way in OURS:
             return self.ours(objective, way, steps)
@@ -146,7 +146,7 @@ def speeds(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Tokens a second of processor time."""
     bench, found = Bench(options, options.length), dict[tuple[str, str], list[float]]()
     for _ in range(options.rounds):
-        for objective in ("mlm", "clm"):
+        for objective in get_args(ObjectiveName):
             for way in ("blocked", *TRAINERS):
                 seconds, tokens = bench.run(objective, way, options.steps + 1)
                 found.setdefault((objective, way), []).append(tokens / statistics.median(seconds))
@@ -183,7 +183,7 @@ def one(options: argparse.Namespace) -> None:
     held = sum(p.numel() * p.element_size() for p in model.parameters()) * 4 / 2**20
     del model
     gc.collect()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    before = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 2**20
     bench.run(objective, way, 2)
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before - held))
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from cka_tools.evaluation.run_evaluate import evaluate
     from cka_tools.interventions import health, interpolate, transplant
     from cka_tools.models import graft
-    from cka_tools.probes import probe
+    from cka_tools.probes import needle, probe
     from cka_tools.readouts.fill import fill
+    from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
 
@@ -44,9 +45,11 @@ __all__ = [
     "health",
     "interpolate",
     "matrix",
+    "needle",
     "probe",
     "trajectory",
     "transplant",
+    "write_report",
 ]
 
 _HOME = {
@@ -67,9 +70,11 @@ _HOME = {
     "health": "interventions",
     "interpolate": "interventions",
     "matrix": "comparison",
+    "needle": "probes",
     "probe": "probes",
     "trajectory": "comparison",
     "transplant": "interventions",
+    "write_report": "report",
 }
 
 

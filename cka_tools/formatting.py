@@ -217,6 +217,24 @@ def fine_tuning_in_words(settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
+    """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
+    origin, lengths = record["provenance"], record["summary"]["lengths"]
+    settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
+    return [
+        f"haystacks of {counted(record['summary']['haystack_documents'], 'document')} of "
+        + (printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)),
+        f"{' and '.join(f'{length:,}' for length in lengths)} tokens by "
+        + shorten(record["summary"]["measured_by"], corpus_letters or CORPUS_LETTERS),
+        f"{settings['pooling']} of what leaves the encoder",
+        str(settings["dtype"]),
+    ]
+
+
+CORPUS_LETTERS = 48
+"""Of a corpus's name under a title."""
+
+
 def units_in_words(corpus: dict[str, Any]) -> str:
     """What a document of the corpus is, where there was a choice: " (lines)", " (column 'text')"."""
     source = corpus["source"]
@@ -232,7 +250,7 @@ def tokens_in_words(record: dict[str, Any]) -> str:
     origin = record["provenance"]
     draws = origin["corpus"].get("draws") or [{}]
     documents, said = record["summary"]["n_documents"], {}
-    for model, found in zip(origin["models"], draws[0].get("tokens", ()), strict=False):
+    for model, found in zip(origin["models"], draws[0].get("tokens") or (), strict=False):
         if not isinstance(found, dict) or not found.get("tokens"):
             return ""
         share = f"{percent(found['truncated'] / documents)} % of documents cut"

@@ -153,7 +153,10 @@ READ_ONLY = ("health",)
 PROBES = ("probe",)
 """Commands whose texts are a task's, and whose features are not compared."""
 
-NOT_COMPARED = (*READ_ONLY, *PROBES)
+NEEDLE = ("needle",)
+"""Commands that say themselves how long a text is and whose row is read."""
+
+NOT_COMPARED = (*READ_ONLY, *PROBES, *NEEDLE)
 
 HYBRIDS = ("transplant", "interpolate")
 """Commands whose models exist while they run: all layers are kept, nothing streams, nothing is found in a cache."""
@@ -220,12 +223,14 @@ class Settings(Reading):
     documents: int | None = option(
         None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False, lacking=PROBES
     )
-    max_length: int | None = option(None, "Tokens a document is cut to.", shown="512, or what the models take", least=1)
+    max_length: int | None = option(
+        None, "Tokens a document is cut to.", shown="512, or what the models take", least=1, lacking=NEEDLE
+    )
     pooling: Literal["mean", "cls", "last", "token"] = option(
-        "mean", "How a document's hidden states become one row.", lacking=READ_ONLY
+        "mean", "How a document's hidden states become one row.", lacking=(*READ_ONLY, *NEEDLE)
     )
     sites: Literal["residual", "attention", "mlp"] = option(
-        "residual", "The residual stream, or what a branch adds to it.", lacking=READ_ONLY
+        "residual", "The residual stream, or what a branch adds to it.", lacking=(*READ_ONLY, *NEEDLE)
     )
     layers: tuple[int, ...] | None = option(
         None,

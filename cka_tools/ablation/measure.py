@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.readouts import read_cells, readouts_of
 from cka_tools.ablation.starts import Start
 from cka_tools.ablation.train import segment_folder, start_directory
 from cka_tools.ablation.tree import Use
@@ -26,8 +27,19 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.results import Ablation
 from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.interventions.record import describe_readouts
 from cka_tools.manifest import NoiseKind, read_manifest
-from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, SpecSource, as_source
+from cka_tools.models import (
+    CausalSource,
+    LoadedModel,
+    LoadOptions,
+    ModelOutline,
+    ModelSource,
+    SpecSource,
+    as_source,
+    head_of,
+)
+from cka_tools.models.language import HeadKind
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
@@ -83,15 +95,17 @@ def compare_trios(
     compare_on: Any,
     settings: Settings,
     *,
+    readout: Sequence[str] = (),
     training: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
     saved: Ablation | None = None,
 ) -> Ablation:
-    """Compare the checkpoints of all cells, each of which runs once.
+    """Compare the checkpoints of all cells, each of which runs once, and once more for each readout.
 
     Args:
         compare_on: the corpus, as `compare` takes it.
+        readout: names of readouts, such as "probe:sections", that are read of every checkpoint as well.
         training: where the checkpoints come from, for provenance; their folders where None.
         saved: an earlier result, which is given back where all that it was made of is the same.
 
@@ -100,12 +114,16 @@ def compare_trios(
     """
     asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
+    readouts = readouts_of(run, readout)
     packages = PACKAGES if training is None else (*PACKAGES, "accelerate")
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
-    if saved is not None and _is_of(saved.record, run, asked, trios, training, packages):
+    # A readout may read a file that has changed since.
+    plain = saved is not None and not readouts and "readouts" not in saved.record.get("summary", {})
+    if saved is not None and plain and _is_of(saved.record, run, asked, trios, training, packages):
         return saved
     draw = compare_pairs(run, asked.pairs, progress)[0]
+    read = read_cells(run, readouts, progress)
     cells = list(zip(trios, asked.places, strict=True))
     record = {
         "kind": ABLATION,
@@ -116,9 +134,13 @@ def compare_trios(
             "interval": {"level": LEVEL, "over": "documents"},
             "early_layers": early_of(draw.pairs[cells[0][1][0]]) if cells else [],
             "warnings": grouped_warnings((str(trio), draw.pairs[at]) for trio, (at, _) in cells),
-            "notes": list(dict.fromkeys([*notes, *draw.notes])),
-        },
-        "pairs": [_cell(trio, places, draw) for trio, places in cells],
+            "notes": list(dict.fromkeys([*notes, *draw.notes, *read.notes])),
+        }
+        | ({"readouts": describe_readouts(readouts)} if readouts else {}),
+        "pairs": [
+            _cell(trio, places, draw) | ({"readouts": read.entry(*_models(places, draw))} if readouts else {})
+            for trio, places in cells
+        ],
         "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
         | {"training": training, **circumstances(packages)},
     }
@@ -192,12 +214,17 @@ def _at(known: list[Any], one: Any) -> int:
     return known.index(one)
 
 
+def _models(places: tuple[int, int | None], draw: DrawResult) -> tuple[int, int, int | None]:
+    """A cell's detour, baseline and control, by their place among the models."""
+    pair, control = draw.pairs[places[0]].pair, None if places[1] is None else draw.pairs[places[1]].pair
+    return pair.a, pair.b, None if control is None else control.a
+
+
 def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[str, Any]:
     """A cell's entry: means, layers, ratios; fractions, null with a reason."""
     at, control_at = places
     pair, control = draw.pairs[at], None if control_at is None else draw.pairs[control_at]
-    twin = None if control is None else control.pair.a
-    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": twin}
+    models = dict(zip(("detour", "baseline", "control"), _models(places, draw), strict=True))
     facts: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
@@ -251,11 +278,14 @@ class _Untrained:
     def outline(self, options: LoadOptions) -> ModelOutline:
         return self.start.outline(options)
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        return head_of(self.start, options)
+
     def load(self, options: LoadOptions) -> LoadedModel:
         raise AssertionError(f"{self.name} is not trained yet")
 
 
-def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings) -> None:
+def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings, readout: Sequence[str] = ()) -> None:
     """Make every check of `compare_plan` that can be made before anything is trained.
 
     Raises:
@@ -270,7 +300,9 @@ def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings)
                 one.folder, _seen(replace(one, folder=start_of[one.folder]), causal), one.name
             ),
         )
-        check_pairs(open_run(asked.sources, compare_on, settings), asked.pairs)
+        run = open_run(asked.sources, compare_on, settings)
+        check_pairs(run, asked.pairs)
+        readouts_of(run, readout)
 
 
 def compare_plan(
@@ -280,6 +312,7 @@ def compare_plan(
     settings: Settings,
     progress: Progress | None = None,
     saved: Ablation | None = None,
+    readout: Sequence[str] = (),
 ) -> Ablation:
     """Compare what `train_tree` has trained in `out`; `saved` as `compare_trios` takes it.
 
@@ -293,7 +326,15 @@ def compare_plan(
     training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
     trios = plan_trios(plan, out)
     return compare_trios(
-        plan.settings.axis, trios, compare_on, settings, training=training, notes=notes, progress=progress, saved=saved
+        plan.settings.axis,
+        trios,
+        compare_on,
+        settings,
+        readout=readout,
+        training=training,
+        notes=notes,
+        progress=progress,
+        saved=saved,
     )
 
 

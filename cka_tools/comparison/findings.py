@@ -23,8 +23,8 @@ from cka_tools.formatting import (
     ratio_sentence,
     recovery_refusals,
     settings_in_words,
-    short_names,
     shorten,
+    shown_names,
     times,
     times_interval,
     tokens_in_words,
@@ -124,8 +124,8 @@ APART = "Divergence says how far apart representations are, not which model is b
 def _comparison(result: Any) -> Findings:
     run: Comparison = result
     summary = run.summary
-    a, b = (printable(name) for name in run.names)
-    control = f", with {printable(run.control)} as the control" if run.control is not None else ""
+    a, b, *others = (_model(model) for model in run.record["provenance"]["models"])
+    control = f", with {others[0]} as the control" if others else ""
     compared = f"{a} (A) was compared with {b} (B){control}, layer by layer over the same {_documents(run)}."
     level = f"{level_in_words(summary)} interval "
     means = f"The mean divergence (1 − CKA, debiased) is {stated(summary['mean_divergence']['debiased'], level)}"
@@ -136,7 +136,14 @@ def _comparison(result: Any) -> Findings:
         found.append(ratio_sentence(summary))
     warned = [("no ratio", _sentence(line)) for line in ratio_refusals(run.layers)]
     warned += [("not given", _sentence(line)) for line in _missing(run.layers)]
-    return Findings(" against ".join(short_names(a, b, TITLE_LETTERS)), [compared], found, warned, [APART])
+    title = " against ".join(shown_names(run.record, TITLE_LETTERS)[:2])
+    return Findings(title, [compared], found, warned, [APART])
+
+
+def _model(model: Entry) -> str:
+    """What a model is called and what it is."""
+    label = f"{printable(str(model['label']))}: " if model.get("label") else ""
+    return f"{label}{printable(model['name'])}"
 
 
 def _missing(layers: Sequence[Entry]) -> list[str]:
@@ -167,6 +174,7 @@ def place_in_words(x: float, kind: str) -> str:
 def _trajectory(result: Any) -> Findings:
     run: Trajectory = result
     summary, points = run.summary, run.checkpoints
+    reference = shown_names(run.record, TITLE_LETTERS)[0]
     compared = f"{counted(len(points), 'checkpoint')} of training were compared with {printable(run.reference)}, "
     compared += f"over the same {_documents(run)}."
     kind = summary["x"]["kind"]
@@ -194,13 +202,13 @@ def _trajectory(result: Any) -> Findings:
     cautions = [APART]
     if len(known) > 2:
         cautions.append("Between checkpoints nothing was measured: lines there only join the points.")
-    title = f"Divergence from {shorten(run.reference, TITLE_LETTERS)} along training"
+    title = f"Divergence from {reference} along training"
     return Findings(title, [compared], found, _unclear(points), cautions)
 
 
 def _matrix(result: Any) -> Findings:
     run: ModelMatrix = result
-    names, pairs = run.names, run.pairs
+    names, pairs = shown_names(run.record, NAME_LETTERS), run.pairs
     compared = f"{counted(len(names), 'model')} were compared, all {counted(len(pairs), 'pair')} of them, over the "
     compared += f"same {_documents(run)}."
     known = [pair for pair in pairs if pair["mean_divergence"]["debiased"]["value"] is not None]
@@ -209,7 +217,7 @@ def _matrix(result: Any) -> Findings:
     warned, cautions = _unclear(pairs), [APART]
     if known:
         for which, pair in (("Closest", known[0]), ("Furthest apart", known[-1]))[: len(known)]:
-            both = " and ".join(printable(names[pair[side]]) for side in "ab")
+            both = " and ".join(names[pair[side]] for side in "ab")
             found.append(f"{which} are {both}: mean divergence {stated(pair['mean_divergence']['debiased'])}.")
     if len(known) > 2:
         cautions.append("The closest and the furthest were picked among all pairs: their intervals ignore that.")

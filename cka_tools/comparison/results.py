@@ -335,8 +335,10 @@ class Ablation(RunResult):
         return pairs_of(self.record, "cell")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each cell, seed and layer, and for both means of a cell."""
+        """One row for each cell, seed and layer, and for both means of a cell; each has the cell's readouts."""
         rows: list[JsonObject] = []
+        readouts = self.summary.get("readouts", ())
+        quantities = [f"{one['name']}.{quantity['name']}" for one in readouts for quantity in one["quantities"]]
         for cell in self.cells:
             shared = {name: cell[name] for name in ("axis", "cell", "position", "size", "seed")}
             last = {
@@ -345,6 +347,9 @@ class Ablation(RunResult):
                 if name not in shared and not isinstance(value, dict | list) and name not in ("a", "b", "role")
             }
             last |= {f"weights_{role}": weights for role, weights in cell["weights"].items()}
+            for name in quantities:
+                for of, entry in cell["readouts"][name].items():
+                    last |= columns(f"{name}.{of}", entry)
             rows += [row | last for row in pair_rows(cell, shared)]
         return tidy(rows)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cka_tools.comparison.evaluation_table import headlines, rows_of
-from cka_tools.comparison.findings import in_unit
+from cka_tools.comparison.findings import NAME_LETTERS, in_unit
 from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.formatting import (
@@ -19,6 +19,8 @@ from cka_tools.formatting import (
     percent,
     percent_interval,
     printable,
+    shown_names,
+    three_digits,
     times,
     times_interval,
 )
@@ -154,7 +156,7 @@ def _comparison(result: Any) -> Shown:
             columns.append(_plain(name, [*values, *none], _three))
     for side in "ab":
         values = [one[f"effective_dim_{side}"] for one in layers]
-        columns.append(_plain(f"eff. dim {side.upper()}", [*values, *none], _dimension))
+        columns.append(_plain(f"eff. dim {side.upper()}", [*values, *none], three_digits))
     for side in "ab":
         values = [one[f"top_feature_share_{side}"] for one in layers]
         columns.append(_plain(f"top {side.upper()} %", [*values, *none], _share))
@@ -165,10 +167,6 @@ def _comparison(result: Any) -> Shown:
 
 def _three(value: float | None) -> str:
     return in_unit(value, "nats")
-
-
-def _dimension(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _share(value: float | None) -> str:
@@ -196,8 +194,9 @@ def _trajectory(result: Any) -> Shown:
     run: Trajectory = result
     pairs = run.checkpoints + ([] if run.control is None else [run.control])
     x = [one.get("x") for one in pairs]
+    names = shown_names(run.record, NAME_LETTERS)
     columns = [
-        Column("checkpoint", [printable(one["name"]) for one in pairs]),
+        Column("checkpoint", [names[one["a"]] for one in pairs]),
         Column(run.summary["x"]["label"], ["control" if at is None else f"{at:,.10g}" for at in x], x),
         *_means(pairs),
         *_ratios(pairs),
@@ -212,7 +211,8 @@ def _trajectory(result: Any) -> Shown:
 def _matrix(result: Any) -> Shown:
     run: ModelMatrix = result
     numbers = [f"{pair['a'] + 1} and {pair['b'] + 1}" for pair in run.pairs]
-    both = [" and ".join(printable(run.names[pair[side]]) for side in "ab") for pair in run.pairs]
+    names = shown_names(run.record, NAME_LETTERS)
+    both = [" and ".join(names[pair[side]] for side in "ab") for pair in run.pairs]
     columns = [Column("pair", numbers, [float(at) for at in range(len(numbers))]), Column("models", both)]
     return "By pair", [*columns, *_means(run.pairs)], 0
 
@@ -340,7 +340,7 @@ def _any(result: RunResult) -> Shown:
         if len(values) > 1 and len(set(map(str, values))) == 1:
             continue
         if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
-            columns.append(_plain(str(name), values, lambda value: NOTHING if value is None else f"{value:.4g}"))
+            columns.append(_plain(str(name), values, lambda value: NOTHING if value is None else f"{value:,.4g}"))
         else:
             cells = [NOTHING if value is None else printable(str(value)) for value in values]
             columns.append(Column(str(name).replace("_", " "), cells))

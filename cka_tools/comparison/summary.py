@@ -209,7 +209,7 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
 
 
 def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str], best: bool = False) -> Cell:
-    """A value of the record with its interval."""
+    """What a cell says of an interval of the record."""
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
     low, high = entry["ci_low"], entry["ci_high"]

@@ -23,11 +23,13 @@ class Document:
         text: what the models read.
         metadata: what else its corpus says of it (labels, a group, a date), JSON-ready: by name a string,
             number, boolean or None, or a list of these. Nothing that is drawn or hashed depends on it.
+        query: what a model reads before the text, as the first segment of a pair; None is no pair.
     """
 
     id: str
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    query: str | None = None
 
 
 def metadata_of(row: Iterable[tuple[str, Any]], taken: Iterable[str | None] = ()) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cka_tools.documents import Document
 from cka_tools.extraction.tokens import tokenize
 from cka_tools.extraction.words import first_pieces
 from cka_tools.models import ModelOutline
@@ -60,7 +61,7 @@ def encode(examples: Sequence[Example], task: Task, outline: ModelOutline, max_l
         UserError: as `tokenize` and, of tags, `first_pieces`.
     """
     place = {name: at for at, name in enumerate(outputs_of(task))}
-    table = tokenize(examples, outline, max_length)
+    table = tokenize([Document(one.id, one.text) for one in examples], outline, max_length)
     # A tokenizer without special tokens may give a text of odd letters none at all.
     ids = [table.row(at).tolist() or [outline.pad_id] for at in range(len(examples))]
     if task.kind == "label":

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.batches import TokenBatch
+from cka_tools.extraction.batches import TokenBatch, to_device
 from cka_tools.extraction.tokens import TokenTable
 from cka_tools.models.blocks import Block, block_input, block_output, own_tokens
 from cka_tools.models.model import LoadedModel
@@ -116,8 +116,8 @@ class PackedSum:
     """As `MaskedSum`, of documents of some lengths one behind the other: (1, t, d) → (b, d)."""
 
     def __init__(self, lengths: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        self._sizes = torch.tensor(lengths, device=device)
-        self._document = torch.repeat_interleave(torch.arange(len(lengths), device=device), self._sizes)
+        self._sizes = to_device(np.array(lengths), device)
+        self._document = to_device(np.repeat(np.arange(len(lengths)), lengths), device)
         self._dtype = accumulation_dtype(dtype)
         self.counts = self._sizes.to(self._dtype).unsqueeze(1)
 
@@ -273,9 +273,9 @@ class PooledForward:
         self._take = take
         try:
             if batch.lengths is None:
-                self.model.run(batch.input_ids, mask)
+                self.model.run(batch.input_ids, mask, batch.token_type_ids)
             else:
-                self.model.run_packed(batch.input_ids, batch.lengths)
+                self.model.run_packed(batch.input_ids, batch.lengths, batch.token_type_ids)
         except StopForward:
             pass
         finally:

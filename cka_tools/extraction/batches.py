@@ -115,6 +115,8 @@ def plan_equal_lengths(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -
 class TokenBatch:
     """One batch on a device: `rows` of the documents, ids and mask (b, t); padding is always on the right.
 
+    `token_type_ids` (b, t) are there for pairs of segments whose tokenizer counts them.
+
     Right padding is right for every model: a causal one never sees it, a bidirectional one is told by the
     mask, and positions count from the first token on. A pack is one row (1, t) of documents of `lengths`.
     """
@@ -123,24 +125,32 @@ class TokenBatch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     lengths: tuple[int, ...] | None = None
+    token_type_ids: torch.Tensor | None = None
 
 
 def make_batch(table: TokenTable, rows: Sequence[int], device: torch.device) -> TokenBatch:
     """Pad some documents to the longest of them."""
     lengths = table.lengths[list(rows)]
     ids = np.full((len(rows), int(lengths.max())), table.pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         ids[at, :length] = table.row(row)
         mask[at, :length] = 1
-    return TokenBatch(tuple(rows), to_device(ids, device), to_device(mask, device))
+        if table.types is not None:
+            types[at, :length] = table.types[table.offsets[row] : table.offsets[row + 1]]
+    segments = None if table.types is None else to_device(types, device)
+    return TokenBatch(tuple(rows), to_device(ids, device), to_device(mask, device), token_type_ids=segments)
 
 
 def make_pack(table: TokenTable, rows: Sequence[int], device: torch.device) -> TokenBatch:
     """Put some documents one behind the other."""
     ids = np.concatenate([table.row(row) for row in rows]).astype(np.int64)[None]
     lengths = tuple(table.lengths[list(rows)].tolist())
-    return TokenBatch(tuple(rows), to_device(ids, device), to_device(np.ones_like(ids), device), lengths)
+    segments = None
+    if table.types is not None:
+        parts = [table.types[table.offsets[row] : table.offsets[row + 1]] for row in rows]
+        segments = to_device(np.concatenate(parts).astype(np.int64)[None], device)
+    return TokenBatch(tuple(rows), to_device(ids, device), to_device(np.ones_like(ids), device), lengths, segments)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

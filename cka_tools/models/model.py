@@ -196,8 +196,23 @@ class LoadedModel:
             if attention != getattr(self.model, "attention_type", None):
                 self.model.set_attention_type(attention)
 
-    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model has an embedding for tokens of a second segment."""
+        known = inspect.signature(self.model.forward).parameters
+        return "token_type_ids" in known and int(setting(text_config(self.model.config), "type_vocab_size") or 0) > 1
+
+    def run(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         """One forward pass of ids and mask (b, t), which keeps nothing that nobody reads.
+
+        Args:
+            token_type_ids: (b, t), the segments of tokens, for a model that has them.
 
         Raises:
             UserError: the model's code fails, unless memory ran out; with its message and the batch's shape.
@@ -208,6 +223,8 @@ class LoadedModel:
             given = {name: value for name, value in given.items() if name in known}
         elif "use_cache" not in known:
             del given["use_cache"]
+        if token_type_ids is not None and self.has_segments:
+            given["token_type_ids"] = token_type_ids
         for name in ("output_hidden_states", "output_attentions"):
             if getattr(self.model.config, name, False):
                 given[name] = False
@@ -222,16 +239,22 @@ class LoadedModel:
                 f"tokens ({type(error).__name__}: {one_line(error)}): cut them shorter with --max-length, or {OTHERS}"
             ) from error
 
-    def run_packed(self, input_ids: torch.Tensor, lengths: Sequence[int], **options: Any) -> Any:
+    def run_packed(
+        self,
+        input_ids: torch.Tensor,
+        lengths: Sequence[int],
+        token_type_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         """One forward pass of documents of these lengths, one behind the other, (1, t).
 
         Raises:
             UserError: as `run`.
         """
-        positions = place_in_document(lengths, input_ids.device) + (self.first_position or 0)
+        positions = (place_in_document(lengths) + (self.first_position or 0)).to(input_ids.device)
         with packed(self.model, lengths):
             ones = torch.ones_like(input_ids)
-            return self.run(input_ids, ones, position_ids=positions.unsqueeze(0), **options)
+            return self.run(input_ids, ones, token_type_ids, position_ids=positions.unsqueeze(0), **options)
 
 
 @dataclass

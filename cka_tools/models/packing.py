@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -34,21 +35,47 @@ class PackedMask:
     """Who sees whom in a sequence of documents.
 
     Attributes:
-        documents: one list of blocks, as attention by document takes it.
-        lengths: tokens of each document. seen: how far a token sees to the left and to the right within its
-            document; −1 for as far as it goes.
+        lengths: tokens of each document.
+        sees: places of some queries and of some keys, each in its document, → (queries, keys) bool.
+        device: where masks are wanted.
     """
 
-    documents: list[list[Block]]
     lengths: tuple[int, ...]
-    seen: tuple[int, int]
+    sees: Callable[[Tensor, Tensor], Tensor]
+    device: torch.device
+
+    @cached_property
+    def documents(self) -> list[list[Block]]:
+        """All blocks of the one sequence, as attention by document takes them."""
+        place = place_in_document(self.lengths)
+        blocks = []
+        for begin, end, document in _groups(self.lengths):
+            own = place[begin:end]
+            if document is not None:
+                hidden = ~(self.sees(own, own) & (document[:, None] == document[None, :]))
+                blocks.append(Block(begin, end, begin, end, hidden.to(self.device)))
+                continue
+            for start in range(0, end - begin, QUERIES):
+                seen = self.sees(own[start : start + QUERIES], own)
+                keys = seen.any(0).nonzero()
+                first, last = int(keys[0]), int(keys[-1]) + 1
+                part = seen[:, first:last]
+                unseen = None if bool(part.all()) else (~part).to(self.device)
+                blocks.append(Block(begin + start, begin + start + len(seen), begin + first, begin + last, unseen))
+        return [blocks]
+
+    @cached_property
+    def window(self) -> tuple[int, int]:
+        """How far a token sees to the left and to the right; −1 for as far as its document goes."""
+        longest = max(self.lengths)
+        place = torch.arange(longest)
+        right, left = (int(self.sees(place[one], place).sum()) for one in (slice(0, 1), slice(longest - 1, None)))
+        return -1 if left == longest else left - 1, -1 if right == longest else right - 1
 
 
-def place_in_document(lengths: Sequence[int], device: torch.device) -> Tensor:
+def place_in_document(lengths: Sequence[int]) -> Tensor:
     """(tokens,) of each token of a pack its place in its document, from 0."""
-    sizes = torch.tensor(list(lengths))
-    starts = torch.cumsum(sizes, 0) - sizes
-    return (torch.arange(int(sizes.sum())) - torch.repeat_interleave(starts, sizes)).to(device)
+    return torch.cat([torch.arange(length) for length in lengths])
 
 
 def packed_mask(
@@ -61,39 +88,16 @@ def packed_mask(
     """
     if use_vmap:
         raise ValueError("its mask depends on more than the places of two tokens")
-    lengths = _lengths.get()
-    place = place_in_document(lengths, device)
-    zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.long)
 
-    def visible(queries: slice, keys: slice) -> Tensor:
-        q, k = place[queries], place[keys]
-        return mask_function(zero, zero, q[None, None, :, None], k[None, None, None, :]).expand(1, 1, len(q), len(k))[
-            0, 0
-        ]
+    def sees(queries: Tensor, keys: Tensor) -> Tensor:
+        found = mask_function(zero, zero, queries[None, None, :, None], keys[None, None, None, :])
+        return found.expand(1, 1, len(queries), len(keys))[0, 0]
 
-    blocks = []
-    for begin, end, document in _groups(lengths, device):
-        if document is not None:
-            hidden = ~(visible(slice(begin, end), slice(begin, end)) & (document[:, None] == document[None, :]))
-            blocks.append(Block(begin, end, begin, end, hidden))
-            continue
-        for start in range(begin, end, QUERIES):
-            stop = min(start + QUERIES, end)
-            seen = visible(slice(start, stop), slice(begin, end))
-            keys = seen.any(0).nonzero()
-            first, last = int(keys[0]), int(keys[-1]) + 1
-            part = seen[:, first:last]
-            hidden_part = None if bool(part.all()) else ~part
-            blocks.append(Block(start, stop, begin + first, begin + last, hidden_part))
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
-    start = sum(lengths[:longest])
-    whole = slice(start, start + lengths[longest])
-    ends = visible(whole, whole)[[0, -1]].sum(-1).tolist()
-    right, left = (-1 if found == lengths[longest] else int(found) - 1 for found in ends)
-    return PackedMask([blocks], lengths, (left, right))
+    return PackedMask(_lengths.get(), sees, torch.device(device))
 
 
-def _groups(lengths: Sequence[int], device: torch.device) -> Iterator[tuple[int, int, Tensor | None]]:
+def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, Tensor | None]]:
     """[begin, end) of each long document, and of short ones together with which token is whose."""
     starts = [0, *accumulate(lengths)]
     at = 0
@@ -102,7 +106,7 @@ def _groups(lengths: Sequence[int], device: torch.device) -> Iterator[tuple[int,
         while at < len(lengths) and (at == first or starts[at + 1] - starts[first] <= TOGETHER):
             at += 1
         few = torch.tensor(lengths[first:at])
-        document = torch.repeat_interleave(torch.arange(at - first), few).to(device) if at - first > 1 else None
+        document = torch.repeat_interleave(torch.arange(at - first), few) if at - first > 1 else None
         yield starts[first], starts[at], document
 
 
@@ -147,7 +151,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, scale: 
     ends = torch.tensor([0, *accumulate(mask.lengths)], dtype=torch.int32, device=query.device)
     longest = max(mask.lengths)
     q, k, v = (side[0].transpose(0, 1).contiguous() for side in (query, key, value))
-    found = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=mask.seen)
+    found = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=mask.window)
     assert isinstance(found, Tensor)
     return found.unsqueeze(0)
 

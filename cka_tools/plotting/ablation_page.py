@@ -24,13 +24,10 @@ PANELS = 3
 SPREAD = 0.5
 """Of the distance between two cells: how far the points of all sizes and seeds may lie apart."""
 
-LABELS = {
-    "length": "Phase 1, share of n",
-    "decay": "decay, share of Phase 1",
-    "freeze": "frozen layers",
-    "size": "size (layers x hidden)",
-    "direction": "model",
-}
+SHARES = {"length": "Phase 1, % of n tokens", "decay": "decay, % of the tokens of Phase 1"}
+"""Axes whose cells are shares, and what of."""
+
+LABELS = SHARES | {"freeze": "frozen layers", "size": "size (layers x hidden)", "direction": "model"}
 
 Cells = Sequence[dict[str, Any]]
 
@@ -76,10 +73,14 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
     style.ratio_axis(ax)
-    ax.set_title("mean, as a multiple of seed noise")
-    crowded = sum(map(len, names)) > 26
+    ax.set_title("mean, as a multiple of seed noise (log)")
+    style.panel_letters(places, 8)
+    position = {cell["cell"]: cell["position"] for cell in cells}
+    share = axis in SHARES and all(position[name] is not None for name in names)
+    labels = [f"{100 * position[name]:g}" if share else printable(name) for name in names]
+    crowded = sum(map(len, labels)) > 26
     for ax in places:
-        ax.set_xticks(range(len(names)), [printable(n) for n in names])
+        ax.set_xticks(range(len(names)), labels)
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.set_xlabel(LABELS.get(axis, printable(axis)))
         if crowded:

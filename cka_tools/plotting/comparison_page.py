@@ -16,7 +16,7 @@ from cka_tools.figure_choices import chosen
 from cka_tools.formatting import model_names, percent, percent_interval, ratio_refusals, ratio_sentence, shown_names
 from cka_tools.plotting import layer_curves
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
-from cka_tools.plotting.style import Page, figure_style, settings_line
+from cka_tools.plotting.style import Page, figure_style, panel_letters, settings_line
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
 LEFT, CURVES_WIDTH = 0.58, 3.02
@@ -54,9 +54,13 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     upper = page.panel(LEFT, ceiling - DIVERGENCE, CURVES_WIDTH, DIVERGENCE)
     lower = page.panel(LEFT, floor, CURVES_WIDTH, DIMENSION, sharex=upper)
     _curves(record, upper, lower)
-    _heat(record, arrays["matrix.debiased"], page, ceiling)
+    heatmap = _heat(record, arrays["matrix.debiased"], page, ceiling)
+    panels = [upper, heatmap, lower]
     if with_control:
-        _ratio(record, page.panel(LEFT, floor + DIMENSION + BETWEEN, CURVES_WIDTH, RATIO, sharex=upper))
+        ratio = page.panel(LEFT, floor + DIMENSION + BETWEEN, CURVES_WIDTH, RATIO, sharex=upper)
+        _ratio(record, ratio)
+        panels.insert(2, ratio)
+    panel_letters(panels, 10)
     return page.figure
 
 
@@ -108,7 +112,7 @@ def _ratio(record: Record, ax: Axes) -> None:
     ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
 
 
-def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> None:
+def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> Axes:
     rows, columns = matrix.shape
     scale = HEAT_SIDE / max(rows, columns)
     tall, wide = (max(side * scale, NARROWEST * HEAT_SIDE) for side in (rows, columns))
@@ -119,6 +123,7 @@ def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> Non
     under = bottom - HEAT_LABELS - SCALE_HEIGHT
     lying = page.panel(HEAT_LEFT, under, max(wide, 0.6 * HEAT_SIDE), SCALE_HEIGHT)
     draw_scale(lying, mesh, scale_label(mesh), 5)
+    return ax
 
 
 def draw_comparison_heatmap(

@@ -156,7 +156,7 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
         label = f"one feature > {100 * MASSIVE_SHARE:.0f} % of variance"
         handles += ax.plot(*massive.T, label=label, gid="massive", zorder=6, **MASSIVE)
     dimension_axis(ax, np.concatenate(drawn))
-    ax.set_ylabel("effective dimension")
+    ax.set_ylabel("eff. dimension (log)")
     return handles
 
 
@@ -215,7 +215,7 @@ def draw_ratio(
         handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **style.DASHED))
     handles += _voids(ax, x[np.isnan(y)], "no ratio", "none: see note")
     _ratio_axis(ax, np.concatenate([y, low, high, [] if mean is None else [mean]]))
-    ax.set_ylabel("ratio")
+    ax.set_ylabel("ratio (log)")
     return handles
 
 

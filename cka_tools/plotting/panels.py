@@ -24,7 +24,8 @@ Record = dict[str, Any]
 WIDTHS = {"single": 3.5, "double": style.PAGE_WIDTH}
 """Inches: one column of a two-column page, and both."""
 
-HEIGHTS = {"layers": 2.3, "dimension": 2.0}
+HEIGHTS = {"layers": 2.0, "dimension": 1.7}
+"""Inches, without what stands above the axes."""
 NAME_LETTERS = 28
 OWN = "cka-tools: "
 """Begins the gid of what was drawn on axes of the user's own."""
@@ -38,7 +39,7 @@ def panel_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     scale = (choices.font or style.TEXT) / style.TEXT
     if choices.what == "heatmap":
         rows, columns = arrays["matrix.debiased"].shape
-        height = (width - 1.1 * scale) * min(1.6, max(0.5, rows / columns)) + 0.85 * scale
+        height = (width - 1.1 * scale) * min(1.6, max(0.5, rows / columns)) + 0.5 * scale
     else:
         height = HEIGHTS[choices.what] * scale
     figure = StyledFigure(figsize=(width, height), layout="constrained")
@@ -49,6 +50,8 @@ def panel_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     size = (style.TEXT + 1) * scale
     title = title_of([" against ".join(shown_names(record, NAME_LETTERS)[:2])])
     lines = [line for part in title for line in style.break_lines(part, width - 0.1, size, "bold")]
+    above = style.lines_height(lines, size) + 0.16 * scale * -(-len(handles) // columns)
+    figure.set_size_inches(width, height + above)
     figure.legend(
         handles=handles, loc="outside upper left", ncols=columns, alignment="left",
         title="\n".join(lines) or None, title_fontproperties={"weight": "bold", "size": size},

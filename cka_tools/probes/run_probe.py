@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -29,6 +29,7 @@ from cka_tools.tasks.scores import ACCURACY
 
 Readings = Mapping[str, Reading]
 ByLayer = dict[int, tuple[Scored, Scored | None]]
+"""The probe of each layer, and the one of shuffled labels."""
 
 WORDS = "bag of words"
 
@@ -74,18 +75,19 @@ def probe(
     wanted = _wanted(run, matched)
     kept = run.settings.record("probe")
     if of_words:
-        probed = from_first(lambda: probe_words(run, part, wanted, label_shuffle, progress))
+        probes, missed = from_first(lambda: probe_words(run, part, wanted, label_shuffle, progress))
         draw = draw_of(run, [run.outlines[at].provenance for at in run.order])
         kept["pooling"] = "first-piece"
     else:
         each = run.features(wanted, progress)
         found = [each[at][0] for at in run.order]
-        probed = from_first(lambda: probe_texts(found, part, chosen.seed, label_shuffle))
+        probes, missed = from_first(lambda: (probe_texts(found, part, chosen.seed, label_shuffle), []))
         draw = DrawResult(
             run.draws[0], run.ids(0), [], [(one.extraction, 0) for one in found], [o.provenance for o in found]
         )
-    fitted, arrays = _record(run.names, probed, matched)
-    notes = [*part.notes, *probed.notes, *fitted.pop("notes"), *draw.notes]
+    floors = from_first(lambda: floors_of(part, chosen.seed, run.ids(0)))
+    fitted, arrays = _record(run.names, probes, floors, matched)
+    notes = [*part.notes, *missed, *fitted.pop("notes"), *draw.notes]
     summary = readout_summary(fitted.pop("n_documents"), [readout], notes)
     origin = provenance(run, [draw], ["model"] * len(models), kept)
     origin |= circumstances((*PACKAGES, "scikit-learn", *(["seqeval"] if of_words else [])))
@@ -114,25 +116,9 @@ def _wanted(run: FeatureRun, matched: Mapping[tuple[int, int], Sequence[tuple[in
     return [tuple(sorted(layers)) for layers in found]
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What probes did, before anything is written of it.
-
-    Attributes:
-        layers: of each model that was given, by layer, the probe and the one of shuffled labels.
-        floors: by name. n_documents: of test. notes: plain sentences for the user.
-    """
-
-    layers: list[ByLayer]
-    floors: dict[str, Scored]
-    n_documents: int
-    notes: list[str]
-
-
-def probe_texts(found: Sequence[Features], task: Task, seed: int, shuffle: bool) -> Probed:
+def probe_texts(found: Sequence[Features], task: Task, seed: int, shuffle: bool) -> list[ByLayer]:
     """Probes of whole texts, on pooled features of each model."""
     of = classifier.labelled(task, found[0].ids)
-    floors = {"majority": classifier.majority(of), WORDS: classifier.bag_of_words(of, seed)}
     by_content: dict[int, ByLayer] = {}
     for one in found:
         if id(one) not in by_content:  # one model that is given twice is fitted once
@@ -143,17 +129,19 @@ def probe_texts(found: Sequence[Features], task: Task, seed: int, shuffle: bool)
                 )
                 for layer, values in one.layers.items()
             }
-    return Probed([by_content[id(one)] for one in found], floors, len(of.test_gold), [])
+    return [by_content[id(one)] for one in found]
 
 
 def probe_words(
     run: FeatureRun, task: Task, wanted: Sequence[Layers], shuffle: bool, progress: Progress | None
-) -> Probed:
-    """Probes of the words of sentences: one pass of each distinct model, whose features are then let go."""
+) -> tuple[list[ByLayer], list[str]]:
+    """Probes of the words of sentences, of each model that was given, and notes.
+
+    One pass of each distinct model, whose features are let go once they are probed.
+    """
     for outline in run.outlines:
         need_places(outline)
     prepared, documents, seed = run.prepared[0], run.draws[0].documents, run.settings.seed
-    floors = {"majority": tagger.majority(task), WORDS: tagger.bag_of_words(task, seed)}
     told = Told(progress, len(prepared.kept) * len(run.sources))
     by_model: list[ByLayer] = []
     notes = []
@@ -177,20 +165,34 @@ def probe_words(
                 }
             )
         told.next(len(prepared.kept), int(own.tables[0].lengths.sum()))
-    return Probed([by_model[at] for at in run.order], floors, len(task.test), list(dict.fromkeys(notes)))
+    return [by_model[at] for at in run.order], list(dict.fromkeys(notes))
+
+
+def floors_of(task: Task, seed: int, ids: Sequence[str]) -> dict[str, Scored]:
+    """What is right without a model: the most frequent class, or O, and a bag of words.
+
+    Args:
+        ids: of the documents that hold a token, as `classifier.labelled` takes them.
+    """
+    if task.kind == "tags":
+        return {"majority": tagger.majority(task), WORDS: tagger.bag_of_words(task, seed)}
+    of = classifier.labelled(task, ids)
+    return {"majority": classifier.majority(of), WORDS: classifier.bag_of_words(of, seed)}
 
 
 def _record(
-    names: Sequence[str], probed: Probed, matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]]
+    names: Sequence[str],
+    probes: Sequence[ByLayer],
+    floors: Mapping[str, Scored],
+    matched: Mapping[tuple[int, int], Sequence[tuple[int, int]]],
 ) -> tuple[JsonObject, dict[str, np.ndarray]]:
-    probes = probed.layers
     chosen = [max(own, key=lambda layer: own[layer][0].cv or 0.0) for own in probes]
     notes = []
     for name, own in zip(names, probes, strict=True):
         if stopped := [layer for layer, (scored, _) in own.items() if not scored.converged]:
             notes.append(f"{name}: in layers {layer_list(stopped)} the solver stopped before it converged.")
     models = [
-        {"chosen_layer": best, "layers": [_layer(layer, *own[layer], probed.floors) for layer in own]}
+        {"chosen_layer": best, "layers": [_layer(layer, *own[layer], floors) for layer in own]}
         for own, best in zip(probes, chosen, strict=True)
     ]
     differences = [
@@ -209,17 +211,17 @@ def _record(
         }
         for b, a in matched
     ]
-    hits = np.full((len(probes), max(map(len, probes)), probed.n_documents), np.nan)
+    n_documents = len(floors[WORDS].right)
+    hits = np.full((len(probes), max(map(len, probes)), n_documents), np.nan)
     for at, own in enumerate(probes):
         for row, (scored, _) in enumerate(own.values()):
             hits[at, row] = scored.right
     fitted: JsonObject = {
-        "n_documents": probed.n_documents,
+        "n_documents": n_documents,
         "notes": notes,
         "models": models,
         "floors": [
-            {"name": name, "strength": one.strength, "readouts": _entries(one.readings)}
-            for name, one in probed.floors.items()
+            {"name": name, "strength": one.strength, "readouts": _entries(one.readings)} for name, one in floors.items()
         ],
         "differences": differences,
     }

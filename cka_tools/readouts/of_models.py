@@ -68,7 +68,7 @@ def read_models(run: FeatureRun, readout: Readout, progress: Progress | None = N
         if first is not None:
             found.append(found[first])
             continue
-        loaded = source.load(run.options.with_head())
+        loaded = source.load(run.options.with_head(readout.head is not None))
         inputs = readout.inputs(loaded, drawn_inputs(run, at, [loaded]), run.settings)
         rows, _ = read_variants([Variant(source.name, loaded)], inputs, readout, run.settings, told)
         notes = [*loaded.notes, *inputs.notes]

@@ -203,7 +203,7 @@ class _Passes:
                 for path in site_paths(model, self.settings.sites, layers):
                     stack.enter_context(modules[path].register_forward_hook(take))
             stack.enter_context(model.evaluating())
-            output = model.run(batch.input_ids, mask, return_dict=True)
+            output = model.run(batch.input_ids, mask, batch.token_type_ids, return_dict=True)
         return States(output.last_hidden_state, pooled), seen
 
     def _check(self, variant: Variant, found: Rows, rows: Sequence[int]) -> None:

@@ -28,6 +28,7 @@ from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_difference import DifferenceTable, difference
 from cka_tools.comparison.run_directory import RESULT, write_whole
 from cka_tools.comparison.shown_tables import Column, ShownTable, shown_tables
+from cka_tools.comparison.summary import summary_table
 from cka_tools.errors import EarlyWarning, UserError
 from cka_tools.formatting import NOTHING, counted, p_value, percent, percent_interval, printable, size_in_words
 from cka_tools.report.plots import Plot, difference_plot, plots
@@ -89,7 +90,16 @@ class _Section:
         return counted(len(self.said.warned), "warning") if self.said.warned else ""
 
 
-def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
+@dataclass
+class _Overview:
+    """Several comparisons in one table."""
+
+    caption: str
+    notes: list[str]
+    table: _Table
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path, *, title: str | None = None) -> Path:
     """Write saved runs as one HTML file, under 5 MB, that opens without a network.
 
     Comparisons over the same documents are held against the first one as well, as `cka diff` does. Folders that hold
@@ -105,13 +115,15 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
     Raises:
         UserError: no run, one that is damaged, or a place that cannot be written to.
     """
+    out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {str(out)!r} is not the name of a report: end it in .html")
-    runs = list({run.resolve(): run for run in reversed(runs)}.values())[::-1]
-    lacking = [run for run in runs if run.is_dir() and not (run / RESULT).is_file()]
-    found = [run for run in runs if run not in lacking]
+    # Each once, in the order given; a shell's `runs/*` names whatever is there.
+    folders = {Path(run).resolve(): Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)}
+    lacking = [run for run in folders.values() if run.is_dir() and not (run / RESULT).is_file()]
+    found = [run for run in folders.values() if run not in lacking]
     if not found:
-        named = f"{str(runs[0])!r} holds no {RESULT}" if runs else "no run was named"
+        named = f"{str(lacking[0])!r} holds no {RESULT}" if lacking else "no run was named"
         raise UserError(f"{named}: name directories that commands such as `cka compare` wrote")
     skipped = [f"{printable(str(run))} holds no run and was left out." for run in lacking]
     for text in skipped:
@@ -119,7 +131,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
     results = [open_run(run) for run in found]
     sections = [_section(at, run, result) for at, (run, result) in enumerate(zip(found, results, strict=True), 1)]
     sections += _differences(found, results)
-    page = _fitting(sections, skipped, title)
+    page = _fitting(sections, _overview(results), skipped, title)
     if len(page) > LARGEST:
         warn(
             f"the report has {size_in_words(len(page))}: name fewer runs for a smaller one", EarlyWarning, stacklevel=2
@@ -176,6 +188,28 @@ def _differences(runs: Sequence[Path], results: Sequence[RunResult]) -> list[_Se
     return sections
 
 
+def _overview(results: Sequence[RunResult]) -> _Overview | None:
+    """The comparisons among the runs side by side, where there are several."""
+    comparisons = [one for one in results if isinstance(one, Comparison)]
+    if len(comparisons) < 2:
+        return None
+    found = summary_table(comparisons)
+    columns = []
+    for column in found.columns:
+        cells = [c.text if c.interval is None else "{} ({} to {})".format(c.text, *c.interval) for c in column.cells]
+        columns.append(Column(column.head, cells, None if column.name else [_number(c.text) for c in column.cells]))
+    shown = ShownTable("Means", columns, "summary.csv", lambda: found.frame)
+    caption = f"{found.caption[0].upper()}{found.caption[1:]}."
+    return _Overview(caption, found.notes, _table("overview-table", shown, "runs"))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", "").removeprefix("< ").removeprefix("> "))
+    except ValueError:
+        return None
+
+
 def _difference(name: str, found: DifferenceTable, run: Path, first: Path) -> _Section:
     rows = found.rows
     both = f"{printable(str(run))} less {printable(str(first))}"
@@ -202,7 +236,7 @@ def _facts(result: RunResult) -> list[tuple[str, str]]:
     """The main things of a run's provenance, a line each."""
     origin, facts = result.record["provenance"], []
     for model in origin["models"]:
-        parts = [str(model["name"])]
+        parts = [f"{model['label']}: {model['name']}" if model.get("label") else str(model["name"])]
         for key, words in (("revision", "revision "), ("commit", "commit "), ("weights_sha256", "weights sha256 ")):
             if model.get(key):
                 parts.append(f"{words}{model[key]}")
@@ -233,34 +267,33 @@ def _pretty(data: Any) -> str:
     return json.dumps(cut(data), indent=1)
 
 
-def _fitting(sections: list[_Section], skipped: Sequence[str], title: str | None) -> bytes:
+def _fitting(sections: list[_Section], overview: _Overview | None, skipped: Sequence[str], title: str | None) -> bytes:
     """The page; where it would be too large without its largest CSVs, then with coarser figures."""
     for one in sections:
         one.picture = None if one.result is None else picture(one.result, DPI)
-    page = _page(sections, skipped, title)
-    tables = sorted((table for one in sections for table in one.tables), key=lambda table: len(table.csv))
+    page = _page(sections, overview, skipped, title)
+    tables = sorted(_tables(sections, overview), key=lambda table: len(table.csv))
     while len(page) > LARGEST and tables:
         over = len(page) - LARGEST
         while over > 0 and tables:
             left_out = tables.pop()
             over -= len(_packed(left_out.csv))
             left_out.id = ""
-        page = _page(sections, skipped, title)
+        page = _page(sections, overview, skipped, title)
     if len(page) > LARGEST:
         for one in sections:
             one.picture = None if one.result is None else picture(one.result, COARSE_DPI)
-        page = _page(sections, skipped, title)
+        page = _page(sections, overview, skipped, title)
     return page
 
 
-def _page(sections: Sequence[_Section], skipped: Sequence[str], title: str | None) -> bytes:
+def _page(sections: Sequence[_Section], overview: _Overview | None, skipped: Sequence[str], title: str | None) -> bytes:
     scripts = {"plotly": _asset(PLOTLY), "script": _asset("report.js")}
     data = {
         "plots": {plot["id"]: plot["spec"] for one in sections for plot in one.plots},
         "tables": {
             table.id: {"name": table.file, "gzip": _packed(table.csv)}
-            for one in sections
-            for table in one.tables
+            for table in _tables(sections, overview)
             if table.id
         },
     }
@@ -281,6 +314,7 @@ def _page(sections: Sequence[_Section], skipped: Sequence[str], title: str | Non
             plotly_version=PLOTLY_VERSION,
             style=Markup(_asset("report.css")),
             sections=sections,
+            overview=overview,
             skipped=skipped,
             most_rows=MOST_ROWS,
             **own,
@@ -293,6 +327,10 @@ def _time(created: Any) -> str:
     """ "2026-11-26T05:17:39+00:00" → "2026-11-26 05:17 UTC"."""
     text = str(created or NOTHING)
     return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") else text
+
+
+def _tables(sections: Sequence[_Section], overview: _Overview | None) -> list[_Table]:
+    return [table for one in sections for table in one.tables] + ([overview.table] if overview else [])
 
 
 def _asset(name: str) -> str:

@@ -33,6 +33,7 @@ from cka_tools.terminal.intervention_commands import (
     interpolate_command,
     transplant_command,
 )
+from cka_tools.terminal.needle_command import needle_command
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFORESEEN, tell
 from cka_tools.terminal.probe_command import probe_command
 from cka_tools.terminal.report_command import report_command
@@ -79,6 +80,7 @@ app.command("health")(health_command)
 app.command("fill")(fill_command)
 app.command("probe")(probe_command)
 app.command("evaluate")(evaluate_command)
+app.command("needle")(needle_command)
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("report")(report_command)

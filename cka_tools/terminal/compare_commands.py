@@ -57,7 +57,7 @@ def demo_command(
 ) -> None:
     """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
 
-    Example: cka demo --out runs/demo
+    Example: cka demo --out comparisons/demo
     """
     from cka_tools.comparison import compare
 
@@ -91,7 +91,7 @@ def trajectory_command(
 ) -> None:
     """Follow the divergence of checkpoints from a reference along a training, one pass a model.
 
-    Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out runs/along
+    Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out comparisons/along
     """
     from cka_tools.comparison import trajectory
 

@@ -33,7 +33,7 @@ def diff_command(
 ) -> None:
     """Give the difference of divergences of two runs over the same documents, with paired intervals.
 
-    Example: cka diff runs/clm-detour runs/mlm-detour
+    Example: cka diff comparisons/clm comparisons/mlm
     """
     from cka_tools.comparison.run_difference import difference as differ
     from cka_tools.errors import UserError
@@ -85,7 +85,7 @@ def documents_command(
 ) -> None:
     """List the documents that move a comparison's mean divergence most.
 
-    Example: cka documents runs/detour --top 20
+    Example: cka documents comparisons/detour --top 20
     """
     from cka_tools.comparison.influential import influential_documents
 

@@ -29,6 +29,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
@@ -38,8 +39,9 @@ from cka_tools.errors import EarlyWarning, UserError, reason_of
 from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
 from cka_tools.processes import from_first, joined
 from cka_tools.progress import Pace, Report
-from cka_tools.terminal.options import Output
+from cka_tools.terminal.options import Output, RunOutput
 from cka_tools.terminal.tables import WIDE
+from cka_tools.terminal.tracking import check_trackers, log_run
 
 if TYPE_CHECKING:
     from cka_tools.comparison.results import RunResult
@@ -220,6 +222,7 @@ REPORTS = {
     HEALTH: ("readout_report", "print_health"),
     PROBE: ("probe_report", "print_probe"),
     EVALUATION: ("evaluation_report", "print_evaluation"),
+    NEEDLE: ("needle_report", "print_needle"),
 }
 """Where each kind of run is printed; imported when it is."""
 
@@ -245,14 +248,15 @@ def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
             show(Terminal())
 
 
-def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:
-    """Make a result, save it and print it; of several processes the first one saves and prints.
+def run_and_save(make: Callable[[Any], RunResult], name: str, output: RunOutput) -> None:
+    """Make a result, save it, print it and log it where that was asked; of several processes the first one does.
 
     Args:
         make: takes a progress callback. name: of the run directory where none is given.
     """
     from cka_tools.store.snapshot import kept_until_saved
 
+    check_trackers(output.log)
     with joined() as process:
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
@@ -265,6 +269,8 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         print_saved(result, saved, output)
         if saved != run_dir:
             tell(f"note: {str(run_dir)!r} was taken meanwhile: the run is in {str(saved)!r}")
+        for text in log_run(output.log, result, saved, output.log_project):
+            tell(f"note: {text}")
         if problem:
             raise NotDrawn(problem)
 

@@ -27,7 +27,7 @@ def report_command(
 ) -> None:
     """Write one HTML file of runs to send to others: findings, plots, tables, provenance.
 
-    Example: cka report runs/detour runs/decay --out report.html
+    Example: cka report comparisons/detour comparisons/decay --out report.html
     """
     from cka_tools.report import write_report
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import Evaluation, open_run
-from cka_tools.comparison.record import COMPARISON, EVALUATION
-from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.readout_results import Evaluation, Needle, open_run
+from cka_tools.comparison.record import EVALUATION, NEEDLE
+from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import PAGE, Choices, drawn_with
@@ -151,8 +151,8 @@ def layers_command(
 def summary_command(
     runs: tuple[Path, ...] = option(
         MISSING,
-        "Run directories that `cka compare` wrote (what else there is, as in runs/*, is passed over), or one of "
-        "`cka evaluate`.",
+        "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
+        "`cka needle` or `cka evaluate`.",
         argument=True,
     ),
     *,
@@ -179,9 +179,15 @@ def summary_command(
 
     if layout != "latex" and (fit or latex_label is not None):
         raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
-    evaluation = _evaluation(runs, needed=layout == "model-index")
+    kind = run_kind(runs[0]) if len(runs) == 1 else None
+    if layout == "model-index" and kind != EVALUATION:
+        raise UserError("--format 'model-index' is for one run of `cka evaluate`: name it, or take another format")
     chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
-    if evaluation is None:
+    if kind in (NEEDLE, EVALUATION):
+        if chosen:
+            raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
+        found = _table_of_one(open_run(runs[0]), label, caption)
+    else:
         read, skipped = read_runs(runs)
         kept = label
         if len(label) == len(runs):  # names of what was passed over are not needed
@@ -189,19 +195,13 @@ def summary_command(
         found = summary_table([run for run in read if run is not None], kept, chosen, caption)
         for text in skipped:
             tell(f"note: {printable(text)}: passed over")
-    else:
-        from cka_tools.comparison.evaluation_table import evaluation_summary
-
-        if chosen:
-            raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
-        found = evaluation_summary(evaluation, label, caption)
     if layout != "model-index" and (output.as_json or layout == "table"):
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    if evaluation is not None and layout == "model-index":
+    if layout == "model-index":
         from cka_tools.comparison.model_index import model_index_yaml
 
-        text = "\n".join(model_index_yaml(evaluation))
+        text = "\n".join(model_index_yaml(Evaluation.load(runs[0])))
     elif layout == "latex":
         text = to_latex(found, fit=fit, label=latex_label, floating=caption is not None)
     else:
@@ -212,21 +212,15 @@ def summary_command(
         echo(text, end="")
 
 
-def _evaluation(runs: Sequence[Path], *, needed: bool) -> Evaluation | None:
-    """The evaluation that a table is to be made of; None where there are comparisons.
+def _table_of_one(run: RunResult, labels: Sequence[str], caption: str | None) -> SummaryTable:
+    """The table of a needle or of an evaluation, whose rows are models."""
+    from cka_tools.comparison.evaluation_table import evaluation_summary
+    from cka_tools.comparison.needle_table import needle_summary
 
-    Raises:
-        UserError: several evaluations; none, where only one will do.
-    """
-    kinds = [run_kind(run) for run in runs]
-    places = [run for run, kind in zip(runs, kinds, strict=True) if kind == EVALUATION]
-    if needed and len(places) != len(runs):
-        raise UserError("--format 'model-index' is for a run of `cka evaluate`: name one, or take another format")
-    if not places or COMPARISON in kinds:
-        return None
-    if len(places) > 1:
-        raise UserError(f"a table is made of one run of `cka evaluate`, {len(places)} were given: name one")
-    return Evaluation.load(places[0])
+    if isinstance(run, Evaluation):
+        return evaluation_summary(run, labels, caption)
+    assert isinstance(run, Needle)
+    return needle_summary(run, labels, caption)
 
 
 def _summary_json(found: SummaryTable) -> str:

@@ -326,6 +326,9 @@ def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
         ("length", ("--measure", "cka,none"), "none"),
         ("length", ("--measure", "mknn", "--keep-features", "1KiB"), "--keep-features 1,024 bytes"),
         ("direction", ("--start-tokens", 640, "--early", "7"), "early layers [7]"),
+        ("length", ("--readout", "probe:none"), "task 'none' is not known"),
+        ("length", ("--readout", "mlm,,clm"), "--readout 'mlm,,clm' names no readout"),
+        ("length", ("--readout", "clm"), "readout 'clm' needs a causal-LM head"),
     ],
 )
 def test_what_the_comparison_refuses_is_refused_before_training(cka, options, monkeypatch, tmp_path, axis, more, told):

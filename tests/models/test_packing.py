@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertModel
 from zoo import LONGEST, ZOO, Animal, documents, make
@@ -22,7 +22,7 @@ from cka_tools.extraction.extract import prepare
 from cka_tools.models import load_model
 from cka_tools.models.check import can_pack
 from cka_tools.models.model import DTYPES
-from cka_tools.models.packing import TOGETHER, packed
+from cka_tools.models.packing import TOGETHER, _lengths, packed, packed_mask
 from cka_tools.settings import Settings
 from cka_tools.store.cached_extraction import extract_cached
 
@@ -106,6 +106,36 @@ def test_documents_of_many_lengths_agree_in_every_number_format(
     bound = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}[dtype]
     for a, b in zip(together, alone, strict=True):
         assert float((a - b).float().norm(dim=-1).max()) < bound * float(b.float().norm(dim=-1).max())
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=8),
+    st.sampled_from(["causal", "both", "causal window", "window"]),
+    st.integers(1, 40),
+)
+@settings(max_examples=25, deadline=None)
+def test_blocks_hold_what_each_token_may_see_and_no_more(lengths: list[int], kind: str, reach: int) -> None:
+    seen_by: dict[str, Callable[..., Any]] = {
+        "causal": lambda b, h, q, k: k <= q,
+        "both": lambda b, h, q, k: q >= 0,
+        "causal window": lambda b, h, q, k: (k <= q) & (q - k <= reach),
+        "window": lambda b, h, q, k: (q - k).abs() <= reach,
+    }
+    token = _lengths.set(tuple(lengths))
+    mask = packed_mask(mask_function=seen_by[kind], device=torch.device("cpu"))
+    _lengths.reset(token)
+    found = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
+    for block in mask.documents[0]:
+        part = found[block.begin : block.end, block.first : block.last]
+        part |= True if block.hidden is None else ~block.hidden
+    at, owner = torch.arange(len(found)), torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    expected = seen_by[kind](0, 0, at[:, None], at[None, :]) & (owner[:, None] == owner[None, :])
+    assert torch.equal(found, expected)
+    # The same as a window, as kernels of documents of many lengths take it.
+    left, right = mask.window
+    apart = at[:, None] - at[None, :]
+    near = ((left < 0) | (apart <= left)) & ((right < 0) | (-apart <= right))
+    assert torch.equal(near & (owner[:, None] == owner[None, :]), expected)
 
 
 def test_a_model_is_put_back_when_a_pass_fails(fresh_model: Callable[..., Any]) -> None:

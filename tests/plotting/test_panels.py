@@ -1,6 +1,5 @@
 """What may be chosen of a figure, one panel alone, panels on axes of one's own."""
 
-import json
 from pathlib import Path
 
 import matplotlib as mpl
@@ -40,7 +39,7 @@ def texts(figure: Figure) -> str:
 @pytest.mark.parametrize(
     ("low", "ends"),
     [
-        (-0.3, (-0.3, 1)), (0.2, (0, 1)), (0.55, (0.5, 1)), (0.83, (0.8, 1)), (0.93, (0.9, 1)), (0.985, (0.98, 1)),
+        (-0.3, (-0.3, 1)), (0.2, (0, 1)), (0.55, (0.5, 1)), (0.83, (0.8, 1)), (0.93, (0.92, 1)), (0.985, (0.98, 1)),
         (1.0, (0.99, 1)),
     ],
 )  # fmt: skip
@@ -54,7 +53,7 @@ def test_colours_narrow_where_all_values_lie_close_to_1(low: float, ends: tuple[
 def test_a_narrowed_range_is_said_at_the_colour_bar() -> None:
     near = make_comparison(6)
     near.arrays["matrix.debiased"] = np.linspace(0.85, 1, 36).reshape(6, 6)
-    assert "colours from 0.8 to 1" in texts(drawn(near))
+    assert "colours from 0.85 to 1" in texts(drawn(near))
     assert "CKA, debiased" in texts(drawn(near, range=(0, 1)))
     assert "colours from" not in texts(drawn(near, range=(0, 1)))
     assert "colours from 0.9 to 0.95" in texts(drawn(near, what="heatmap", range=(0.9, 0.95)))
@@ -204,28 +203,3 @@ def test_panels_on_ones_own_axes_leave_the_users_settings_alone(comparison: Comp
     comparison.plot.heatmap(ax=(bare := Figure().subplots()), colorbar=False)
     assert len(bare.figure.axes) == 1
     assert comparison.plot.layers().figure.get_figwidth() == 3.5
-
-
-@pytest.fixture(scope="module")
-def saved(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return comparison.save(tmp_path_factory.mktemp("runs") / "one")
-
-
-def test_the_command_draws_what_is_chosen(cka, saved: Path, tmp_path: Path) -> None:
-    code, out, err = cka("plot", saved, "--what", "heatmap", "--range", "0:1", "--cmap", "jet", "--out", "heat.svg")
-    assert (code, out) == (0, "Wrote heat.svg\n")
-    assert "note: --cmap jet does not run from dark to light" in err
-    svg = (tmp_path / "heat.svg").read_text()
-    assert ">layer of A</text>" in svg, "text is kept as text"
-    code, out, _ = cka("plot", saved, "--what", "layers", "--font", "9", "--size", "double", "--out", "l.pdf", "--json")
-    assert json.loads(out) == {"figures": ["l.pdf"]}
-    for options, words in (
-        (["--what", "layers"], "a figure of your own choices does not replace that of the run"),
-        (["--range", "1", "--out", "a.png"], "--range '1' does not fit"),
-        (["--what", "sheet"], "'sheet'"),
-        (["--font", "big", "--out", "a.png"], "--font 'big' is not a number"),
-    ):
-        code, out, err = cka("plot", saved, *options)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        assert words in err
-    assert not (tmp_path / "a.png").exists()

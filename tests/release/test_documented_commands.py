@@ -22,7 +22,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+) -->\s*)?^```(?:sh|console)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL
 )
-DOCUMENTS, OWN, WORDS = 500, 100, 15
+DOCUMENTS, OWN, WORDS = 500, 60, 12
+EXAMPLES = 5
+"""Of a task's, one in so many."""
+
 STANDING_IN = {
     "models/detour": "clm-detour",
     "models/baseline": "mlm-baseline",
@@ -55,8 +58,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("package")
     whole = bundled.bundled_data()
     (place / "data").mkdir()
-    for name in ("models", "tasks", "published.toml"):
+    for name in ("models", "published.toml"):
         (place / "data" / name).symlink_to(whole / name)
+    (place / "data" / "tasks").mkdir()
+    for file in (whole / "tasks").iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.compress(b"".join(gzip.decompress(content).splitlines(keepends=True)[::EXAMPLES]))
+        (place / "data" / "tasks" / file.name).write_bytes(content)
     rows = map(json.loads, gzip.decompress((whole / "sample.jsonl.gz").read_bytes()).decode().splitlines())
     short = {" ".join(row["text"].split()[:WORDS]): row for row in rows}
     lines = [json.dumps(row | {"text": text}) for text, row in list(short.items())[:DOCUMENTS]]

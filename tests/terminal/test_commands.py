@@ -101,6 +101,28 @@ def test_plot_writes_what_the_name_says(cka, run_dir, tmp_path, name, magic):
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
+def test_plot_draws_what_is_chosen(cka, run_dir, tmp_path):
+    code, out, err = cka("plot", run_dir, "--what", "heatmap", "--range", "0:1", "--cmap", "jet", "--out", "heat.svg")
+    assert (code, out) == (0, "Wrote heat.svg\n")
+    assert "note: --cmap jet does not run from dark to light" in err
+    svg = (tmp_path / "heat.svg").read_text()
+    assert ">layer of A</text>" in svg, "text is kept as text"
+    code, out, _ = cka(
+        "plot", run_dir, "--what", "layers", "--font", "9", "--size", "double", "--out", "l.pdf", "--json"
+    )
+    assert json.loads(out) == {"figures": ["l.pdf"]}
+    for options, words in (
+        (["--what", "layers"], "a figure of your own choices does not replace that of the run"),
+        (["--range", "1", "--out", "a.png"], "--range '1' does not fit"),
+        (["--what", "sheet"], "'sheet'"),
+        (["--font", "big", "--out", "a.png"], "--font 'big' is not a number"),
+    ):
+        code, out, err = cka("plot", run_dir, *options)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert words in err
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_layers_lists_blocks_and_branches(cka, models):
     code, out, _ = cka("layers", models[0], "--json")
     assert code == 0
