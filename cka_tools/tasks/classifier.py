@@ -25,12 +25,12 @@ STEPS = 2000
 """Of the solver, at most."""
 
 
-def need_sklearn() -> None:
+def need_sklearn(what: str = "probes") -> None:
     """Raise a UserError where scikit-learn is not installed."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError("probes need scikit-learn: pip install 'cka-tools[probe]'") from error
+        raise UserError(f"{what} need scikit-learn: pip install 'cka-tools[probe]'") from error
 
 
 @dataclass(frozen=True)
