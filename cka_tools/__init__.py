@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
+    from cka_tools.studies import study
 
 __version__ = "0.2.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "matrix",
     "needle",
     "probe",
+    "study",
     "trajectory",
     "transplant",
     "write_report",
@@ -72,6 +74,7 @@ _HOME = {
     "matrix": "comparison",
     "needle": "probes",
     "probe": "probes",
+    "study": "studies",
     "trajectory": "comparison",
     "transplant": "interventions",
     "write_report": "report",

@@ -73,6 +73,16 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: keep // 2]}{ELLIPSIS}{text[len(text) - (keep - keep // 2) :]}"
 
 
+NAME_LETTERS = 60
+"""Of a model, in a directory's name."""
+
+
+def slug(spec: str) -> str:
+    """A model spec as part of a directory's name."""
+    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
+
+
 def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
     """Two names in at most `limit` characters each, still different where the names are."""
     short = shorten(a, limit), shorten(b, limit)

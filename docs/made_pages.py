@@ -94,7 +94,8 @@ def command_line() -> str:
     lines += [
         "`cka --version` prints the version, `--debug` (anywhere) the traceback behind an error. Exit codes: 0; 1"
     ]
-    lines += ["for what was not foreseen; 2 for input that does not fit; 130 for Ctrl-C.", ""]
+    lines += ["for what was not foreseen, and for a study some of whose runs failed; 2 for input that does not fit;"]
+    lines += ["130 for Ctrl-C.", ""]
     for command, inner in _commands(root, context):
         lines += [f"## {inner.command_path}", "", *_described(command.help or ""), ""]
         lines += ["```", " ".join([inner.command_path, *command.collect_usage_pieces(inner)]), "```", ""]

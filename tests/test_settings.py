@@ -28,12 +28,12 @@ LACKING = {
     | {"allow_bin", "stack", "device_map", "column", "text_unit"},
     # Hybrids exist while they run: all of their layers are kept, none is found in a cache. `--layers` of a
     # transplant are those that are grafted.
-    "transplant": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
-    "interpolate": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
+    "transplant": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache", "batching"},
+    "interpolate": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache", "batching"},
     # No features are made.
     "health": ONE_PAIR | {
         "pooling", "sites", "layers", "early", "measures", "rescale", "tokens_per_document",
-        "keep_features", "snapshot_every", "cache", "pairing", "final_norm",
+        "keep_features", "snapshot_every", "cache", "pairing", "final_norm", "batching",
     },
     # The texts are a task's, all of them; features are not compared.
     "probe": ONE_PAIR | {
@@ -70,6 +70,7 @@ BAD = {
     "seed": (-1, "seed -1 must be at least 0"),
     "protocol": ("mine", "protocol 'mine' is not one of paper"),
     "batch_tokens": (1.5, "batch-tokens 1.5 is not a whole number"),
+    "batching": ("some", "batching 'some' is not one of sorted, packed, auto"),
     "tokens_per_document": (True, "tokens-per-document True is not a whole number"),
     "keep_features": ("much", "keep-features 'much' is not a valid size"),
     "snapshot_every": (0, "snapshot-every 0 must be at least 1"),

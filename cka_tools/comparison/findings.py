@@ -307,7 +307,9 @@ def _transplant(result: Any) -> Findings:
         if known:
             best = max(known, key=lambda one: one["readouts"][key]["recovery"]["value"])
             recovery = best["readouts"][key]["recovery"]
-            sentence += f"; of grafts of some layers {printable(best['label'])} moves most: {stated(recovery)} of it"
+            sentence += (
+                f"; of the grafts of some layers, {printable(best['label'])} moves most: {stated(recovery)} of it"
+            )
         found.append(f"{sentence}.")
     warned = [("no recovery", _sentence(line)) for line in recovery_refusals(run.hybrids)]
     cautions = [

@@ -41,9 +41,11 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
     apart = [one for one in record["differences"] if one["b"] == 0]
     rows = len(models) + 1
     panels = rows * LINE + HEIGHT + BELOW + ((HEIGHT / 2 + BELOW) if apart else 0.0)
+    of_words = task["kind"] == "tags"
+    read, noun = ("state of each word's first piece", "sentences") if of_words else ("features", "texts")
     note = (
-        f"Logistic regression on each layer's features, fitted on {task['train']:,} texts of train. Bars: 95 % "
-        "intervals over texts of test. A ring: the layer that cross-validation within train chose."
+        f"Logistic regression on each layer's {read}, {noun} of train: {task['train']:,}. Bars: 95 % intervals over "
+        f"{noun} of test. A ring: the layer that cross-validation within train chose."
     )
     title = [f"Probe of {task.get('title', task['name'])}"]
     page = Page(title, settings_line(record), panels, [note, *warning_notes(record["summary"], "pair")])
@@ -73,7 +75,7 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
         handles.append(ax.axhline(100 * level, label=floor["name"], gid=floor["name"], **look))
     handles.sort(key=lambda one: one.get_label() in FLOORS)
     layer_axis(ax, layers)
-    ax.set_ylabel("macro F1 (%)")
+    ax.set_ylabel("macro F1 of entities (%)" if of_words else "macro F1 (%)")
     ax.set_xlabel("layer")
     ax.grid(axis="y")
     page.legend(handles, LEFT, page.ceiling, 1 if len(models) > 2 else 2)

@@ -15,6 +15,7 @@ from cka_tools.comparison.readout_results import Probe
 from cka_tools.comparison.record import PACKAGES, PROBE, JsonObject, circumstances, interval_entry, number, provenance
 from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told, open_run
 from cka_tools.errors import UserError
+from cka_tools.extraction.activations import resolve_layers
 from cka_tools.extraction.words import need_places, word_features, word_rows
 from cka_tools.formatting import layer_list
 from cka_tools.interventions.record import draw_of, readout_summary
@@ -139,8 +140,9 @@ def probe_words(
 
     One pass of each distinct model, whose features are let go once they are probed.
     """
-    for outline in run.outlines:
+    for outline, layers in zip(run.outlines, wanted, strict=True):
         need_places(outline)
+        resolve_layers(outline, layers)  # before weights are read
     prepared, documents, seed = run.prepared[0], run.draws[0].documents, run.settings.seed
     told = Told(progress, len(prepared.kept) * len(run.sources))
     by_model: list[ByLayer] = []
@@ -154,14 +156,14 @@ def probe_words(
             words = word_rows(outline, own, documents, tagger.words_of(task))
             notes += tagger.missed(words.cut, words.lost, task, prepared.max_length)
             features = word_features(run.load(at), own, documents, words, run.settings, wanted[at], told)
-            layers = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
+            places = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
             by_model.append(
                 {
                     layer: (
                         tagger.probe(values, words.rows, task, seed),
                         tagger.probe(values, words.rows, task, seed, shuffle=True) if shuffle else None,
                     )
-                    for layer, values in zip(layers, features.features, strict=True)
+                    for layer, values in zip(places, features.features, strict=True)
                 }
             )
         told.next(len(prepared.kept), int(own.tables[0].lengths.sum()))

@@ -208,7 +208,7 @@ class _Passes:
 
     def _check(self, variant: Variant, found: Rows, rows: Sequence[int]) -> None:
         for values in found.values():
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+            bad = np.array([not np.isfinite(one).all() for one in values])
             if bad.any():
                 document = self.inputs.documents[rows[int(np.flatnonzero(bad)[0])]].id
                 raise non_finite(variant.model, len(variant.model.blocks) - 1, document)

@@ -1,14 +1,17 @@
-"""A task's labels, read from the last layer's pooled features by logistic regression."""
+"""A task's labels, read from the last layer's features by logistic regression."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
 from cka_tools.extraction.extract import prepare, without_packing
+from cka_tools.extraction.words import WordRows, word_rows
 from cka_tools.models import LoadedModel
 from cka_tools.models.language import HeadKind
 from cka_tools.readouts.readout import Inputs, Quantity, Rows, States
@@ -24,18 +27,24 @@ QUANTITIES = (
 )
 
 
+READOUT_WORDS = 40_000
+"""Words of train that a probe of tags is fitted on here, where the features of all hybrids are kept at once."""
+
+
 @dataclass(frozen=True)
 class TaskTexts(Inputs):
-    """A task's texts, and the seed of its folds."""
+    """A task's texts with their examples, or with the places of their words, and the seed of its folds."""
 
-    labelled: classifier.Labelled = ...  # type: ignore[assignment]
+    of: classifier.Labelled | Task = ...  # type: ignore[assignment]
+    words: WordRows | None = None
     seed: int = 0
 
 
 class TaskProbe:
     """Scores on test of a probe that is fitted, for each model anew, on the last layer's features of train.
 
-    It reads the task's texts, whatever the run's corpus is.
+    Of tags it takes the state of each word's first piece, behind the final norm. It reads the task's texts,
+    whatever the run's corpus is.
 
     Args:
         task: as `tasks.read_task` takes it.
@@ -46,12 +55,12 @@ class TaskProbe:
 
     quantities: Sequence[Quantity] = QUANTITIES
     head: HeadKind | None = None
-    pooled = True
 
     def __init__(self, task: str) -> None:
         classifier.need_sklearn()
         self.task = read_task(task)
-        if self.task.kind == "tags":
+        self.pooled = self.task.kind != "tags"
+        if not self.pooled:
             tagger.need_seqeval()
         self.name = f"probe:{self.task.name}"
         self.title = f"{self.task.name} probe"
@@ -63,22 +72,42 @@ class TaskProbe:
             UserError: token pooling.
         """
         one_row_each(settings, self.task)
-        texts = [Document(one["id"], one["text"]) for one in classifier.texts_of(self.task)]
+        part = self.task if self.pooled else tagger.fitting_part(self.task, settings.seed, READOUT_WORDS)
+        texts = [Document(one["id"], one["text"]) for one in classifier.texts_of(part)]
         prepared = without_packing(prepare([model], texts, settings))
         documents = [texts[row] for row in prepared.kept.tolist()]
-        of = classifier.labelled(self.task, [one.id for one in documents])
-        sizes = f"fitted on {len(of.train_gold):,} texts of train and read on {len(of.test_gold):,} of test"
-        notes = (f"{self.name}: logistic regression on the last layer, {sizes}.", *self.task.notes, *prepared.notes)
-        return TaskTexts(prepared.tables[0], prepared.plan, documents, notes, of, settings.seed)
+        notes = [*part.notes, *prepared.notes]
+        of: classifier.Labelled | Task = part
+        words = None
+        if self.pooled:
+            of = classifier.labelled(part, [one.id for one in documents])
+            sizes = f"{len(of.train_gold):,} texts of train and read on {len(of.test_gold):,} of test"
+        else:
+            words = word_rows(model, prepared, texts, tagger.words_of(part))
+            notes += tagger.missed(words.cut, words.lost, part, prepared.max_length)
+            sizes = f"{len(part.train):,} sentences of train and read on {len(part.test):,} of test"
+        notes.insert(0, f"{self.name}: logistic regression on the last layer, fitted on {sizes}.")
+        return TaskTexts(prepared.tables[0], prepared.plan, documents, tuple(notes), of, words, settings.seed)
 
     def read(self, model: LoadedModel, inputs: Inputs, batch: TokenBatch, states: States) -> Rows:
-        """The last layer's pooled features, (b, p)."""
-        return {"features": states.pooled[-1][0].cpu().numpy()}
+        """The last layer's pooled features, (b, p); of tags for each sentence those of its words, (words, p)."""
+        assert isinstance(inputs, TaskTexts)
+        if inputs.words is None:
+            return {"features": states.pooled[-1][0].cpu().numpy()}
+        last = states.last.float().cpu().numpy()
+        found = np.empty(len(batch.rows), dtype=object)
+        for at, row in enumerate(batch.rows):
+            found[at] = last[at, inputs.words.positions[row]]
+        return {"features": found}
 
     def readings(self, rows: Rows, inputs: Inputs) -> dict[str, Reading]:
         """F1 and accuracy over the texts of test."""
         assert isinstance(inputs, TaskTexts)
-        return classifier.probe(rows["features"], inputs.labelled, inputs.seed).readings
+        if isinstance(inputs.of, classifier.Labelled):
+            return classifier.probe(rows["features"], inputs.of, inputs.seed).readings
+        assert inputs.words is not None
+        features = np.concatenate(list(rows["features"]))
+        return tagger.probe(features, inputs.words.rows, inputs.of, inputs.seed).readings
 
 
 def one_row_each(settings: Settings, task: Task) -> None:

@@ -26,7 +26,7 @@ from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.record import csv_bytes
 from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_difference import DifferenceTable, difference
-from cka_tools.comparison.run_directory import RESULT, write_whole
+from cka_tools.comparison.run_directory import RESULT, resolved, write_whole
 from cka_tools.comparison.shown_tables import Column, ShownTable, shown_tables
 from cka_tools.comparison.summary import summary_table
 from cka_tools.errors import EarlyWarning, UserError
@@ -119,12 +119,13 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, title: str | No
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {str(out)!r} is not the name of a report: end it in .html")
     # Each once, in the order given; a shell's `runs/*` names whatever is there.
-    folders = {Path(run).resolve(): Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)}
+    named = [runs] if isinstance(runs, str | Path) else runs
+    folders = {resolved(Path(run), "run"): Path(run) for run in named}
     lacking = [run for run in folders.values() if run.is_dir() and not (run / RESULT).is_file()]
     found = [run for run in folders.values() if run not in lacking]
     if not found:
-        named = f"{str(lacking[0])!r} holds no {RESULT}" if lacking else "no run was named"
-        raise UserError(f"{named}: name directories that commands such as `cka compare` wrote")
+        lacks = f"{str(lacking[0])!r} holds no {RESULT}" if lacking else "no run was named"
+        raise UserError(f"{lacks}: name directories that commands such as `cka compare` wrote")
     skipped = [f"{printable(str(run))} holds no run and was left out." for run in lacking]
     for text in skipped:
         warn(text, EarlyWarning, stacklevel=2)

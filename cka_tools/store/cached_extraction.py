@@ -82,6 +82,24 @@ def extract_cached(
     return job.extraction(progress, job.make(progress))
 
 
+def find_stored(
+    model: LoadedModel,
+    documents: Sequence[TextDocument],
+    settings: Settings,
+    layers: Sequence[int] | None,
+    prepared: Prepared,
+    content: dict[str, Any],
+) -> tuple[str | None, bool]:
+    """The key of features in the store, None where it is not known, and whether they are there and sound.
+
+    Args:
+        model: its outline. For the others see `extract_cached`.
+    """
+    job = _Job(model, without_padding(prepared, [model]), documents, settings, layers, content)
+    found = job.find()
+    return (None if job.key is None else job.key.digest), found
+
+
 @dataclass
 class _Job:
     """One entry of the store: found, or made."""

@@ -144,7 +144,7 @@ def _fit(
     regression, at = (OneVsRestClassifier(plain), "regression__estimator__C") if several else (plain, "regression__C")
     target = gold.astype(int) if several else gold.argmax(1)
     stratified = not several and gold.sum(0).max() >= FOLDS
-    folds = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed)
+    folds = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed % 2**32)
     search = GridSearchCV(
         Pipeline([("first", first), ("regression", regression)]), {at: list(strengths)}, scoring="f1_macro", cv=folds
     )

@@ -43,13 +43,13 @@ def words_of(task: Task) -> list[tuple[str, ...]]:
     return [one.words for one in (*task.train, *task.test)]
 
 
-def fitting_part(task: Task, seed: int) -> Task:
-    """The task with as many sentences of train as have `TRAIN_WORDS` words together, which its notes say."""
-    kept = _first_words([len(one.words) for one in task.train], TRAIN_WORDS, seed)
+def fitting_part(task: Task, seed: int, most: int = TRAIN_WORDS) -> Task:
+    """The task with as many sentences of train as have `most` words together, which its notes say."""
+    kept = _first_words([len(one.words) for one in task.train], most, seed)
     if len(kept) == len(task.train):
         return task
     part = f"{len(kept):,} of {len(task.train):,} sentences of train"
-    note = f"Probes are fitted on {part}, drawn from the seed: {TRAIN_WORDS:,} words at most."
+    note = f"Probes are fitted on {part}, drawn from the seed: {most:,} words at most."
     return replace(task, train=tuple(task.train[at] for at in kept), notes=(*task.notes, note))
 
 

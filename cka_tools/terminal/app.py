@@ -38,6 +38,7 @@ from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFO
 from cka_tools.terminal.probe_command import probe_command
 from cka_tools.terminal.report_command import report_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
+from cka_tools.terminal.study_command import study_app
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 DEBUG = "--debug"
@@ -81,6 +82,7 @@ app.command("fill")(fill_command)
 app.command("probe")(probe_command)
 app.command("evaluate")(evaluate_command)
 app.command("needle")(needle_command)
+app.add_typer(study_app, name="study")
 app.command("show")(show_command)
 app.command("plot")(plot_command)
 app.command("report")(report_command)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -37,6 +36,7 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
 from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import slug as slug
 from cka_tools.processes import from_first, joined
 from cka_tools.progress import Pace, Report
 from cka_tools.terminal.options import Output, RunOutput
@@ -52,8 +52,6 @@ SECONDS_A_LINE = 10
 BAR_WIDTH = 20
 INTERRUPTED = 130
 LEAST_WIDTH = 20
-NAME_LETTERS = 60
-"""Of a model, in a directory's name."""
 
 
 class Terminal(Console):
@@ -300,12 +298,15 @@ def say_settings(console: Console, record: dict[str, Any]) -> None:
 
 @contextmanager
 def early_warnings() -> Iterator[None]:
-    """Print what is to be known before a run starts as one line each."""
+    """Print what is to be known before a run starts as one line each, once."""
     show = warnings.showwarning
+    said: set[str] = set()
 
     def told(message: Any, category: type[Warning], *others: Any) -> None:
         if issubclass(category, EarlyWarning):
-            tell(f"cka: warning: {message}")
+            if str(message) not in said:
+                said.add(str(message))
+                tell(f"cka: warning: {message}")
         else:
             show(message, category, *others)
 
@@ -345,12 +346,6 @@ def say_remarks(console: Console, summary: dict[str, Any], noun: str = "", such:
         where = f"in {counted(len(warning['pairs']), noun)}{such}" if "pairs" in warning else ""
         text = f"{where}{printable(warning['text'])}"
         say(console, ("warning ", "bold yellow"), (f"[{warning['code']}] ", "yellow"), text)
-
-
-def slug(spec: str) -> str:
-    """A model spec as part of a directory's name."""
-    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def free_directory(name: str) -> Path:

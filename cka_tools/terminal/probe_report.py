@@ -20,7 +20,9 @@ def print_probe(result: Probe, console: Console) -> None:
     """Print one row a layer, floors, what train chose, and remarks."""
     record, summary, models = result.record, result.summary, result.models
     task, letters = summary["task"], letters_of(len(models))
-    sizes = f"{task['train']:,} train, {task['test']:,} test, {len(task['classes'])} classes"
+    of_words = task["kind"] == "tags"
+    kinds = counted(len(task["classes"]), "type") + " of entity" if of_words else f"{len(task['classes'])} classes"
+    sizes = f"{task['train']:,} train, {task['test']:,} test, {kinds}"
     say(console, ("Task ", "bold"), printable(task.get("title", task["name"])), f": {sizes}")
     for letter, model in zip(letters, models, strict=True):
         say(console, (f"{letter} ", "bold"), printable(model["name"]))
@@ -38,8 +40,9 @@ def print_probe(result: Probe, console: Console) -> None:
     for reason in dict.fromkeys(_reasons(models)):
         say(console, ("no interval ", "bold"), printable(reason))
     say_remarks(console, summary)
-    over = f"95 % intervals over {counted(summary['n_documents'], 'test document')}, the fitted probes as they are"
-    say(console, f"{TITLE} in % of logistic regression on each layer; {over}; differences are paired.", style="bold")
+    noun, title = ("test sentence", f"{TITLE} of entities") if of_words else ("test document", TITLE)
+    over = f"95 % intervals over {counted(summary['n_documents'], noun)}, the fitted probes as they are"
+    say(console, f"{title} in % of logistic regression on each layer; {over}; differences are paired.", style="bold")
 
 
 def letters_of(count: int) -> list[str]:

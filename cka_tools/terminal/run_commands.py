@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cka_tools.comparison.readout_results import Evaluation, Needle, open_run
-from cka_tools.comparison.record import EVALUATION, NEEDLE
+from cka_tools.comparison.record import COMPARISON, EVALUATION, MATRIX, NEEDLE, TRAJECTORY
 from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
@@ -86,6 +86,9 @@ def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> 
         raise UserError(
             f"--what {choices.what} is a panel of a comparison, and {str(run)!r} is a {result.kind}: leave it out"
         )
+    if unused := _unused(choices, result.kind):
+        drawn = f"a {result.kind}'s figure" if choices.what == PAGE else f"--what {choices.what}"
+        raise UserError(f"{' and '.join(unused)} would change nothing in {drawn}: leave it out")
     if out is None and choices != Choices():
         raise UserError("a figure of your own choices does not replace that of the run: name a file with --out")
     for text in choices.notes:
@@ -99,6 +102,24 @@ def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> 
         echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
         echo(f"Wrote {' and '.join(printable(str(t)) for t in targets)}")
+
+
+HEATMAPS = (COMPARISON, TRAJECTORY, MATRIX)
+"""Kinds of run whose page has one."""
+
+
+def _unused(choices: Choices, kind: str) -> list[str]:
+    """Choices that were made of what is not drawn."""
+    default, of_pair = Choices(), kind == COMPARISON
+    coloured = kind in HEATMAPS and choices.what in (PAGE, "heatmap")
+    drawn = {
+        "range": coloured,
+        "cmap": coloured,
+        "annotate": of_pair and choices.what in (PAGE, "heatmap"),
+        "biased": of_pair and choices.what in (PAGE, "layers"),
+    }
+    made = [name for name, there in drawn.items() if not there and getattr(choices, name) != getattr(default, name)]
+    return ["--no-biased" if name == "biased" else f"--{name}" for name in made]
 
 
 @with_options()

@@ -202,6 +202,12 @@ def test_a_print_has_the_static_figure_and_no_buttons(visit):
     assert re.search(rb"/Subtype\s*/Image", printed)
 
 
+def test_a_print_of_the_widest_tables_fits_its_pages(visit):
+    page = visit("bad", width=680)  # A4 within its margins
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") == 680
+
+
 def test_without_scripts_the_static_figure_is_there(visit):
     page = visit("one", java_script_enabled=False)
     assert page.locator(".static img").is_visible()

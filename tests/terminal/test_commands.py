@@ -114,6 +114,8 @@ def test_plot_draws_what_is_chosen(cka, run_dir, tmp_path):
     for options, words in (
         (["--what", "layers"], "a figure of your own choices does not replace that of the run"),
         (["--range", "1", "--out", "a.png"], "--range '1' does not fit"),
+        (["--what", "layers", "--cmap", "gray", "--annotate", "--out", "a.png"], "--cmap and --annotate would"),
+        (["--what", "heatmap", "--no-biased", "--out", "a.png"], "--no-biased would change nothing in --what heatmap"),
         (["--what", "sheet"], "'sheet'"),
         (["--font", "big", "--out", "a.png"], "--font 'big' is not a number"),
     ):

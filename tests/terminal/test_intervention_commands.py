@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cka_tools.comparison.readout_results import KINDS
+from cka_tools.comparison.record import COMMANDS
 from cka_tools.comparison.results import Trajectory
 from cka_tools.formatting import percent
 
@@ -30,7 +31,7 @@ def check_other_commands(cka: Run, folder: Path, out: str, kind: str) -> None:
     code, _, _ = cka("plot", folder, "--out", folder.parent / "figure.pdf")
     assert (folder.parent / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", folder)
-    assert (code, f"kind {kind!r}" in err) == (2, True)
+    assert (code, f"is a run of `cka {COMMANDS[kind]}`" in err) == (2, True)
 
 
 def test_transplant(cka: Run, models: list[str], corpus: Path, tmp_path: Path) -> None:

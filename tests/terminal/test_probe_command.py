@@ -70,7 +70,7 @@ def test_probe(cka: Run, models: list[str], task: str, tmp_path: Path) -> None:
     assert cka("plot", tmp_path / "run", "--out", tmp_path / "figure.pdf")[0] == 0
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", tmp_path / "run")
-    assert (code, "kind 'probe'" in err) == (2, True)
+    assert (code, "is a run of `cka probe`" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")

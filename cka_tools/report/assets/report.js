@@ -60,9 +60,19 @@
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     });
   };
+  // One at a time, so that the page can be scrolled meanwhile.
+  const waiting = [];
+  const next = () => {
+    draw(waiting[0]);
+    waiting.shift();
+    if (waiting.length) setTimeout(next, 20);
+  };
   const near = new IntersectionObserver(
-    (seen) => seen.filter((one) => one.isIntersecting).forEach((one) => { near.unobserve(one.target); draw(one.target); }),
-    { rootMargin: "500px" },
+    (seen) => seen.filter((one) => one.isIntersecting).forEach((one) => {
+      near.unobserve(one.target);
+      if (waiting.push(one.target) === 1) setTimeout(next, 20);
+    }),
+    { rootMargin: "900px" },
   );
   document.querySelectorAll(".canvas").forEach((div) => near.observe(div));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
