@@ -52,7 +52,7 @@ def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, 
     )
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "texts.txt"
-        with corpus.open("w") as file:
+        with corpus.open("w", encoding="utf-8") as file:
             file.writelines(f"{text}\n" for text in generated_texts(documents, words))
         run = open_run(["demo:clm-detour", "demo:mlm-baseline"], corpus, settings)
     before = _peak_mib()

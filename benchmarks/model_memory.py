@@ -100,7 +100,7 @@ def settle(*, reset: bool = True) -> float:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     if reset:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _status_mib("VmRSS")
 
 
@@ -110,7 +110,7 @@ def peak_mib() -> float:
 
 
 def _status_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 2**10
     raise RuntimeError(f"/proc/self/status has no {field}")

@@ -49,7 +49,7 @@ except SystemExit as left:
     code = left.code or 0
 used = resource.getrusage(resource.RUSAGE_SELF)
 found = {"code": code, "modules": sorted(sys.modules), "cpu": used.ru_utime + used.ru_stime}
-with open(os.environ["CKA_START_UP"], "w") as file:
+with open(os.environ["CKA_START_UP"], "w", encoding="utf-8") as file:
     json.dump(found, file)
 """
 

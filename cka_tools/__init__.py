@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from cka_tools.compute import compute_features
     from cka_tools.interventions import health, interpolate, transplant
     from cka_tools.models import graft
-    from cka_tools.probes import probe
+    from cka_tools.probes import needle, probe
     from cka_tools.readouts.fill import fill
+    from cka_tools.report import write_report
     from cka_tools.settings import Settings
     from cka_tools.statistics import LinearCKA, cka
+    from cka_tools.studies import study
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Comparison",
@@ -42,9 +44,12 @@ __all__ = [
     "health",
     "interpolate",
     "matrix",
+    "needle",
     "probe",
+    "study",
     "trajectory",
     "transplant",
+    "write_report",
 ]
 
 _HOME = {
@@ -64,9 +69,12 @@ _HOME = {
     "health": "interventions",
     "interpolate": "interventions",
     "matrix": "comparison",
+    "needle": "probes",
     "probe": "probes",
+    "study": "studies",
     "trajectory": "comparison",
     "transplant": "interventions",
+    "write_report": "report",
 }
 
 

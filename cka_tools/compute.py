@@ -7,9 +7,11 @@ of documents, and let go. What only sums features takes the same batches (`compa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,11 +21,13 @@ from cka_tools.documents import DocumentDraw, draw_documents
 from cka_tools.errors import EarlyWarning
 from cka_tools.extraction.extract import Extraction, Prepared, feature_bytes, feature_dtype, prepare
 from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source, resolve_device
+from cka_tools.planning import Work, announce, opened, stop_if_planning
 from cka_tools.processes import from_first
+from cka_tools.progress import Progress, reporter
 from cka_tools.settings import FINAL_NORM, Settings
 from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
-from cka_tools.store.cached_extraction import extract_cached
+from cka_tools.store.cached_extraction import extract_cached, find_stored
 from cka_tools.store.key import known_content
 
 if TYPE_CHECKING:
@@ -33,9 +37,6 @@ CorpusGiven: TypeAlias = "str | PathLike[str] | Sequence[Any] | datasets.Dataset
 """A corpus: a spec, a path, texts in memory, or a data set of `datasets`."""
 
 FLOAT16_ON_CPU = "float16 on a CPU is slow and rounds more than on a GPU: use --dtype bfloat16 or float32 there."
-
-Progress = Callable[[int, int, int], None]
-"""Called with documents done, tokens done and documents in all, over all models and draws."""
 
 Layers = tuple[int, ...] | None
 """Layers of a model by its own indices, ascending; None is all."""
@@ -101,14 +102,21 @@ class Told:
     documents: int = 0
     tokens: int = 0
 
+    def __post_init__(self) -> None:
+        self._report = reporter(self.report)
+
     def __call__(self, documents: int, tokens: int) -> None:
-        if self.report is not None:
-            self.report(self.documents + documents, self.tokens + tokens, self.total)
+        if self._report is not None:
+            self._report(self.documents + documents, self.tokens + tokens, self.total)
 
     def next(self, documents: int, tokens: int) -> None:
         """What was told is done."""
         self.documents += documents
         self.tokens += tokens
+
+    def skip(self, documents: int) -> None:
+        """So many need not run: counted, they would make a pace that nothing has."""
+        self.total -= documents
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,9 @@ class FeatureRun:
         Raises:
             UserError: as `compute_features`.
         """
+        runs = {at: float(len(self.draws)) for at in range(len(self.sources)) if not self._is_copy(at, layers)}
+        announce(Work(self, "features", runs, tuple(layers)))
+        stop_if_planning()
         total = sum(len(prepared.kept) for prepared in self.prepared) * len(self.sources)
         told = Told(progress, total)
         found: list[list[Features]] = []
@@ -199,29 +210,43 @@ class FeatureRun:
                 in_memory = [one for one in own if not one.extraction.features[0].on_disk]
                 held += sum(layer.nbytes for one in in_memory for layer in one.layers.values())
             else:
-                for draw, prepared in enumerate(self.prepared):
-                    told.next(len(prepared.kept), self._tokens(draw, at))
+                told.skip(sum(len(prepared.kept) for prepared in self.prepared))
             found.append(own)
         return found
 
-    def _of_copy(self, at: int, layers: Sequence[Layers], found: Sequence[list[Features]]) -> list[Features] | None:
+    def stored(self, at: int, layers: Layers) -> list[tuple[str | None, bool]]:
+        """Of each draw the key of a distinct model's features in the store, and whether they are there.
+
+        No key where only loading tells it, or the settings use no store.
+        """
+        content = self._content(at)
+        if content is None or not self.settings.cache:
+            return [(None, False)] * len(self.draws)
+        return [
+            find_stored(self.outlines[at], draw.documents, self.settings, layers, self._prepared(draw_at, at), content)
+            for draw_at, draw in enumerate(self.draws)
+        ]
+
+    def _prepared(self, draw: int, at: int) -> Prepared:
+        """One model's tokens of a draw, in the batches of all."""
+        prepared = self.prepared[draw]
+        return replace(prepared, tables=[prepared.tables[at]])
+
+    def _is_copy(self, at: int, layers: Sequence[Layers]) -> bool:
         first = self.copies.get(at)
-        if first is None or layers[first] != layers[at]:
+        return first is not None and layers[first] == layers[at]
+
+    def _of_copy(self, at: int, layers: Sequence[Layers], found: Sequence[list[Features]]) -> list[Features] | None:
+        if not self._is_copy(at, layers):
             return None
+        first = self.copies[at]
         name, provenance = self.sources[at].name, self.outlines[at].provenance
         return [replace(one, name=name, provenance=provenance) for one in found[first]]
 
     def _of_model(self, at: int, layers: Layers, told: Told, held: int) -> list[Features]:
         source, outline = self.sources[at], self.outlines[at]
         memory = max(0, self.settings.memory_limit - held)
-        fingerprint = source.fingerprint()
-        content = None if fingerprint is None else known_content(outline, fingerprint)
-        if content is not None and self.options.allow_unused_weights:
-            # Loading would refuse such a model without the option: it is not to be found without it either.
-            content["allow_unused_weights"] = True
-        if content is not None and self.options.device_map:
-            # Parts of it may run on another device than the first.
-            content["device_map"] = self.options.device_map
+        content = self._content(at)
         loaded: LoadedModel | None = None
 
         def load() -> LoadedModel:
@@ -238,17 +263,34 @@ class FeatureRun:
                 told,
                 layers=layers,
                 cache=self.settings.cache,
-                prepared=replace(prepared, tables=[prepared.tables[at]]),
+                prepared=self._prepared(draw, at),
                 load=load,
                 content=content,
             )
-            told.next(len(prepared.kept), self._tokens(draw, at))
+            if extraction.cache == ["hit"]:
+                told.skip(len(prepared.kept))
+            else:
+                told.next(len(prepared.kept), self._tokens(draw, at))
             features = extraction.features[0]
             places = [len(outline.blocks) if layer == FINAL_NORM else layer for layer in features.layers]
             by_layer = dict(zip(places, features.features, strict=False))
             origin = (loaded or outline).provenance
             found.append(Features(source.name, len(outline.blocks), by_layer, self.ids(draw), origin, extraction))
         return found
+
+    def _content(self, at: int) -> dict[str, Any] | None:
+        """What tells a distinct model from every other without loading it; None where only loading tells."""
+        fingerprint = self.sources[at].fingerprint()
+        if fingerprint is None:
+            return None
+        content = known_content(self.outlines[at], fingerprint)
+        if self.options.allow_unused_weights:
+            # Loading would refuse such a model without the option: it is not to be found without it either.
+            content["allow_unused_weights"] = True
+        if self.options.device_map:
+            # Parts of it may run on another device than the first.
+            content["device_map"] = self.options.device_map
+        return content
 
     def _tokens(self, draw: int, at: int) -> int:
         return int(self.prepared[draw].tables[at].lengths.sum())
@@ -268,7 +310,28 @@ def open_run(
     for name in settings.measures:
         find_measure(name)
     given = [as_source(one) for one in models]
-    options = LoadOptions(
+    options = load_options(settings)
+    if str(options.device) == "cpu" and options.dtype == "float16":
+        warnings.warn(FLOAT16_ON_CPU, EarlyWarning, stacklevel=3)
+    draws = [_draw(corpus, settings, seed) for seed in seeds or (settings.seed,)]
+    sources = list(dict.fromkeys(given))
+    order = [sources.index(source) for source in given]
+    outlines = [source.outline(options) for source in sources]
+    prepared = [prepare(outlines, draw.documents, settings) for draw in draws]
+    known = from_first(lambda: [_content(source) for source in sources])
+    copies = {at: known.index(one) for at, one in enumerate(known) if one is not None and known.index(one) < at}
+    run = FeatureRun(sources, outlines, order, draws, prepared, settings, options, copies)
+    opened(run)
+    return run
+
+
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings have models loaded.
+
+    Raises:
+        UserError: as `resolve_device`.
+    """
+    return LoadOptions(
         resolve_device(settings.device),
         settings.dtype or "float32",
         settings.trust_remote_code,
@@ -277,16 +340,30 @@ def open_run(
         settings.stack,
         settings.device_map,
     )
-    if str(options.device) == "cpu" and options.dtype == "float16":
-        warnings.warn(FLOAT16_ON_CPU, EarlyWarning, stacklevel=3)
-    draws = [draw_documents(corpus, settings.documents, seed, settings) for seed in seeds or (settings.seed,)]
-    sources = list(dict.fromkeys(given))
-    order = [sources.index(source) for source in given]
-    outlines = [source.outline(options) for source in sources]
-    prepared = [prepare(outlines, draw.documents, settings) for draw in draws]
-    known = from_first(lambda: [_content(source) for source in sources])
-    copies = {at: known.index(one) for at, one in enumerate(known) if one is not None and known.index(one) < at}
-    return FeatureRun(sources, outlines, order, draws, prepared, settings, options, copies)
+
+
+_drawn: ContextVar[dict[Any, DocumentDraw] | None] = ContextVar("drawn", default=None)
+
+
+@contextmanager
+def sharing_draws() -> Iterator[None]:
+    """Read a corpus once for all analyses inside that draw the same of it."""
+    token = _drawn.set({})
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
+
+
+def _draw(corpus: CorpusGiven, settings: Settings, seed: int) -> DocumentDraw:
+    drawn = _drawn.get()
+    if drawn is None or not isinstance(corpus, str | PathLike):
+        return draw_documents(corpus, settings.documents, seed, settings)
+    asked = (settings.documents, seed, settings.column, settings.text_unit, settings.document_limit)
+    key = (fspath(corpus), *asked)
+    if key not in drawn:
+        drawn[key] = draw_documents(corpus, settings.documents, seed, settings)
+    return drawn[key]
 
 
 def _content(source: ModelSource) -> dict[str, Any] | None:

@@ -73,12 +73,48 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: keep // 2]}{ELLIPSIS}{text[len(text) - (keep - keep // 2) :]}"
 
 
+NAME_LETTERS = 60
+"""Of a model, in a directory's name."""
+
+
+def slug(spec: str) -> str:
+    """A model spec as part of a directory's name."""
+    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
+
+
 def short_names(a: str, b: str, limit: int) -> tuple[str, str]:
     """Two names in at most `limit` characters each, still different where the names are."""
     short = shorten(a, limit), shorten(b, limit)
     if a == b or short[0] != short[1]:
         return short
     return _apart(printable(a), printable(b), limit)
+
+
+def telling_parts(names: Sequence[str]) -> list[str]:
+    """Of paths the parts in which they differ: runs/a/final and runs/b/final are "a" and "b"."""
+    paths = {name: list(PurePath(printable(name)).parts) for name in names}
+    for end in (-1, 0):
+        while len(paths) > 1 and all(len(p) > 1 for p in paths.values()) and len({p[end] for p in paths.values()}) == 1:
+            for parts in paths.values():
+                del parts[end]
+    return [str(PurePath(*paths[name])) if len(paths) > 1 else printable(name) for name in names]
+
+
+def shown_names(record: dict[str, Any], limit: int) -> list[str]:
+    """What a run's models are called where room is short: their labels, else the telling parts of their names.
+
+    Args:
+        limit: letters of each, at most.
+    """
+    models = record["provenance"]["models"]
+    paths = [model["name"] for model in models if model.get("kind") == "local"]
+    parts = dict(zip(paths, telling_parts(paths), strict=True))
+    names = [str(model.get("label") or parts.get(model["name"], model["name"])) for model in models]
+    short = [shorten(name, limit) for name in names]
+    if len(names) > 1:
+        short[:2] = short_names(names[0], names[1], limit)
+    return short
 
 
 def _apart(a: str, b: str, limit: int) -> tuple[str, str]:
@@ -102,13 +138,26 @@ def _excerpt(text: str, start: int, limit: int) -> str:
     return head + shown
 
 
+SMALLEST = 0.05
+"""A number nearer to 0 is written as that: neither its digits nor a "0.00" would say more."""
+
+
+def three_digits(number: float | None) -> str:
+    """A number with three significant digits: "1,234", "106", "12.4", "6.53", "0.523", "< 0.05"; "0" is exact."""
+    if number is None:
+        return NOTHING
+    if abs(number) < SMALLEST:
+        return f"< {SMALLEST:g}" if number > 0 else f"> -{SMALLEST:g}" if number < 0 else "0"
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:#.3g}".rstrip(".")
+
+
 def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal, without its sign: 0.1023 → "10.2"."""
-    return NOTHING if fraction is None else f"{100 * fraction:z.1f}"
+    """A fraction as a percentage, without its sign: 0.1023 → "10.2"."""
+    return NOTHING if fraction is None else three_digits(100 * fraction)
 
 
 def percent_interval(entry: dict[str, Any]) -> str | None:
-    """`ci_low` and `ci_high` of an entry of the record: "9.1 to 11.3", or None where there is none."""
+    """`ci_low` and `ci_high` of an entry of the record: "9.10 to 11.3", or None where there is none."""
     return _interval(entry, percent)
 
 
@@ -118,10 +167,8 @@ def _interval(entry: dict[str, Any], write: Callable[[float], str]) -> str | Non
 
 
 def times(ratio: float | None) -> str:
-    """A ratio, two decimals below 10, one below 1,000: 1.253 → "1.25"."""
-    if ratio is None:
-        return NOTHING
-    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 999.95 else f"{ratio:,.0f}"
+    """A ratio: 1.253 → "1.25"."""
+    return three_digits(ratio)
 
 
 def times_interval(entry: dict[str, Any]) -> str | None:
@@ -132,6 +179,14 @@ def times_interval(entry: dict[str, Any]) -> str | None:
 def counted(number: int, noun: str) -> str:
     """ "1 document", "2 documents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def model_names(record: dict[str, Any], role: str) -> list[str]:
@@ -159,6 +214,24 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
 
 
+def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
+    """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
+    origin, lengths = record["provenance"], record["summary"]["lengths"]
+    settings, corpus = origin["settings"], str(origin["corpus"]["spec"])
+    return [
+        f"haystacks of {counted(record['summary']['haystack_documents'], 'document')} of "
+        + (printable(corpus) if corpus_letters is None else shorten(corpus, corpus_letters)),
+        f"{' and '.join(f'{length:,}' for length in lengths)} tokens by "
+        + shorten(record["summary"]["measured_by"], corpus_letters or CORPUS_LETTERS),
+        f"{settings['pooling']} of what leaves the encoder",
+        str(settings["dtype"]),
+    ]
+
+
+CORPUS_LETTERS = 48
+"""Of a corpus's name under a title."""
+
+
 def units_in_words(corpus: dict[str, Any]) -> str:
     """What a document of the corpus is, where there was a choice: " (lines)", " (column 'text')"."""
     source = corpus["source"]
@@ -174,7 +247,7 @@ def tokens_in_words(record: dict[str, Any]) -> str:
     origin = record["provenance"]
     draws = origin["corpus"].get("draws") or [{}]
     documents, said = record["summary"]["n_documents"], {}
-    for model, found in zip(origin["models"], draws[0].get("tokens", ()), strict=False):
+    for model, found in zip(origin["models"], draws[0].get("tokens") or (), strict=False):
         if not isinstance(found, dict) or not found.get("tokens"):
             return ""
         share = f"{percent(found['truncated'] / documents)} % of documents cut"

@@ -13,6 +13,10 @@ from typing import Any, Literal
 from cka_tools.errors import UserError
 
 MANIFEST = "training.json"
+RUN, FINAL = "run.json", "final"
+"""Of a training run's directory: what makes the run, and its model."""
+
+LOSSES, HELD_OUT = "loss.csv", "held_out.csv"
 
 NoiseKind = Literal["masks", "order", "unknown"]
 NOISE_IN_WORDS: dict[str, str] = {

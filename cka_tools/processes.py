@@ -85,10 +85,14 @@ def make_accelerator(*, cpu: bool) -> Accelerator:
 
     Raises:
         UserError: accelerate does not see the processes that a launcher started: each would train for itself;
-            more processes on this machine than GPUs.
+            more processes on this machine than GPUs; accelerate is not installed.
     """
     import torch
-    from accelerate import Accelerator
+
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise UserError("training needs accelerate: pip install 'cka-tools[train]'") from error
 
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not cpu and torch.cuda.is_available() and here > torch.cuda.device_count():

@@ -153,7 +153,10 @@ READ_ONLY = ("health",)
 PROBES = ("probe",)
 """Commands whose texts are a task's, and whose features are not compared."""
 
-NOT_COMPARED = (*READ_ONLY, *PROBES)
+NEEDLE = ("needle",)
+"""Commands that say themselves how long a text is and whose row is read."""
+
+NOT_COMPARED = (*READ_ONLY, *PROBES, *NEEDLE)
 
 HYBRIDS = ("transplant", "interpolate")
 """Commands whose models exist while they run: all layers are kept, nothing streams, nothing is found in a cache."""
@@ -220,12 +223,14 @@ class Settings(Reading):
     documents: int | None = option(
         None, "Documents to draw.", shown="500, or what the corpus holds", least=1, recorded=False, lacking=PROBES
     )
-    max_length: int | None = option(None, "Tokens a document is cut to.", shown="512, or what the models take", least=1)
+    max_length: int | None = option(
+        None, "Tokens a document is cut to.", shown="512, or what the models take", least=1, lacking=NEEDLE
+    )
     pooling: Literal["mean", "cls", "last", "token"] = option(
-        "mean", "How a document's hidden states become one row.", lacking=READ_ONLY
+        "mean", "How a document's hidden states become one row.", lacking=(*READ_ONLY, *NEEDLE)
     )
     sites: Literal["residual", "attention", "mlp"] = option(
-        "residual", "The residual stream, or what a branch adds to it.", lacking=READ_ONLY
+        "residual", "The residual stream, or what a branch adds to it.", lacking=(*READ_ONLY, *NEEDLE)
     )
     layers: tuple[int, ...] | None = option(
         None,
@@ -285,6 +290,12 @@ class Settings(Reading):
         None, "paper: 3 draws of 500 documents, 512 tokens, batches of 16, float16.", lacking=ONE_PAIR
     )
     batch_tokens: int | None = option(None, "Padded tokens a batch holds.", shown="by device", least=1)
+    # Passes of hybrids and of language-model heads share padded batches.
+    batching: Literal["sorted", "packed", "auto"] = option(
+        "sorted",
+        "How documents fill a batch: sorted by length and padded; packed into one sequence; auto: where that is exact.",
+        lacking=(*READ_ONLY, *HYBRIDS),
+    )
     tokens_per_document: int = option(
         8, "Draws a document with --pooling token.", least=1, most=1024, lacking=NOT_COMPARED
     )
@@ -393,6 +404,7 @@ class Settings(Reading):
             "dtype": paper.MODEL_DTYPE,
             "pooling": "mean",
             "sites": "residual",
+            "batching": "sorted",
             "seed": paper.DRAW_SEEDS[0],
         }
         others = {

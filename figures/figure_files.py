@@ -17,6 +17,7 @@ TABLE = "ablation.csv"
 def parser(doc: str | None, script: str) -> argparse.ArgumentParser:
     """A parser with `--out`, the figure's path without its ending."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n\n", maxsplit=1)[0])
+    made.add_argument("--no-published", action="store_true", help="leave out the published values")
     made.add_argument("--out", type=Path, default=Path(script).with_suffix(""), help="path without an ending")
     return made
 

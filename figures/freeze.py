@@ -15,11 +15,22 @@ from figure_files import ablation_argument, parser, read_table, write
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, by_capacity, gains_kept, look_of, seed_steps, with_ends
+from points import (
+    PUBLISHED,
+    by_capacity,
+    draw_keys,
+    gains_kept,
+    look_of,
+    panel_room,
+    published_key,
+    seed_steps,
+    with_ends,
+)
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, StyledFigure, figure_style
+from cka_tools.plotting.style import BAND, DASHED, HOLLOW, INK, PAGE_WIDTH, StyledFigure, figure_style, panel_letters
 
+CITED_F1 = "published: Touchent and de la Clergerie 2026 (other models, another corpus, downstream F1)"
 ASIDE, APART = 0.09, 0.26
 """Of rows' height: between seeds, and between sizes."""
 
@@ -46,7 +57,7 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
     ]
     panels += [("mean", "ratio", "all layers: × seed noise")]
     with figure_style():
-        figure = StyledFigure(figsize=(PAGE_WIDTH, 0.95 + 0.36 * len(kinds)))
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 0.95 + 0.36 * len(kinds) + panel_room(bool(published))))
         columns = figure.subplots(1, len(panels) + bool(published), sharey=True, squeeze=False)[0]
         for ax, (layers, what, title) in zip(columns, panels, strict=False):
             for size in sizes:
@@ -67,11 +78,10 @@ def freeze_figure(table: pd.DataFrame, published: Sequence[tuple[str, float]] | 
         columns[0].set_ylim(len(kinds) - 0.5, -0.5)
         keys = [Line2D([], [], label=size, **(look_of(size, sizes) | HOLLOW | {"linestyle": "none"})) for size in sizes]
         keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents; one dot a seed"))
-        if published:
-            keys.append(Line2D([], [], label="published", **PUBLISHED))
-        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
-        height = figure.get_figheight()
-        figure.subplots_adjust(left=0.12, right=0.985, bottom=0.3 / height, top=1 - 0.42 / height, wspace=0.1)
+        top = draw_keys(figure, keys, [published_key(CITED_F1)] if published else [])
+        panel_letters(list(columns))
+        bottom = 0.3 / figure.get_figheight()
+        figure.subplots_adjust(left=0.12, right=0.985, bottom=bottom, top=top, wspace=0.14)
         return figure
 
 
@@ -110,7 +120,7 @@ def main() -> None:
     made = parser(__doc__, __file__)
     ablation_argument(made)
     options = made.parse_args()
-    write(freeze_figure(read_table(options.run), gains_kept()), options.out)
+    write(freeze_figure(read_table(options.run), None if options.no_published else gains_kept()), options.out)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from cka_tools import interpolate, trajectory, transplant
 from cka_tools.comparison.readout_results import Interpolation, Transplant
 from cka_tools.comparison.results import RunResult, Trajectory
 from cka_tools.formatting import shorten
-from cka_tools.plotting.layer_curves import numbers
-from cka_tools.plotting.style import DASHED, HOLLOW, LOOKS, PAGE_WIDTH, StyledFigure, figure_style
+from cka_tools.plotting.layer_curves import draw_intervals, numbers
+from cka_tools.plotting.style import DASHED, HOLLOW, LOOKS, PAGE_WIDTH, StyledFigure, figure_style, panel_letters
 
 LETTERS = 24
+COURSE = 9
+"""Points from which on a line through them is drawn: fewer are no course."""
 
 
 def recorded(folder: Path, kind: type[RunResult], make: Callable[[], RunResult]) -> Any:
@@ -56,8 +58,12 @@ def lines_figure(runs: Sequence[Interpolation], quantity: str = "mlm.loss") -> F
             for ax, (title, scale, of) in zip(columns, panels, strict=True):
                 entries = [of(point) for point in run.points]
                 value, low, high = (scale * numbers(entries, end) for end in ("value", "ci_low", "ci_high"))
+                if len(x) < COURSE:
+                    look = look | {"linestyle": "none", "zorder": 3}
+                    draw_intervals(ax, x, low, high, look, label)
+                else:
+                    ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 (line,) = ax.plot(x, value, label=label, gid=f"{label} {title}", **look)
-                ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 ax.set_title(title)
             handles.append(line)
         columns[1].axhline(0, **DASHED)
@@ -65,6 +71,7 @@ def lines_figure(runs: Sequence[Interpolation], quantity: str = "mlm.loss") -> F
             ax.set_xlabel("share of the second checkpoint")
             ax.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", ncols=2, bbox_to_anchor=(0.02, 0.995))
+        panel_letters(list(columns), 8)
         rows = -(-len(handles) // 2)
         height = figure.get_figheight()
         top = 1 - (0.2 + 0.14 * rows) / height

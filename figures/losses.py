@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest
-from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, HOLLOW, LOOKS, PAGE_WIDTH, Look, StyledFigure, figure_style, panel_letters
 from cka_tools.training.checkpoint import read_state
 from cka_tools.training.loop import held_out_loss, pack_held_out, unigram_loss
 from cka_tools.training.packing import pack_texts
@@ -36,6 +36,9 @@ MARGIN = 0.5
 """Nats below token frequency that count as having learnt."""
 SIZE, SEED = "8x128", 1
 RUNS: dict[str, ObjectiveName] = {"detour": "clm", "baseline": "mlm"}
+
+POINTS: Look = HOLLOW | {"linestyle": "none"}
+"""Held-out losses are few: a line through them would say how it went between."""
 
 TITLES = {"clm": "next token (CLM)", "mlm": "masked token (MLM)"}
 
@@ -65,7 +68,7 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
                     alpha=0.6,
                     gid=f"{run} train",
                 )
-                ax.plot(held_out["tokens"] / 1e6, held_out["loss"], gid=f"{run} held-out", zorder=5, **look, **HOLLOW)
+                ax.plot(held_out["tokens"] / 1e6, held_out["loss"], gid=f"{run} held-out", zorder=5, **(look | POINTS))
             ax.axhline(unigram, color=FAINT, linewidth=0.9, linestyle=(0, (6, 3)), gid="unigram")
             if margin is not None:
                 ax.axhline(unigram - margin, color=FAINT, linewidth=0.7, linestyle=":", gid="margin")
@@ -74,12 +77,13 @@ def training_losses_figure(table: pd.DataFrame, unigram: float, margin: float | 
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.grid(axis="y")
         figure.legend(handles=_keys(looks, unigram, margin), loc="upper left", ncols=6, bbox_to_anchor=(0.02, 0.99))
+        panel_letters(list(panels), 8)
         figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.84, wspace=0.06)
         return figure
 
 
 def _keys(looks: Mapping[str, Look], unigram: float, margin: float | None) -> list[Line2D]:
-    keys = [Line2D([], [], label=f"{run}, held out", **look, **HOLLOW) for run, look in looks.items()]
+    keys = [Line2D([], [], label=f"{run}, held out", **(look | POINTS)) for run, look in looks.items()]
     keys.append(Line2D([], [], color=FAINT, linewidth=0.6, label="training"))
     keys.append(
         Line2D([], [], color=FAINT, linestyle=(0, (6, 3)), linewidth=0.9, label=f"token frequency, {unigram:.2f}")

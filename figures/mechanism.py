@@ -17,16 +17,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from points import PUBLISHED, Reference, at_layers, draw_published, log_axis, mechanism_values, with_ends
+from points import (
+    PUBLISHED,
+    PUBLISHED_TWIN,
+    Reference,
+    at_layers,
+    draw_keys,
+    draw_published,
+    log_axis,
+    mechanism_values,
+    panel_room,
+    published_key,
+    with_ends,
+)
 
 from cka_tools import Comparison, Trajectory
 from cka_tools.errors import UserError
 from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import draw_early_band, layer_axis, numbers
-from cka_tools.plotting.style import DARK, FIRST, HOLLOW, LOOKS, PAGE_WIDTH, SECOND, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import (
+    DARK,
+    FIRST,
+    HOLLOW,
+    LOOKS,
+    PAGE_WIDTH,
+    SECOND,
+    Look,
+    StyledFigure,
+    figure_style,
+    panel_letters,
+)
 
-CURVES: dict[str, Look] = {"mean": FIRST, "early": LOOKS[2] | HOLLOW}
-NAMES = {"mean": "right: all layers", "early": "right: early layers"}
+CURVES: dict[str, Look] = {"mean": LOOKS[3], "early": LOOKS[2] | HOLLOW}
+NAMES = {"mean": "along the decay: all layers", "early": "early layers"}
+OF: dict[str, Look] = {"pair": PUBLISHED, "control": PUBLISHED_TWIN, "mean": PUBLISHED, "early": PUBLISHED_TWIN}
 
 
 def mechanism_figure(
@@ -52,7 +76,7 @@ def mechanism_figure(
     entries = record["layers"]
     layers = [entry["layer_a"] for entry in entries]
     with figure_style():
-        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.5))
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.5 + panel_room(bool(known))))
         panels = figure.subplots(1, 2 + (trajectory is not None))
         early = record["summary"]["early_layers"]
         band: list[Patch] = []
@@ -63,16 +87,16 @@ def mechanism_figure(
         for ax in panels[:2]:
             layer_axis(ax, layers)
             ax.set_xlabel("layer")
-        panels[0].set_title("divergence by layer (%)")
-        panels[1].set_title("multiple of seed noise")
+        panels[0].set_title("divergence by layer (%, log)")
+        panels[1].set_title("multiple of seed noise (log)")
         if trajectory is not None:
             keys += _along(panels[2], trajectory, known)
-            panels[2].set_title("along the decay: divergence (%)")
+            panels[2].set_title("along the decay: divergence (%, log)")
         keys += band
-        if known:
-            keys.append(Line2D([], [], label="published, by relative depth; dotted: means of regions", **PUBLISHED))
-        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.01, 0.99))
-        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.16, top=0.83, wspace=0.17)
+        shown = [published_key(), published_key("its control, its early layers", PUBLISHED_TWIN)] if known else []
+        top = draw_keys(figure, keys, shown)
+        panel_letters(list(panels), 8)
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=top, wspace=0.2)
         return figure
 
 
@@ -88,8 +112,8 @@ def _by_layer(
     for label, (value, low, high), look in drawn:
         ax.vlines(layers, 100 * low, 100 * high, color=look["color"], linewidth=0.9, gid=f"{label} interval")
         keys += ax.plot(layers, 100 * value, label=label, gid=label, **look)
-    for name, look in (("pair", FIRST), ("control", SECOND)):
-        draw_published(ax, at_layers(known.get(name, ()), layers), color=look["color"])
+    for name in ("pair", "control"):
+        draw_published(ax, at_layers(known.get(name, ()), layers), **OF[name])
     log_axis(ax, percent=True)
     return keys
 
@@ -116,7 +140,7 @@ def _along(ax: Axes, table: pd.DataFrame, known: Mapping[str, Sequence[Reference
         keys += ax.plot(x / 1e6, 100 * value, label=NAMES[name], gid=f"along {name}", **look)
         published = known.get(name, ())
         places = [Reference((start + (end - start) * one.x) / 1e6, one.y) for one in published]
-        draw_published(ax, places, color=look["color"])
+        draw_published(ax, places, **OF[name])
     ax.set_xlabel("tokens (millions)")
     log_axis(ax, percent=True)
     return keys
@@ -131,7 +155,7 @@ def main() -> None:
     figure = mechanism_figure(
         Comparison.load(options.run or RESULTS / "detour").record,
         None if along is None else Trajectory.load(along).to_frame(),
-        mechanism_values(),
+        None if options.no_published else mechanism_values(),
     )
     write(figure, options.out)
 

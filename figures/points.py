@@ -1,4 +1,4 @@
-"""What the paper's figures share: points of seeds, bands of seed noise, published values as open diamonds."""
+"""What the paper's figures share: points of seeds, bands of seed noise, published values in grey."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cka_tools.paper import PublishedValue, published
-from cka_tools.plotting.style import HOLLOW, INK, LOOKS, Look, plain_log_axis, ratio_axis
+from cka_tools.plotting.style import FAINT, HOLLOW, INK, LOOKS, Look, plain_log_axis, ratio_axis
 from cka_tools.statistics.pair import layer_ratios
 from cka_tools.training.recipe import PAPER
 
 PUBLISHED: Look = {
-    "color": INK,
+    "color": FAINT,
     "marker": "D",
     "markersize": 3.6,
     "markerfacecolor": "white",
@@ -27,7 +28,12 @@ PUBLISHED: Look = {
     "linestyle": "none",
     "zorder": 6,
 }
+PUBLISHED_TWIN: Look = PUBLISHED | {"marker": "s", "markersize": 3.2}
+CITED = "published: Touchent and de la Clergerie 2026 (other models, another corpus, the biased estimator)"
 NOISE_ALPHA = 0.22
+FLOOR = 0.05
+"""Percent of divergence below which a log axis says no more than that it is less, as tables do."""
+
 PERCENT_TOP = 135.0
 """Of a log axis that reaches 100 %: room for a marker there."""
 
@@ -100,9 +106,9 @@ def draw_published(ax: Axes, references: Sequence[Reference], **look: Any) -> No
     for one in references:
         if one.spread:
             ends = one.y - one.spread, one.y + one.spread
-            ax.vlines(one.x, *ends, color=INK, linewidth=0.7, zorder=5.5, gid="published spread")
+            ax.vlines(one.x, *ends, color=FAINT, linewidth=0.7, zorder=5.5, gid="published spread")
         if one.until is not None:
-            ax.hlines(one.y, one.x, one.until, linewidth=1.0, linestyle=":", gid="published mean", **look)
+            ax.hlines(one.y, one.x, one.until, color=FAINT, linewidth=1.0, linestyle=":", gid="published mean")
     places = [one for one in references if one.until is None]
     ax.plot([one.x for one in places], [one.y for one in places], gid="published", **(PUBLISHED | look))
 
@@ -117,13 +123,22 @@ def at_layers(references: Sequence[Reference], layers: Sequence[int]) -> list[Re
 
 
 def log_axis(ax: Axes, *, percent: bool) -> None:
-    """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1."""
+    """A log axis with plain numbers: of divergences in percent, or of ratios with a line at 1.
+
+    A divergence below `FLOOR`, or below 0, is a triangle at the axis's end.
+    """
     if not percent:
         ratio_axis(ax)
         return
     plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    below = False
+    for line in [*ax.lines]:
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        if line.get_marker() not in ("None", "none", None) and (small := y < FLOOR).any():
+            ax.plot(x[small], np.full(small.sum(), FLOOR), "v", color=line.get_color(), gid="below", clip_on=False)
+            below = True
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high if high < 90 else PERCENT_TOP)
+    ax.set_ylim(FLOOR if below else low, high if high < 90 else PERCENT_TOP)
 
 
 def share_axis(ax: Axes, shares: Sequence[float], others: Sequence[float] = ()) -> None:
@@ -136,14 +151,39 @@ def share_axis(ax: Axes, shares: Sequence[float], others: Sequence[float] = ()) 
     ax.set_xlim(min(shown) / 1.35, max(shown) * 1.35)
 
 
-def legend_keys(sizes: Sequence[str], *, published: bool) -> list[Line2D | Patch]:
-    """What the legend shows: a size each, the interval, seed noise, published values."""
-    keys: list[Line2D | Patch] = [Line2D([], [], label=size, **look_of(size, sizes), **HOLLOW) for size in sizes]
-    keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents"))
+Keys = list[Line2D | Patch]
+
+
+def legend_keys(sizes: Sequence[str]) -> Keys:
+    """What the legend shows: a size each, the seeds' mean, the interval, seed noise."""
+    point: Look = {"linestyle": "none"}
+    keys: Keys = [Line2D([], [], label=size, **(look_of(size, sizes) | HOLLOW | point)) for size in sizes]
+    keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval over documents; one point a seed"))
     keys.append(Patch(facecolor=INK, alpha=NOISE_ALPHA, linewidth=0, label="seed noise"))
-    if published:
-        keys.append(Line2D([], [], label="published", **PUBLISHED))
     return keys
+
+
+KEY_LINE, TITLE_ROOM = 0.155, 0.36
+
+
+def draw_keys(figure: Figure, keys: Sequence[Line2D | Patch], published: Sequence[Line2D] = ()) -> float:
+    """The legend over all panels, published values on a line of their own; returns how high panels may reach."""
+    height = figure.get_figheight()
+    for at, line in enumerate((keys, published)):
+        if line:
+            place = 0.01, 1 - (0.02 + at * KEY_LINE) / height
+            figure.legend(handles=list(line), loc="upper left", bbox_to_anchor=place, ncols=len(line))
+    return 1 - (TITLE_ROOM + KEY_LINE * (1 + bool(published))) / height
+
+
+def published_key(label: str = CITED, look: Look = PUBLISHED) -> Line2D:
+    """The legend's key for published values."""
+    return Line2D([], [], label=label, **look)
+
+
+def panel_room(published: bool) -> float:
+    """Inches that a figure is higher by where it has published values."""
+    return KEY_LINE if published else 0.0
 
 
 def look_of(size: str, sizes: Sequence[str]) -> Look:

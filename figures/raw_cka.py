@@ -15,12 +15,15 @@ import numpy as np
 from figure_files import RESULTS, parser, write
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from points import PUBLISHED, Reference, at_layers, cka_by_depth, draw_published
+from points import Reference, at_layers, cka_by_depth, draw_keys, draw_published, panel_room, published_key
 
 from cka_tools import Comparison
 from cka_tools.formatting import model_names
 from cka_tools.plotting.layer_curves import BIASED, DEBIASED, layer_axis, numbers
-from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, Look, StyledFigure, figure_style
+from cka_tools.plotting.style import DARK, INK, PAGE_WIDTH, Look, StyledFigure, figure_style, panel_letters
+
+ASIDE = {"debiased": -0.12, "biased": 0.12}
+"""Of a layer: where they agree both are seen."""
 
 PREFIXES = {"pair": "", "control": "control."}
 LOOKS: dict[str, Look] = {"debiased": DEBIASED | {"zorder": 4}, "biased": BIASED | {"zorder": 3}}
@@ -41,30 +44,32 @@ def raw_cka_figure(
     if model_names(record, "control"):
         panels["control"] = "the control (two seeds): CKA by layer"
     with figure_style():
-        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.4))
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.4 + panel_room(bool(published))))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (name, title) in zip(axes, panels.items(), strict=True):
             for estimator, look in LOOKS.items():
                 ax.plot(
-                    layers,
+                    np.array(layers) + ASIDE[estimator],
                     _values(record, arrays[f"{PREFIXES[name]}matrix.{estimator}"], name),
                     gid=f"{name} {estimator}",
                     **look,
                 )
             low, high = _ends(entries, name)
-            ax.vlines(layers, low, high, color=DARK, linewidth=0.9, gid=f"{name} interval")
+            ax.vlines(
+                np.array(layers) + ASIDE["debiased"], low, high, color=DARK, linewidth=0.9, gid=f"{name} interval"
+            )
             draw_published(ax, at_layers((published or {}).get(name, ()), layers))
             layer_axis(ax, layers)
             ax.set_title(title)
             ax.set_xlabel("layer")
             ax.grid(axis="y")
-        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)
+        if published:  # whose values reach down to 0
+            axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), 1.05)
         keys = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
         keys.append(Line2D([], [], color=INK, linewidth=0.9, label="95 % interval of the debiased, over documents"))
-        if published:
-            keys.append(Line2D([], [], label="published (biased), by relative depth", **PUBLISHED))
-        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
-        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.165, top=0.83, wspace=0.06)
+        top = draw_keys(figure, keys, [published_key()] if published else [])
+        panel_letters(list(axes), 8)
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.155, top=top, wspace=0.08)
         return figure
 
 
@@ -90,7 +95,8 @@ def main() -> None:
     made.add_argument("run", nargs="?", type=Path, default=RESULTS / "detour", help="a run directory of `cka compare`")
     options = made.parse_args()
     comparison = Comparison.load(options.run)
-    write(raw_cka_figure(comparison.record, comparison.arrays, cka_by_depth()), options.out)
+    known = None if options.no_published else cka_by_depth()
+    write(raw_cka_figure(comparison.record, comparison.arrays, known), options.out)
 
 
 if __name__ == "__main__":

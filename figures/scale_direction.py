@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from points import (
     Reference,
     by_capacity,
+    draw_keys,
     draw_noise,
     draw_published,
     draw_seeds,
@@ -24,11 +25,13 @@ from points import (
     log_axis,
     look_of,
     mean_divergences,
+    panel_room,
+    published_key,
     seed_steps,
 )
 
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TINY, StyledFigure, figure_style
+from cka_tools.plotting.style import FAINT, PAGE_WIDTH, TINY, StyledFigure, figure_style, panel_letters
 
 ASIDE = 0.14
 """Between seeds."""
@@ -62,7 +65,7 @@ def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, R
     ]
     names = [f"{size}\n{kind}" for kind, size in groups]
     with figure_style():
-        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.45))
+        figure = StyledFigure(figsize=(PAGE_WIDTH, 2.45 + panel_room(bool(published))))
         panels = figure.subplots(1, 3, width_ratios=[1.55 if published else 1, 1, 1])
         for ax, layers, what in zip(
             panels, ("mean", "early", "mean"), ("divergence", "divergence", "ratio"), strict=True
@@ -81,12 +84,16 @@ def scale_direction_figure(table: pd.DataFrame, published: Sequence[tuple[str, R
             ax.set_xlim(-0.6, len(labels) - 0.4)
             ax.tick_params(axis="x", length=0)
             log_axis(ax, percent=what == "divergence")
-        titles = ("all layers: divergence (%)", "early layers: divergence (%)", "all layers: × seed noise")
+        titles = (
+            "all layers: divergence (%, log)",
+            "early layers: divergence (%, log)",
+            "all layers: × seed noise (log)",
+        )
         for ax, title in zip(panels, titles, strict=True):
             ax.set_title(title)
-        keys = legend_keys(sizes, published=bool(published))
-        figure.legend(handles=keys, loc="upper left", ncols=len(keys), bbox_to_anchor=(0.02, 0.99))
-        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=0.83, wspace=0.16)
+        top = draw_keys(figure, legend_keys(sizes), [published_key()] if published else [])
+        panel_letters(list(panels), 8)
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.15, top=top, wspace=0.18)
         return figure
 
 
@@ -102,7 +109,8 @@ def main() -> None:
     made = parser(__doc__, __file__)
     ablation_argument(made)
     options = made.parse_args()
-    write(scale_direction_figure(read_table(options.run), mean_divergences()), options.out)
+    known = None if options.no_published else mean_divergences()
+    write(scale_direction_figure(read_table(options.run), known), options.out)
 
 
 if __name__ == "__main__":

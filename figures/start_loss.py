@@ -49,8 +49,7 @@ def start_loss_figure(table: pd.DataFrame) -> Figure:
             held_out["loss"],
             gid="held-out",
             label="held out, PubMed abstracts, 15 % masked",
-            **LOOKS[0],
-            **HOLLOW,
+            **(LOOKS[0] | HOLLOW | {"linestyle": "none"}),
         )
         annealed = held_out.loc[held_out["phase"] == held_out["phase"].iloc[0], "tokens"].max() / 1e6
         ax.axvline(annealed, color=INK, linewidth=0.7, linestyle=":", gid="annealing")

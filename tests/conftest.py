@@ -92,6 +92,8 @@ def cka(
     """`cka(*arguments)` → exit code, standard output, standard error, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # How far a run is would be told on a slow machine, and not on a fast one.
+    monkeypatch.setattr("cka_tools.terminal.output.SECONDS_A_LINE", float("inf"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = call_cka(monkeypatch, *arguments)

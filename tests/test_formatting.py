@@ -16,6 +16,8 @@ from cka_tools.formatting import (
     printable,
     short_names,
     shorten,
+    telling_parts,
+    times,
 )
 
 
@@ -40,6 +42,27 @@ def test_a_path_keeps_its_last_parts() -> None:
     assert shorten("org/name@revision", 40) == "org/name@revision"
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["runs/detour/final", "runs/baseline/final"], ["detour", "baseline"]),
+        (["/x/a/seed-1/final", "/x/b/seed-2/final", "/x/b/seed-1/final"], ["a/seed-1", "b/seed-2", "b/seed-1"]),
+        (["demo:clm-detour", "demo:mlm-baseline"], ["demo:clm-detour", "demo:mlm-baseline"]),
+        (["org/name@one", "org/name@two"], ["name@one", "name@two"]),
+        (["runs/final", "final"], ["runs/final", "final"]),
+        (["runs/a/final", "runs/a/final"], ["runs/a/final", "runs/a/final"]),
+        (["only/one"], ["only/one"]),
+    ],
+)
+def test_of_paths_the_parts_that_tell_them_apart_are_shown(names: list[str], parts: list[str]) -> None:
+    assert telling_parts(names) == parts
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "final"]), min_size=1, max_size=4).map("/".join), min_size=1))
+def test_telling_parts_differ_where_names_do(names: list[str]) -> None:
+    assert len(set(telling_parts(names))) == len(set(names))
+
+
 def test_paths_that_end_alike_show_where_they_differ() -> None:
     a, b = (f"/data/{run}/seed-1/base-english/checkpoints/step-3000" for run in ("detour", "baseline"))
     assert short_names(a, b, 30) == ("…/detour/…/step-3000", "…/baseline/…/step-3000")
@@ -50,14 +73,29 @@ def test_control_characters_never_reach_a_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "text"), [(0.1023, "10.2"), (1.0604, "106.0"), (-1e-9, "0.0"), (-0.004, "-0.4"), (None, "–")]
-)
-def test_percentages_have_one_decimal(fraction: float | None, text: str) -> None:
+    ("fraction", "text"),
+    [
+        (0.1023, "10.2"), (1.0604, "106"), (0.09996, "10.0"), (0.0653, "6.53"), (-0.00432, "-0.432"),
+        (0.000523, "0.0523"),
+        (12.344, "1,234"), (0.000499, "< 0.05"), (-1e-9, "> -0.05"), (0.0, "0"), (-0.0, "0"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_percentages_have_three_significant_digits_and_none_of_noise(fraction: float | None, text: str) -> None:
     assert percent(fraction) == text
 
 
+@given(st.floats(-1e6, 1e6))
+def test_a_ratio_is_written_within_half_a_digit_and_never_as_a_zero_that_it_is_not(ratio: float) -> None:
+    text = times(ratio)
+    if text.startswith(("<", ">")):
+        assert 0 < abs(ratio) < 0.05
+        assert text == ("< 0.05" if ratio > 0 else "> -0.05")
+    else:
+        assert float(text.replace(",", "")) == pytest.approx(ratio, rel=0.00501, abs=0)
+
+
 def test_an_interval_needs_both_ends() -> None:
-    assert percent_interval({"ci_low": 0.091, "ci_high": 0.113}) == "9.1 to 11.3"
+    assert percent_interval({"ci_low": 0.091, "ci_high": 0.113}) == "9.10 to 11.3"
     assert percent_interval({"ci_low": None, "ci_high": None}) is None
 
 
@@ -82,8 +120,8 @@ def test_sizes_are_read_and_anything_else_is_quoted() -> None:
     ("low", "high", "said"),
     [
         (1.2, 3.0, "(1.20 to 3.00) times that of the other layers: they stand out."),
-        (0.7, 0.9, "(0.70 to 0.90) times that of the other layers: the others stand out."),
-        (0.9, 1.2, "(0.90 to 1.20) times that of the other layers: neither is shown to stand out."),
+        (0.7, 0.9, "(0.700 to 0.900) times that of the other layers: the others stand out."),
+        (0.9, 1.2, "(0.900 to 1.20) times that of the other layers: neither is shown to stand out."),
         (None, None, "times that of the other layers."),
     ],
 )

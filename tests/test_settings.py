@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cka_tools import compare, health, interpolate, matrix, probe, trajectory, transplant
+from cka_tools import compare, health, interpolate, matrix, needle, probe, trajectory, transplant
 from cka_tools.errors import UserError
 from cka_tools.settings import FIELDS, Settings
 
@@ -28,16 +28,21 @@ LACKING = {
     | {"allow_bin", "stack", "device_map", "column", "text_unit"},
     # Hybrids exist while they run: all of their layers are kept, none is found in a cache. `--layers` of a
     # transplant are those that are grafted.
-    "transplant": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
-    "interpolate": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache"},
+    "transplant": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache", "batching"},
+    "interpolate": ONE_PAIR | {"pairing", "final_norm", "layers", "snapshot_every", "cache", "batching"},
     # No features are made.
     "health": ONE_PAIR | {
         "pooling", "sites", "layers", "early", "measures", "rescale", "tokens_per_document",
-        "keep_features", "snapshot_every", "cache", "pairing", "final_norm",
+        "keep_features", "snapshot_every", "cache", "pairing", "final_norm", "batching",
     },
     # The texts are a task's, all of them; features are not compared.
     "probe": ONE_PAIR | {
         "column", "text_unit", "document_limit", "documents", "early", "measures", "rescale", "tokens_per_document",
+        "keep_features", "snapshot_every", "pairing", "final_norm",
+    },
+    # How long texts are, and whose row is read, is what it asks itself; what leaves the encoder is read.
+    "needle": ONE_PAIR | {
+        "max_length", "pooling", "sites", "early", "measures", "rescale", "tokens_per_document",
         "keep_features", "snapshot_every", "pairing", "final_norm",
     },
 }  # fmt: skip
@@ -65,6 +70,7 @@ BAD = {
     "seed": (-1, "seed -1 must be at least 0"),
     "protocol": ("mine", "protocol 'mine' is not one of paper"),
     "batch_tokens": (1.5, "batch-tokens 1.5 is not a whole number"),
+    "batching": ("some", "batching 'some' is not one of sorted, packed, auto"),
     "tokens_per_document": (True, "tokens-per-document True is not a whole number"),
     "keep_features": ("much", "keep-features 'much' is not a valid size"),
     "snapshot_every": (0, "snapshot-every 0 must be at least 1"),
@@ -117,11 +123,12 @@ def test_keywords_come_on_top_of_settings():
         (interpolate, "interpolate"),
         (health, "health"),
         (probe, "probe"),
+        (needle, "needle"),
     ],
 )
 def test_a_signature_shows_the_settings(function, command):
     shown = inspect.signature(function).parameters
-    own = {"layers"} if command == "transplant" else set()
+    own = {"transplant": {"layers"}, "needle": {"pooling"}}.get(command, set())
     assert set(FIELDS) - set(shown) == LACKING[command] - own
     for name in set(FIELDS) & set(shown) - own:
         assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
@@ -140,7 +147,7 @@ def test_a_command_has_every_setting_unless_it_lacks_it_on_purpose(cka, command,
         named["seed"] = "--document-seed"
     lacking = {name for name, flag in named.items() if flag not in options}
     # The device of an ablation is an option of its own.
-    own = {"ablate": {"device"}, "transplant": {"layers"}}.get(command, set())
+    own = {"ablate": {"device"}, "transplant": {"layers"}, "needle": {"pooling"}}.get(command, set())
     assert lacking == PYTHON_ONLY | LACKING[command] - own
 
 

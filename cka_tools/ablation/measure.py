@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.ablation.plan import Plan
+from cka_tools.ablation.readouts import read_cells, readouts_of
 from cka_tools.ablation.starts import Start
 from cka_tools.ablation.train import segment_folder, start_directory
 from cka_tools.ablation.tree import Use
@@ -24,9 +26,20 @@ from cka_tools.comparison.record import (
 )
 from cka_tools.comparison.results import Ablation
 from cka_tools.comparison.warnings import grouped_warnings
-from cka_tools.compute import Progress, open_run
+from cka_tools.compute import FeatureRun, Progress, open_run
+from cka_tools.interventions.record import describe_readouts
 from cka_tools.manifest import NoiseKind, read_manifest
-from cka_tools.models import CausalSource, LoadedModel, LoadOptions, ModelOutline, ModelSource, as_source
+from cka_tools.models import (
+    CausalSource,
+    LoadedModel,
+    LoadOptions,
+    ModelOutline,
+    ModelSource,
+    SpecSource,
+    as_source,
+    head_of,
+)
+from cka_tools.models.language import HeadKind
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
@@ -42,6 +55,7 @@ class Trained:
         seed, data_seed: of masks and dropout, and of the order of the documents.
         tokens: of the run, its start model's not counted.
         recipe_sha256: of its recipe, None where its manifest holds none.
+        name: what it is called; its folder where that says what it is.
     """
 
     folder: Path
@@ -49,6 +63,7 @@ class Trained:
     data_seed: int
     tokens: int | None
     recipe_sha256: str | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,25 +95,36 @@ def compare_trios(
     compare_on: Any,
     settings: Settings,
     *,
+    readout: Sequence[str] = (),
     training: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
+    saved: Ablation | None = None,
 ) -> Ablation:
-    """Compare the checkpoints of all cells, each of which runs once.
+    """Compare the checkpoints of all cells, each of which runs once, and once more for each readout.
 
     Args:
         compare_on: the corpus, as `compare` takes it.
+        readout: names of readouts, such as "probe:sections", that are read of every checkpoint as well.
         training: where the checkpoints come from, for provenance; their folders where None.
+        saved: an earlier result, which is given back where all that it was made of is the same.
 
     Raises:
         UserError: what a comparison refuses.
     """
     asked = _Asked(trios, _seen)
     run = open_run(asked.sources, compare_on, settings)
-    draw = compare_pairs(run, asked.pairs, progress)[0]
-    cells = list(zip(trios, asked.places, strict=True))
+    readouts = readouts_of(run, readout)
+    packages = PACKAGES if training is None else (*PACKAGES, "accelerate")
     if training is None:
         training = {"checkpoints": [source.name for source in asked.sources]}
+    # A readout may read a file that has changed since.
+    plain = saved is not None and not readouts and "readouts" not in saved.record.get("summary", {})
+    if saved is not None and plain and _is_of(saved.record, run, asked, trios, training, packages):
+        return saved
+    draw = compare_pairs(run, asked.pairs, progress)[0]
+    read = read_cells(run, readouts, progress)
+    cells = list(zip(trios, asked.places, strict=True))
     record = {
         "kind": ABLATION,
         "axis": axis,
@@ -108,18 +134,60 @@ def compare_trios(
             "interval": {"level": LEVEL, "over": "documents"},
             "early_layers": early_of(draw.pairs[cells[0][1][0]]) if cells else [],
             "warnings": grouped_warnings((str(trio), draw.pairs[at]) for trio, (at, _) in cells),
-            "notes": list(dict.fromkeys([*notes, *draw.notes])),
-        },
-        "pairs": [_cell(trio, places, draw) for trio, places in cells],
+            "notes": list(dict.fromkeys([*notes, *draw.notes, *read.notes])),
+        }
+        | ({"readouts": describe_readouts(readouts)} if readouts else {}),
+        "pairs": [
+            _cell(trio, places, draw) | ({"readouts": read.entry(*_models(places, draw))} if readouts else {})
+            for trio, places in cells
+        ],
         "provenance": provenance(run, [draw], ["checkpoint"] * len(run.order), run.settings.record())
-        | {"training": training, **circumstances((*PACKAGES, "accelerate"))},
+        | {"training": training, **circumstances(packages)},
     }
     return Ablation(record, {})
 
 
+def _is_of(
+    record: dict[str, Any],
+    run: FeatureRun,
+    asked: _Asked,
+    trios: Sequence[Trio],
+    training: dict[str, Any],
+    packages: Sequence[str],
+) -> bool:
+    """Whether a record was made of these very weights, documents, settings and versions."""
+    weights = [run.outlines[at].provenance.get("weights_sha256") for at in run.order]
+    cells = [
+        (trio.axis, trio.cell, trio.size, trio.seed, weights[asked.pairs[at].a], weights[asked.pairs[at].b])
+        for trio, (at, _) in zip(trios, asked.places, strict=True)
+    ]
+    controls = [None if at is None else weights[asked.pairs[at].a] for _, at in asked.places]
+    try:
+        origin, kept = record["provenance"], [pair["weights"] for pair in record["pairs"]]
+        found = [
+            (pair["axis"], pair["cell"], pair["size"], pair["seed"], own["detour"], own["baseline"])
+            for pair, own in zip(record["pairs"], kept, strict=True)
+        ]
+        settings = run.settings.record() | {"device": str(run.options.device), "dtype": str(run.options.dtype)}
+        settings["max_length"] = run.prepared[0].max_length
+        return (
+            None not in weights
+            and (found, [own["control"] for own in kept]) == (cells, controls)
+            and [d["document_ids"] for d in origin["corpus"]["draws"]] == [run.ids(0)]
+            and origin["corpus"]["draws"][0]["fingerprint"] == run.draws[0].fingerprint
+            and origin["settings"] == json.loads(json.dumps(settings))
+            and origin["training"] == json.loads(json.dumps(training))
+            and origin["versions"] == circumstances(packages)["versions"]
+        )
+    except (KeyError, TypeError, IndexError):
+        return False
+
+
 def _seen(one: Trained, causal: bool) -> ModelSource:
     """A checkpoint under the mask that its cell is seen with; a decoder class is causal by itself."""
-    source = as_source(one.folder)
+    source: ModelSource = as_source(one.folder)
+    if one.name and isinstance(source, SpecSource):
+        source = replace(source, spec=replace(source.spec, given=one.name))
     return CausalSource(source) if causal and check_start(one.folder) == ENCODER else source
 
 
@@ -146,12 +214,17 @@ def _at(known: list[Any], one: Any) -> int:
     return known.index(one)
 
 
+def _models(places: tuple[int, int | None], draw: DrawResult) -> tuple[int, int, int | None]:
+    """A cell's detour, baseline and control, by their place among the models."""
+    pair, control = draw.pairs[places[0]].pair, None if places[1] is None else draw.pairs[places[1]].pair
+    return pair.a, pair.b, None if control is None else control.a
+
+
 def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[str, Any]:
     """A cell's entry: means, layers, ratios; fractions, null with a reason."""
     at, control_at = places
     pair, control = draw.pairs[at], None if control_at is None else draw.pairs[control_at]
-    twin = None if control is None else control.pair.a
-    models = {"detour": pair.pair.a, "baseline": pair.pair.b, "control": twin}
+    models = dict(zip(("detour", "baseline", "control"), _models(places, draw), strict=True))
     facts: dict[str, Any] = {
         "axis": trio.axis,
         "cell": trio.cell,
@@ -167,6 +240,11 @@ def _cell(trio: Trio, places: tuple[int, int | None], draw: DrawResult) -> dict[
         "control_seed": trio.control and trio.control.seed,
         "control_data_seed": trio.control and trio.control.data_seed,
         "noise": trio.noise,
+        "folders": {
+            "detour": trio.detour.folder.name,
+            "baseline": trio.baseline.folder.name,
+            "control": trio.control and trio.control.folder.name,
+        },
         "weights": {
             role: None if model is None else draw.provenance[model]["weights_sha256"] for role, model in models.items()
         },
@@ -188,10 +266,11 @@ class _Untrained:
 
     folder: Path
     start: ModelSource
+    called: str
 
     @property
     def name(self) -> str:
-        return str(self.folder)
+        return self.called
 
     def fingerprint(self) -> None:
         return None
@@ -199,11 +278,14 @@ class _Untrained:
     def outline(self, options: LoadOptions) -> ModelOutline:
         return self.start.outline(options)
 
+    def head(self, options: LoadOptions) -> HeadKind:
+        return head_of(self.start, options)
+
     def load(self, options: LoadOptions) -> LoadedModel:
         raise AssertionError(f"{self.name} is not trained yet")
 
 
-def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings) -> None:
+def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings, readout: Sequence[str] = ()) -> None:
     """Make every check of `compare_plan` that can be made before anything is trained.
 
     Raises:
@@ -214,15 +296,25 @@ def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings)
         start_of = {segment_folder(out, s.key): roots[s.start] for s in plan.tree.segments.values()}
         asked = _Asked(
             plan_trios(plan, out),
-            lambda one, causal: _Untrained(one.folder, _seen(replace(one, folder=start_of[one.folder]), causal)),
+            lambda one, causal: _Untrained(
+                one.folder, _seen(replace(one, folder=start_of[one.folder]), causal), one.name
+            ),
         )
-        check_pairs(open_run(asked.sources, compare_on, settings), asked.pairs)
+        run = open_run(asked.sources, compare_on, settings)
+        check_pairs(run, asked.pairs)
+        readouts_of(run, readout)
 
 
 def compare_plan(
-    plan: Plan, out: Path, compare_on: Any, settings: Settings, progress: Progress | None = None
+    plan: Plan,
+    out: Path,
+    compare_on: Any,
+    settings: Settings,
+    progress: Progress | None = None,
+    saved: Ablation | None = None,
+    readout: Sequence[str] = (),
 ) -> Ablation:
-    """Compare what `train_tree` has trained in `out`.
+    """Compare what `train_tree` has trained in `out`; `saved` as `compare_trios` takes it.
 
     Raises:
         UserError: what a comparison refuses.
@@ -234,18 +326,30 @@ def compare_plan(
     training = plan.identity | {"corpus": plan.corpus.spec, "preset": plan.settings.preset}
     trios = plan_trios(plan, out)
     return compare_trios(
-        plan.settings.axis, trios, compare_on, settings, training=training, notes=notes, progress=progress
+        plan.settings.axis,
+        trios,
+        compare_on,
+        settings,
+        readout=readout,
+        training=training,
+        notes=notes,
+        progress=progress,
+        saved=saved,
     )
 
 
 def plan_trios(plan: Plan, out: Path) -> list[Trio]:
     """Return each cell's checkpoints, as seen with each seed."""
 
+    names: dict[Path, str] = {}
+
     def trained(use: Use) -> Trained:
         leaf = plan.tree.leaf(use)
         recipe = plan.budget.recipe(use.branch).fingerprint
         folder, tokens = segment_folder(out, leaf.key), plan.budget.tokens(use.branch)
-        return Trained(folder, use.run.masks, use.run.data, tokens, recipe)
+        # A folder is called by its hash; cells that share a checkpoint call it by the first of them.
+        name = names.setdefault(folder, f"{use.cell} {use.role} seed {use.seed}")
+        return Trained(folder, use.run.masks, use.run.data, tokens, recipe, name)
 
     uses, trios = plan.tree.uses, []
     for detour, baseline, control in zip(uses[::3], uses[1::3], uses[2::3], strict=True):

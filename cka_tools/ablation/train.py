@@ -84,7 +84,7 @@ def train_tree(
             phase_index=segment.phase_index,
             goes_on=goes_on(segment),
             report=None if report is None else lambda done: report(segment, done),
-            note=note,
+            note=None if note is None else lambda text: note(f"{segment}: {text}"),
             checkpoint_tokens=max(segment.tokens // SAVES, STEPS_BETWEEN_SAVES * plan.budget.step),
             device=device,
             extra={

@@ -143,6 +143,9 @@ class Segment:
     steps: int
     recipe: Recipe
 
+    def __str__(self) -> str:
+        return f"{self.start[1]} {self.phase.name} ({self.phase.objective}) seed {self.seed}"
+
     @property
     def tokens(self) -> int:
         return self.phase.tokens

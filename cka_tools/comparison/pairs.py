@@ -5,6 +5,7 @@ Every model runs once, its own statistics are made once, and every pair costs wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -20,6 +21,7 @@ from cka_tools.compute import FeatureRun, Features, Layers, Progress, Told
 from cka_tools.documents import DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.extraction.extract import Extraction
+from cka_tools.planning import Work, announce, stop_if_planning
 from cka_tools.processes import from_first
 from cka_tools.settings import FINAL_NORM, Settings
 from cka_tools.statistics.differences import deciding_documents
@@ -317,6 +319,9 @@ def _streamed_draws(run: FeatureRun, plan: _Plan, progress: Progress | None) -> 
     """As kept features would give it; models that are compared with each other are in memory together."""
     groups = _groups(plan.wanted)
     documents = sum(len(prepared.kept) for prepared in run.prepared)
+    passes = Counter(at for chosen, _ in groups for at in chosen)
+    announce(Work(run, "streamed", {at: float(times * len(run.draws)) for at, times in passes.items()}))
+    stop_if_planning()
     told = Told(progress, documents * len(groups))
     draws = range(len(run.draws))
     found: list[dict[int, PairResult]] = [{} for _ in draws]

@@ -1,11 +1,23 @@
-"""What transplants, interpolations, health checks and probes give back, and the class of every kind of run."""
+"""What transplants, interpolations, health checks, probes and needles give back; the class of every kind of run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cka_tools.comparison.record import HEALTH, INTERPOLATION, PROBE, TRANSPLANT, JsonObject, columns, tidy
+from cka_tools.comparison.record import (
+    COMPARISON,
+    HEALTH,
+    INTERPOLATION,
+    NEEDLE,
+    PROBE,
+    TRANSPLANT,
+    JsonObject,
+    columns,
+    tidy,
+)
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
+from cka_tools.comparison.run_directory import run_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,8 +195,82 @@ class Probe(RunResult):
         return probe_figure(self.record)
 
 
+class Needle(RunResult):
+    """How well the output of frozen encoders tells that a long document holds a fact.
+
+    `arrays` holds "mlp" and "logistic" (models, layers, test examples): 1 where a probe is right; and of each
+    example "example.length", "example.place" (words before the fact, as a share), "example.label", and
+    "example.position" and "example.template" by their place in the summary's lists.
+    """
+
+    kind = NEEDLE
+    table = "needle.csv"
+
+    def __repr__(self) -> str:
+        return f"<Needle of {len(self.models)} models: {self.summary['n_documents']} examples>"
+
+    @property
+    def models(self) -> list[JsonObject]:
+        """One entry a model: name, and by layer and probe the accuracies of all groups."""
+        return self.record["models"]
+
+    @property
+    def groups(self) -> list[JsonObject]:
+        """What the accuracies are of: all examples, those of a length, of a position, of both; null is all."""
+        return self.record["groups"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each model, layer, probe and group, with the paired difference from the first model."""
+        rows: list[JsonObject] = []
+        from_first = {
+            (one["a"], layer["layer_a"]): layer["probes"]
+            for one in self.record["differences"]
+            for layer in one["layers"]
+            if one["b"] == 0
+        }
+        for at, model in enumerate(self.models):
+            for layer in model["layers"]:
+                apart = from_first.get((at, layer["layer"]))
+                for name, probe in layer["probes"].items():
+                    for number, group in enumerate(self.groups):
+                        row = {"model": model["name"], "layer": layer["layer"], "output": layer["output"]}
+                        row |= {"probe": name, "length": group["length"], "position": group["position"] or "all"}
+                        row |= columns("accuracy", probe["accuracy"][number])
+                        row |= columns("shuffled", probe["shuffled"][number]) if "shuffled" in probe else {}
+                        if apart is not None:
+                            row |= columns("difference_from_first", apart[name]["accuracy"][number], "difference")
+                        rows.append(row | {"examples": group["examples"], "weights_sha256": model["weights_sha256"]})
+        return tidy(rows).astype({"length": "Int64", "layer": "Int64"})
+
+    def figure(self) -> Figure:
+        """Accuracy by length and position of every model, beside chance."""
+        from cka_tools.plotting import needle_figure
+
+        return needle_figure(self.record)
+
+
 KINDS: dict[str, type[RunResult]] = {
     result.kind: result
-    for result in (Comparison, Trajectory, ModelMatrix, Contrast, Ablation, Transplant, Interpolation, Health, Probe)
+    for result in (
+        Comparison,
+        Trajectory,
+        ModelMatrix,
+        Contrast,
+        Ablation,
+        Transplant,
+        Interpolation,
+        Health,
+        Probe,
+        Needle,
+    )
 }
 """The class of each kind of run."""
+
+
+def open_run(run_dir: Path) -> RunResult:
+    """Read a run by the kind that its record names; without one it is read as a comparison.
+
+    Raises:
+        UserError: no run there, or one that is damaged or of a later format.
+    """
+    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from cka_tools.plotting.panels import Panels
+
 
 class RunResult:
     """What all kinds of run share.
@@ -60,6 +62,12 @@ class RunResult:
     def figure(self) -> Figure:
         """The figure that is saved."""
         raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: findings, table, figure."""
+        from cka_tools.comparison.html import notebook_html
+
+        return notebook_html(self)
 
     def save(self, run_dir: str | Path) -> Path:
         """Write the run directory: result.json, arrays.safetensors, the table, the figure as PDF and PNG.
@@ -133,15 +141,24 @@ class Comparison(RunResult):
         _check_estimator(estimator)
         return np.array([layer[f"cka_{estimator}"] for layer in self.layers], dtype=np.float64)
 
+    @property
+    def plot(self) -> Panels:
+        """Its panels on axes of your own: `plot.layers(ax=ax)`, `plot.heatmap(ax=ax)`, `plot.dimension(ax=ax)`."""
+        from cka_tools.plotting.panels import Panels
+
+        return Panels(self.record, self.arrays)
+
     def to_frame(self) -> pd.DataFrame:
         """The layer table: one row a layer pair, as in `layers.csv`."""
         return tidy(pair_rows(pairs_of(self.record, "pair")[0], {}, means=False))
 
     def figure(self) -> Figure:
-        """Divergence by layer, effective dimensions, the ratio to a control, and the matrix."""
+        """Divergence by layer, effective dimensions, the ratio to a control, and the matrix; or the panel chosen."""
+        from cka_tools.figure_choices import PAGE, chosen
         from cka_tools.plotting import comparison_figure
+        from cka_tools.plotting.panels import panel_figure
 
-        return comparison_figure(self.record, self.arrays)
+        return (comparison_figure if chosen().what == PAGE else panel_figure)(self.record, self.arrays)
 
 
 class Trajectory(RunResult):
@@ -318,8 +335,10 @@ class Ablation(RunResult):
         return pairs_of(self.record, "cell")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each cell, seed and layer, and for both means of a cell."""
+        """One row for each cell, seed and layer, and for both means of a cell; each has the cell's readouts."""
         rows: list[JsonObject] = []
+        readouts = self.summary.get("readouts", ())
+        quantities = [f"{one['name']}.{quantity['name']}" for one in readouts for quantity in one["quantities"]]
         for cell in self.cells:
             shared = {name: cell[name] for name in ("axis", "cell", "position", "size", "seed")}
             last = {
@@ -328,6 +347,9 @@ class Ablation(RunResult):
                 if name not in shared and not isinstance(value, dict | list) and name not in ("a", "b", "role")
             }
             last |= {f"weights_{role}": weights for role, weights in cell["weights"].items()}
+            for name in quantities:
+                for of, entry in cell["readouts"][name].items():
+                    last |= columns(f"{name}.{of}", entry)
             rows += [row | last for row in pair_rows(cell, shared)]
         return tidy(rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from cka_tools.comparison.verdict import verdict
 from cka_tools.comparison.warnings import find_warnings, overlap_warning, same_weights
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, open_run
 from cka_tools.errors import UserError
-from cka_tools.formatting import layers_in_words
+from cka_tools.formatting import layers_in_words, printable
 from cka_tools.models import ModelGiven
 from cka_tools.settings import Settings, takes_settings
 from cka_tools.statistics.intervals import LEVEL
@@ -46,6 +46,7 @@ def compare(
     corpus: CorpusGiven = "sample",
     *,
     control: ModelGiven | None = None,
+    labels: Mapping[str, str] | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -58,15 +59,18 @@ def compare(
         corpus: a corpus spec, a path, a list of strings or a `datasets.Dataset`.
         control: a baseline of another seed, as deep as `model_b`: its divergence from `model_b` is the seed
             noise that the pair's divergence is divided by. Every model runs once.
+        labels: what "A", "B" and "control" are called in figures and tables; kept in the run.
         settings: or its fields as keywords: documents, max_length, pooling, sites, layers, early, pairs,
             measures, dtype, device, seed, rescale, protocol, batch_tokens, tokens_per_document,
             keep_features, snapshot_every, trust_remote_code, cache; see `Settings`.
-        progress: called after each batch with documents done, tokens done, documents in all.
+        progress: called after each batch with documents done, tokens done, documents in all (those in the cache
+            not among them); True for a bar, False for none; by default a bar in notebooks.
 
     Raises:
         UserError: input that does not fit, in one line.
     """
     asked = Settings.of(options, settings)
+    called = _labels(labels or {}, control=control is not None)
     exact, seeds = asked.for_protocol()
     models = [model_a, model_b, *([] if control is None else [control])]
     run = open_run(models, corpus, exact, seeds)
@@ -78,7 +82,24 @@ def compare(
     draws = compare_pairs(run, pairs, progress)
     roles = ["a", "b", "control"][: len(models)]
     origin = provenance(run, draws, roles, asked.record())
+    for model in origin["models"]:
+        model |= {"label": called[model["role"]]} if model["role"] in called else {}
     return Comparison(_record(run, draws, origin, asked.protocol), _arrays(draws[0]))
+
+
+def _labels(given: Mapping[str, str], *, control: bool) -> dict[str, str]:
+    """Labels by role.
+
+    Raises:
+        UserError: of what is not there, or one without a letter.
+    """
+    roles = {"A": "a", "B": "b"} | ({"control": "control"} if control else {})
+    for name, label in given.items():
+        if name not in roles:
+            raise UserError(f"label {f'{name}={label}'!r} is of none of {', '.join(roles)}: write it like A=detour")
+        if not printable(label):
+            raise UserError(f"label {f'{name}={label}'!r} has no letter: write it like {name}=detour")
+    return {roles[name]: printable(label) for name, label in given.items()}
 
 
 def _check_control(run: FeatureRun) -> None:

@@ -11,7 +11,7 @@ from cka_tools.comparison.record import JsonObject, columns, interval_entry, tid
 from cka_tools.comparison.results import Comparison
 from cka_tools.comparison.summary import conditions
 from cka_tools.errors import UserError
-from cka_tools.formatting import counted
+from cka_tools.formatting import TEST_LEVEL, counted, percent, percent_interval
 from cka_tools.statistics.differences import Difference, paired_differences
 
 Parts = Literal["layers", "early-late"]
@@ -44,6 +44,21 @@ class DifferenceTable:
                 for row in self.rows
             ]
         )
+
+    def sentence(self) -> str:
+        """The last row's difference, and in which layers it is clear of 0 for all of them together."""
+        last = self.rows[-1]
+        entry, over = last["difference"], counted(self.n_documents, "document")
+        if entry["value"] is None:
+            return f"No difference can be given: {entry['reason']}."
+        interval = percent_interval(entry)
+        stated = f"{percent(entry['value'])} points" + (f" (95 % interval {interval}, paired)" if interval else "")
+        if len(self.rows) == 1:
+            return f"{last['row']}: {stated}, over {over}."
+        clear = [row["row"] for row in self.rows[:-2] if row["p"] is not None and row["p"] <= TEST_LEVEL]
+        where = f"in layers {', '.join(clear)}" if clear else "in no layer"
+        text = f"Mean divergence differs by {stated}, over {over}; {where} it is clear of 0 at 5 % for all layers"
+        return f"{text} together."
 
 
 def difference(run: Comparison, other: Comparison | None = None, parts: Parts = "layers") -> DifferenceTable:

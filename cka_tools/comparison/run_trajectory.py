@@ -23,7 +23,7 @@ from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven, ModelSource, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.readouts import Readout
-from cka_tools.readouts.of_models import language_readout, read_models
+from cka_tools.readouts.of_models import announce_readings, language_readout, read_models
 from cka_tools.settings import Settings, takes_settings
 
 XKind = Literal["tokens", "given", "position"]
@@ -77,6 +77,8 @@ def trajectory(
     if control is not None:
         pairs.append(Pair(count + 1, 0, called=("the control", "the reference")))
     readout = language_readout(run) if health else None
+    if readout is not None:
+        announce_readings(run)
     draw = compare_pairs(run, pairs, progress)[0]
     record = _record(run, draw, series)
     if readout is not None:

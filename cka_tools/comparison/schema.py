@@ -22,6 +22,7 @@ from cka_tools.comparison.record import (
     INTERPOLATION,
     MATRIX,
     MEANS,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
@@ -82,6 +83,7 @@ PROTOCOL = {
 SHARES = {"p": NUMBER, "p_single": NUMBER, "seed_share": NUMBER}
 DIFFERENCE = SHARES | {"between": INTERVAL, "within": INTERVAL, "difference": REASONED, "ratio": REASONED}
 GROUP = {"name": str, "members": int, "noise": [set(DIFFER_IN)]}
+IN_CELL = dict.fromkeys(("detour", "baseline", "control", "difference", "noise"), INTERVAL)
 CELL = PAIR | {
     "axis": str, "cell": str, "size": str, "seed": int, "n_documents": int, "tokens": WHOLE, "data_seed?": WHOLE,
     "control_seed?": WHOLE, "control_data_seed?": WHOLE, "noise": (set(NOISE_IN_WORDS), None), "position": NUMBER,
@@ -133,6 +135,26 @@ PROBED = {
     "differences": [{"a": int, "b": int, "layers": [APART], "chosen": APART}],
 }  # fmt: skip
 
+READ_OUT = {"accuracy": [INTERVAL], "shuffled?": [INTERVAL], "epoch?": int, "dev_accuracy?": float, "strength?": float}
+BOTH_PROBES = {"mlp": READ_OUT, "logistic": READ_OUT}
+NEEDLES = {
+    "summary": SUMMARY | {
+        "interval": WITH_INTERVAL["interval"], "examples": dict.fromkeys(("train", "dev", "test"), int),
+        "lengths": [int], "positions": [str], "templates": [str], "measured_by": str, "label_shuffle": bool,
+        "chance": float, "haystack_documents": int, "power": {"difference": float, "independent": float},
+    },
+    "groups": [{"length": WHOLE, "position": TEXT, "examples": int}],
+    "models": [
+        {
+            "name": str, "weights_sha256": TEXT, "depth": int,
+            "layers": [{"layer": int, "output": bool, "probes": BOTH_PROBES}],
+        }
+    ],
+    "differences": [
+        {"a": int, "b": int, "layers": [{"layer_a": int, "layer_b": int, "output": bool, "probes": BOTH_PROBES}]}
+    ],
+}  # fmt: skip
+
 
 def _form(record: JsonObject, kind: str) -> Form:
     """The form of a record, some of which depends on what else it holds."""
@@ -167,8 +189,10 @@ def _form(record: JsonObject, kind: str) -> Form:
         layers = [DIFFERENCE | {"layer": int, "early": bool}]
         return SHARED | {"summary": SUMMARY | extra, "layers": layers}
     if kind == ABLATION:
-        return SHARED | {"axis": str, "pairs": [CELL]}
-    others = {TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED, PROBE: PROBED}
+        return SHARED | {"summary": SUMMARY | {"readouts?": [READOUT]}, "axis": str, "pairs": [CELL]}
+    others = {
+        TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED, PROBE: PROBED, NEEDLE: NEEDLES,
+    }  # fmt: skip
     return SHARED | others.get(kind, {})
 
 
@@ -257,6 +281,13 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
     elif kind in (TRANSPLANT, INTERPOLATION, HEALTH):
         if fault := _unfit_readouts(record, kind):
             return fault
+    elif kind == ABLATION and "readouts" in record["summary"]:
+        readouts = record["summary"]["readouts"]
+        if not all(one["quantities"] for one in readouts):
+            return "a readout of summary.readouts has no quantity"
+        names = [f"{one['name']}.{q['name']}" for one in readouts for q in one["quantities"]]
+        if fault := _fault(pairs, [{"readouts": dict.fromkeys(names, IN_CELL)}], "pairs"):
+            return fault
     elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
         return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"
     elif kind == PROBE:
@@ -274,6 +305,13 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return fault
         depth = max(len(one["layers"]) for one in found)
         shapes = {"accuracy": (len(found), depth, record["summary"]["n_documents"])}
+    elif kind == NEEDLE:
+        if fault := _unfit_needles(record):
+            return fault
+        n = record["summary"]["n_documents"]
+        depth = max(len(one["layers"]) for one in record["models"])
+        shapes = {name: (len(models), depth, n) for name in BOTH_PROBES}
+        shapes |= {f"example.{name}": (n,) for name in ("length", "position", "place", "label", "template")}
     for pair in pairs:
         for layer in pair["layers"]:
             if "ratio" in layer and "control" not in layer:
@@ -287,6 +325,30 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return f"there is no array {name!r}"
         if arrays[name].shape != shape or arrays[name].dtype != np.float64:
             return f"array {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}, not float64 of {shape}"
+    return None
+
+
+def _unfit_needles(record: JsonObject) -> str | None:
+    """The same for a needle: every model is told of at its output, and every number of every group."""
+    models, summary, groups = record["models"], record["summary"], record["groups"]
+    if len(models) != len(record["provenance"]["models"]) or not groups:
+        return "models are not those of provenance.models, or there are no groups"
+    told = [(one["length"], one["position"]) for one in groups]
+    lengths, positions = summary["lengths"], summary["positions"]
+    whole = [(a, b) for a in (None, *lengths) for b in (None, *positions)]
+    if sorted(map(str, told)) != sorted(map(str, whole)):
+        return "groups are not those of summary.lengths and summary.positions"
+    if any(not 0 <= one[side] < len(models) for one in record["differences"] for side in "ab"):
+        return "a difference is of a model that is not there"
+    for one in (*models, *record["differences"]):
+        if sum(layer["output"] for layer in one["layers"]) != 1:
+            return "a model or difference does not tell of one output"
+        for layer in one["layers"]:
+            for probe in layer["probes"].values():
+                if summary["label_shuffle"] and one in models and "shuffled" not in probe:
+                    return "a probe lacks its control of shuffled labels"
+                if any(len(probe[name]) != len(groups) for name in ("accuracy", "shuffled") if name in probe):
+                    return "a probe does not tell of every group"
     return None
 
 

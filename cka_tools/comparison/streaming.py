@@ -19,7 +19,14 @@ from cka_tools.comparison.layer_pairs import best_pairs
 from cka_tools.compute import FeatureRun, Layers, Told, result_dtype
 from cka_tools.documents import Document
 from cka_tools.extraction.activations import PooledForward
-from cka_tools.extraction.batches import BatchPlan, WholeBatches, plan_corpus_order, plan_equal_lengths, plan_sorted
+from cka_tools.extraction.batches import (
+    BatchPlan,
+    WholeBatches,
+    plan_corpus_order,
+    plan_equal_lengths,
+    plan_packed,
+    plan_sorted,
+)
 from cka_tools.extraction.extract import Extraction, Prepared, describe, plan_forwards, run_batches, without_padding
 from cka_tools.extraction.features import ModelFeatures
 from cka_tools.extraction.gathered_rows import run_share
@@ -276,7 +283,8 @@ def _pilot_plan(prepared: Prepared, settings: Settings) -> Sequence[tuple[int, .
     if plan.kind == "equal-length":
         own = plan_equal_lengths(lengths, plan.limit)
     else:
-        own = (plan_sorted if plan.kind == "sorted" else plan_corpus_order)(lengths.max(axis=0), plan.limit)
+        make = {"sorted": plan_sorted, "packed": plan_packed}.get(plan.kind, plan_corpus_order)
+        own = make(lengths.max(axis=0), plan.limit)
     return [tuple(int(rows[at]) for at in batch) for batch in own.batches]
 
 

@@ -10,10 +10,21 @@ from typing import Any, Final
 
 import pandas as pd
 
-from cka_tools.comparison.record import MEANS, JsonObject, csv_bytes
+from cka_tools.comparison.record import COMMANDS, COMPARISON, MEANS, JsonObject, csv_bytes
 from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.run_directory import RESULT, run_kind
 from cka_tools.errors import UserError
-from cka_tools.formatting import ELLIPSIS, NOTHING, layer_list, level_in_words, percent, printable, short_names, times
+from cka_tools.formatting import (
+    ELLIPSIS,
+    NOTHING,
+    layer_list,
+    level_in_words,
+    percent,
+    printable,
+    quoted,
+    shown_names,
+    times,
+)
 
 NAME_LETTERS = 40
 
@@ -24,6 +35,19 @@ class Cell:
 
     text: str
     interval: tuple[str, str] | None = None
+
+
+COLUMNS: Final = {
+    "mean": "mean %",
+    "mean-biased": "mean % biased",
+    "early": "early %",
+    "early-biased": "early % biased",
+    "noise": "seed noise %",
+    "ratio": "ratio",
+    "n": "n",
+    "corpus": "corpus",
+}
+"""Columns beside the run's name by what a user calls them, and their heads."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +76,69 @@ class SummaryTable:
     notes: list[str]
 
 
-def read_runs(folders: Sequence[Path]) -> list[Comparison]:
-    """Load comparisons.
+def read_runs(folders: Sequence[Path]) -> tuple[list[Comparison | None], list[str]]:
+    """Load comparisons; what else stands beside them, as in `runs/*`, is passed over.
+
+    Returns:
+        for each folder its comparison, or None; and a line for each that was passed over.
 
     Raises:
-        UserError: none given, or one that is not a comparison.
+        UserError: none of them is a comparison, or one is not there or damaged.
     """
-    if not folders:
-        raise UserError("no run given: name directories that `cka compare` wrote")
-    return [Comparison.load(folder) for folder in folders]
+    found: list[Comparison | None] = []
+    skipped: list[str] = []
+    for folder in folders:
+        if not folder.exists():
+            raise UserError(f"{str(folder)!r} is not a run: there is nothing of that name")
+        kind = run_kind(folder)
+        if kind is None and not (folder / RESULT).exists():
+            skipped.append(f"{str(folder)!r} holds no {RESULT}")
+        elif kind in COMMANDS and kind != COMPARISON:
+            skipped.append(f"{str(folder)!r} is a run of `cka {COMMANDS[kind]}`")
+        else:
+            found.append(Comparison.load(folder))
+            continue
+        found.append(None)
+    if not any(found):
+        told = f": {skipped[0]}" if skipped else ""
+        raise UserError(f"no run of `cka compare` given{told}; name directories that it wrote")
+    return found, skipped
 
 
-def summary_table(runs: Sequence[Comparison], labels: Sequence[str] = ()) -> SummaryTable:
+def summary_table(
+    runs: Sequence[Comparison], labels: Sequence[str] = (), columns: Sequence[str] = (), caption: str | None = None
+) -> SummaryTable:
     """Make the table.
 
     Args:
         labels: names of the rows; by default the two models' names.
+        columns: some of `COLUMNS`, in the order wanted; by default all that the runs have.
+        caption: in place of one that says what the runs have in common.
 
     Raises:
-        UserError: another number of labels than of runs.
+        UserError: another number of labels than of runs, or a column that is not known or that no run has.
     """
     if labels and len(labels) != len(runs):
         counts = f"{len(labels)} labels for {len(runs)} runs"
         raise UserError(f"{counts}: give --label once for each, or not at all")
-    pairs = [" vs ".join(short_names(*run.names, NAME_LETTERS)) for run in runs]
+    pairs = [" vs ".join(shown_names(run.record, NAME_LETTERS)[:2]) for run in runs]
     names = _told_apart([printable(label) for label in labels] or pairs)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
-    columns, shared = _columns(names, runs)
-    return SummaryTable(pd.DataFrame(rows), columns, shared, _notes(names, runs))
+    all_columns, shared = _columns(names, runs)
+    chosen = _chosen(all_columns, columns)
+    return SummaryTable(pd.DataFrame(rows), chosen, printable(caption or shared).rstrip("."), _notes(names, runs))
+
+
+def _chosen(all_columns: list[Column], names: Sequence[str]) -> list[Column]:
+    """The columns of these names; n and corpus are said in the caption where all runs share them."""
+    by_head = {column.head: column for column in all_columns}
+    for name in names:
+        if name not in COLUMNS:
+            raise UserError(f"column {quoted(name)} is not one of {', '.join(COLUMNS)}")
+        if name in ("noise", "ratio") and COLUMNS[name] not in by_head:
+            raise UserError(f"column {name!r} is empty: no run has a control; leave it out")
+    heads = [COLUMNS[name] for name in dict.fromkeys(names)]
+    return [all_columns[0], *(by_head[head] for head in heads if head in by_head)] if names else all_columns
 
 
 def _told_apart(names: list[str]) -> list[str]:
@@ -126,12 +185,12 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     columns = [Column("run", [Cell(name) for name in names], name=True)]
     for of in MEANS:
         entries = [_entry(run, "pair", of) for run in runs]
-        columns.append(Column(f"{of} %", [_cell(e, percent) for e in entries]))
+        columns.append(Column(f"{of} %", [interval_cell(e, percent) for e in entries]))
         biased = [run.summary[f"{of}_divergence"]["biased"]["value"] for run in runs]
         columns.append(Column(f"{of} % biased", [Cell(percent(value)) for value in biased]))
     if any(run.control is not None for run in runs):
-        columns.append(Column("seed noise %", [_cell(_entry(r, "control", "mean"), percent) for r in runs]))
-        columns.append(Column("ratio", [_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
+        columns.append(Column("seed noise %", [interval_cell(_entry(r, "control", "mean"), percent) for r in runs]))
+        columns.append(Column("ratio", [interval_cell(_entry(r, "ratio", "mean"), times) for r in runs]))
     level = level_in_words(runs[0].summary)
     shared = [f"divergence 1 − CKA, debiased, {level} interval over documents, and biased"]
     early_layers = {layer_list(run.summary["early_layers"]) for run in runs}
@@ -148,7 +207,8 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     return columns, "; ".join(shared)
 
 
-def _cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+    """What a cell says of an interval of the record."""
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
     low, high = entry["ci_low"], entry["ci_high"]
@@ -232,8 +292,19 @@ def to_markdown(table: SummaryTable) -> str:
     return text + "".join(f"\n- {markdown_escaped(note)}" for note in table.notes) + "\n" * bool(table.notes)
 
 
-def to_latex(table: SummaryTable) -> str:
-    """A tabular with booktabs; intervals small and in brackets; caption and notes as comments."""
+def to_latex(table: SummaryTable, *, fit: bool = False, label: str | None = None, floating: bool = False) -> str:
+    """A tabular with booktabs; intervals small and in brackets; notes as comments.
+
+    Args:
+        fit: shrink it to the width of the text where it is wider.
+        label: of the float, as `\\ref` takes it.
+        floating: put it into a float with its caption, as a label does; else the caption is a comment.
+
+    Raises:
+        UserError: a label that TeX would not take as it stands.
+    """
+    if label is not None and not re.fullmatch(r"[A-Za-z0-9:._/-]+", label):
+        raise UserError(f"label {quoted(label)} does not fit: use letters, digits and : . _ - / as in tab:cka")
 
     def cell(one: Cell) -> str:
         if one.interval is None:
@@ -243,16 +314,24 @@ def to_latex(table: SummaryTable) -> str:
 
     columns = "".join("l" if column.name else "r" for column in table.columns)
     head = " & ".join(latex_escaped(column.head) for column in table.columns)
-    comments = ["Needs \\usepackage{booktabs}.", f"{table.caption}.", *table.notes]
-    lines = [f"% {printable(comment)}" for comment in comments]
-    lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", f"{head} \\\\", "\\midrule"]
+    floating = floating or label is not None
+    packages = ["\\usepackage{booktabs}"] + ["\\usepackage{adjustbox}"] * fit
+    comments = [f"Needs {' and '.join(packages)}.", *([] if floating else [f"{table.caption}."]), *table.notes]
+    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", f"{head} \\\\", "\\midrule"]
     lines += [f"{' & '.join(row)} \\\\" for row in _rows(table, cell)]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    if fit:
+        lines = ["\\begin{adjustbox}{max width=\\linewidth}", *lines, "\\end{adjustbox}"]
+    if floating:
+        named = [f"\\label{{{label}}}"] * (label is not None)
+        about = ["\\centering", f"\\caption{{{latex_escaped(table.caption)}.}}", *named]
+        lines = ["\\begin{table}", *about, *lines, "\\end{table}"]
+    return "\n".join([*(f"% {printable(comment)}" for comment in comments), *lines]) + "\n"
 
 
 def _signed(text: str) -> str:
     """Text for LaTeX, a number with a minus sign that is one."""
-    return re.sub(r"^-(?=\d)", "$-$", latex_escaped(text))
+    return re.sub(r"^(\\textgreater\{\} )?-(?=\d)", r"\1$-$", latex_escaped(text))
 
 
 def _rows(table: SummaryTable, write: Callable[[Cell], str]) -> list[list[str]]:

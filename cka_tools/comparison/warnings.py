@@ -68,9 +68,10 @@ def find_warnings(pair: PairResult, models: Sequence[JsonObject] | None = None) 
             f"{plain.n} documents are too few for the biased one; read the debiased.",
             sorted(gaps),
         )
+    given = [(layer, one) for layer, one in zip(own, plain.layers, strict=True) if one.debiased.value is not None]
     for side, indices in (("a", pair.layers_a), ("b", pair.layers_b)):
         massive = []
-        for layer, one in zip(own, plain.layers, strict=True):
+        for layer, one in given:
             spectrum = getattr(one, f"spectrum_{side}")
             if spectrum.top_feature_share > MASSIVE_SHARE:
                 massive.append((indices[getattr(one, f"layer_{side}")], layer, spectrum))
@@ -86,7 +87,7 @@ def find_warnings(pair: PairResult, models: Sequence[JsonObject] | None = None) 
             )
         flat = {
             layer: dimension
-            for layer, one in zip(own, plain.layers, strict=True)
+            for layer, one in given
             if (dimension := getattr(one, f"spectrum_{side}").effective_dim) < LEAST_DIMENSION
         }
         if flat:

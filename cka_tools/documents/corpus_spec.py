@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +174,31 @@ def kind_of(path: Path) -> str | None:
 def _open_files(name: str, files: Mapping[Path, str], reading: Reading) -> Corpus:
     _check_unit(reading, repr(name), list(files.values()))
     opened = Corpus(name, source={"kind": "files", "files": [file.name for file in files]})
-    opened.documents = _read_files(files, opened, reading)
+    xml_files = [file for file, kind in files.items() if kind == XML]
+    opened.parts = [_read_file(file, kind, files, opened, reading) for file, kind in files.items() if kind != XML]
+    if xml_files:
+        # All PubMed files are read as one: a later one deletes and replaces records of the earlier ones.
+        opened.parts.append(_sound(read_pubmed_xml(xml_files, opened, reading), xml_files))
+    opened.documents = chain.from_iterable(opened.parts)
     return opened
 
 
-def _read_files(files: Mapping[Path, str], opened: Corpus, reading: Reading) -> Iterator[Document]:
-    xml_files = [file for file, kind in files.items() if kind == XML]
+def _read_file(
+    file: Path, kind: str, files: Mapping[Path, str], opened: Corpus, reading: Reading
+) -> Iterator[Document]:
+    for document in _sound(READERS[kind](file, opened, reading), [file]):
+        # Line numbers name a document only together with their file.
+        numbered = len(files) > 1 and document.id.startswith(("line:", "row:", "item:"))
+        yield replace(document, id=f"{file.name}:{document.id}") if numbered else document
+
+
+def _sound(documents: Iterator[Document], files: Sequence[Path]) -> Iterator[Document]:
+    """The documents; what is wrong with a text may come of broken compression, whose checksum is at the end."""
     try:
-        for file, kind in files.items():
-            for document in READERS[kind](file, opened, reading) if kind != XML else ():
-                # Line numbers name a document only together with their file.
-                numbered = len(files) > 1 and document.id.startswith(("line:", "row:", "item:"))
-                yield replace(document, id=f"{file.name}:{document.id}") if numbered else document
-        # All PubMed files are read as one: a later one deletes and replaces records of the earlier ones.
-        if xml_files:
-            yield from read_pubmed_xml(xml_files, opened, reading)
+        yield from documents
     except UserError:
-        # What is wrong with the text may come of broken compression, whose checksum is at the end.
-        for read in xml_files or [file]:
-            check_compression(read)
+        for file in files:
+            check_compression(file)
         raise
 
 

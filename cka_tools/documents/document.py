@@ -23,11 +23,13 @@ class Document:
         text: what the models read.
         metadata: what else its corpus says of it (labels, a group, a date), JSON-ready: by name a string,
             number, boolean or None, or a list of these. Nothing that is drawn or hashed depends on it.
+        query: what a model reads before the text, as the first segment of a pair; None is no pair.
     """
 
     id: str
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    query: str | None = None
 
 
 def metadata_of(row: Iterable[tuple[str, Any]], taken: Iterable[str | None] = ()) -> dict[str, Any]:
@@ -86,10 +88,12 @@ class Corpus:
     `counts`, `source` and `notes` belong to the reader, which may fill them until `documents` ends.
     A reader counts only the records that never become a document; each such record also counts as `read`.
     `classes` holds, by column, the names that its numbers stand for, where the data say them.
+    `parts` are those of `documents`, in their order, where each can be read by itself (files of a folder).
     """
 
     name: str
     documents: Iterator[Document] = field(default_factory=lambda: iter(()))
+    parts: list[Iterator[Document]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     source: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import heapq
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import DEFAULT_DOCUMENTS, MINIMUM_DOCUMENTS, Corpus, Document, DocumentDraw
 from cka_tools.errors import UserError
 from cka_tools.formatting import counted
+from cka_tools.processes import all_gather, from_first, gather, this_process
 from cka_tools.settings import LARGEST_SEED, Reading
 from cka_tools.spill_file import SpillFile
 
@@ -116,6 +120,9 @@ def draw_documents(
     spill file), and 8 bytes (about 100 in a set) of each other one, by which exact duplicates are
     dropped and counted. Of a duplicated text the first id and metadata are kept.
 
+    Of several processes each reads a share of the files, and the first one what is in one piece; all get the draw
+    that one process makes.
+
     Of `pubmed`, `biomed-enriched` and large `hf:` datasets only a seeded part is read: `source["population"]`
     says of what the draw is a draw.
 
@@ -133,8 +140,7 @@ def draw_documents(
     wanted = _checked_number(documents)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed {seed!r}: give a whole number from 0 to {LARGEST_SEED}")
-    opened = open_corpus(corpus, wanted, seed, reading)
-    drawn = _smallest_keys(opened, wanted, seed)
+    opened, drawn = _read_once(lambda: open_corpus(corpus, wanted, seed, reading), wanted, seed)
     counts = {"read": 0, "empty": 0, "duplicates": 0, "usable": 0} | opened.counts | {"drawn": len(drawn)}
     _check_enough(opened, documents)
     notes = opened.notes + _notes_on_counts(counts, documents)
@@ -171,13 +177,28 @@ def _checked_number(documents: int | None) -> int:
     return documents
 
 
-def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]:
+@dataclass
+class _Share:
+    """The smallest keys of what one process has read.
+
+    Attributes:
+        kept: ascending, each with the place of its document in the corpus (part, and number within it).
+        seen: the first 8 bytes of the keys of all distinct texts.
+    """
+
+    kept: list[tuple[int, tuple[int, int], Ticket]]
+    seen: set[bytes]
+    buffer: TextBuffer
+
+
+def _smallest_keys(opened: Corpus, parts: Mapping[int, Iterator[Document]], wanted: int, seed: int) -> _Share:
     seen: set[bytes] = set()
-    heap: list[tuple[int, Ticket]] = []  # keys negated: the largest kept key is on top, the first to go
+    heap: list[tuple[int, tuple[int, int], Ticket]] = []  # keys negated: the largest is on top, the first to go
     buffer = TextBuffer()
     secret = seed.to_bytes(8, "big")
     counts = opened.counts
-    for document in opened.documents:
+    placed = ((part, at, document) for part, read in parts.items() for at, document in enumerate(read))
+    for part, at, document in placed:
         counts["read"] += 1
         if not document.text.strip():
             counts["empty"] += 1
@@ -196,12 +217,91 @@ def _smallest_keys(opened: Corpus, wanted: int, seed: int) -> Sequence[Document]
         counts["usable"] += 1
         key = int.from_bytes(digest, "big")
         if len(heap) < wanted:
-            heapq.heappush(heap, (-key, buffer.put(document)))
+            heapq.heappush(heap, (-key, (part, at), buffer.put(document)))
         elif key < -heap[0][0]:
-            buffer.drop(heap[0][1])
-            heapq.heapreplace(heap, (-key, buffer.put(document)))
-    heap.sort(key=lambda kept: -kept[0])
-    return buffer.arranged([ticket for _, ticket in heap])
+            buffer.drop(heap[0][2])
+            heapq.heapreplace(heap, (-key, (part, at), buffer.put(document)))
+    return _Share(sorted((-key, place, ticket) for key, place, ticket in heap), seen, buffer)
+
+
+def _read_once(find: Callable[[], Corpus], wanted: int, seed: int) -> tuple[Corpus, Sequence[Document]]:
+    """The corpus, read to its end once by all processes together, and the draw.
+
+    Args:
+        find: opens the corpus; called beside the first process only where there are parts for others.
+    """
+    process = this_process()
+    opened = Corpus("")
+
+    def first() -> int:
+        nonlocal opened
+        opened = find()
+        return len(opened.parts)
+
+    shared = from_first(first) > 1
+    if process.world == 1:
+        share = _smallest_keys(opened, {0: opened.documents}, wanted, seed)
+        return opened, share.buffer.arranged([ticket for _, _, ticket in share.kept])
+    reached, problem = 0, None
+
+    def told(at: int, part: Iterator[Document]) -> Iterator[Document]:
+        nonlocal reached
+        reached = at
+        yield from part
+
+    share = _Share([], set(), TextBuffer())
+    try:
+        if shared and not process.first:
+            opened = find()
+        parts = opened.parts if shared else [opened.documents]
+        own = {at: told(at, part) for at, part in enumerate(parts) if at % process.world == process.rank}
+        share = _smallest_keys(opened, own, wanted, seed)
+    except UserError as error:
+        problem = (reached, str(error))
+    if problems := [one for one in all_gather(problem) if one is not None]:
+        raise UserError(min(problems)[1])  # that of the earliest file, as where one process reads all
+    return _merged(opened, share, wanted)
+
+
+def _merged(opened: Corpus, share: _Share, wanted: int) -> tuple[Corpus, Sequence[Document]]:
+    """What one process would have drawn, from the shares of all."""
+    kept = [(key >> 64, key & _LOW, *place) for key, place, _ in share.kept]
+    counted_here = Corpus(opened.name, counts=opened.counts, source=opened.source, notes=opened.notes)
+    shares = gather((np.array(kept, dtype=np.uint64).reshape(-1, 4), b"".join(share.seen), counted_here))
+    opened, where = from_first(lambda: _merge(shares, wanted))
+    tickets, buffer = [ticket for *_, ticket in share.kept], TextBuffer()
+    drawn: list[Ticket] = []
+    for start in range(0, len(where), _TOLD):
+        chunk = enumerate(where[start : start + _TOLD].tolist())
+        mine = {at: share.buffer.get(tickets[row]) for at, (rank, row) in chunk if rank == this_process().rank}
+        found = {at: document for part in all_gather(mine) for at, document in part.items()}
+        drawn += [buffer.put(found[at]) for at in sorted(found)]
+    return opened, buffer.arranged(drawn)
+
+
+_LOW = 2**64 - 1
+
+_TOLD = 1024
+"""Drawn documents that processes tell each other at once."""
+
+
+def _merge(shares: Sequence[tuple[np.ndarray, bytes, Corpus]], wanted: int) -> tuple[Corpus, np.ndarray]:
+    """The corpus with what all have counted, and of each drawn document (rank, row of its share)."""
+    keys = np.concatenate([kept for kept, _, _ in shares])
+    ranks = [np.stack([np.full(len(kept), rank), np.arange(len(kept))], axis=1)
+             for rank, (kept, _, _) in enumerate(shares)]  # fmt: skip
+    order = np.lexsort(keys.T[::-1])
+    order = order[np.unique(keys[order, 0], return_index=True)[1]]  # of a text its first place
+    whole = Corpus(shares[0][2].name)
+    for _, _, part in shares:
+        whole.counts.update(part.counts)
+        whole.notes += [note for note in part.notes if note not in whole.notes]
+        for name, value in part.source.items():
+            whole.source[name] = whole.source.get(name, {}) | value if isinstance(value, dict) else value
+    distinct = len(np.unique(np.frombuffer(b"".join(seen for _, seen, _ in shares), np.uint64)))
+    whole.counts["duplicates"] += whole.counts["usable"] - distinct
+    whole.counts["usable"] = distinct
+    return whole, np.concatenate(ranks)[order][:wanted]
 
 
 def _check_enough(opened: Corpus, documents: int | None) -> None:

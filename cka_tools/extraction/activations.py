@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cka_tools.errors import UserError
-from cka_tools.extraction.batches import TokenBatch
+from cka_tools.extraction.batches import TokenBatch, to_device
 from cka_tools.extraction.tokens import TokenTable
 from cka_tools.models.blocks import Block, block_input, block_output, own_tokens
 from cka_tools.models.model import LoadedModel
@@ -99,26 +99,54 @@ class MaskedSum:
     def __init__(self, mask: torch.Tensor, dtype: torch.dtype) -> None:
         self.weights = mask.to(accumulation_dtype(dtype)).unsqueeze(1)
         self.counts = self.weights.sum(-1)
+        self._mask = mask
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Sum one site's hidden states."""
         return torch.bmm(self.weights, hidden.to(self.weights.dtype)).squeeze(1)
 
+    def places(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows (b, 1) that documents stand in, and the places (b,) there of their first and last tokens."""
+        rows = torch.arange(len(self._mask), device=self._mask.device).unsqueeze(1)
+        last = self._mask.shape[1] - 1 - self._mask.flip(-1).argmax(-1)
+        return rows, self._mask.argmax(-1), last
 
-def make_pooler(pooling: str, total: MaskedSum, mask: torch.Tensor, positions: torch.Tensor | None) -> Pooler:
+
+class PackedSum:
+    """As `MaskedSum`, of documents of some lengths one behind the other: (1, t, d) → (b, d)."""
+
+    def __init__(self, lengths: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self._sizes = to_device(np.array(lengths), device)
+        self._document = to_device(np.repeat(np.arange(len(lengths)), lengths), device)
+        self._dtype = accumulation_dtype(dtype)
+        self.counts = self._sizes.to(self._dtype).unsqueeze(1)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Sum one site's hidden states."""
+        values = hidden[0].to(self._dtype)
+        if values.device.type == "cuda":  # where adding by index has no fixed order
+            return torch.segment_reduce(values, "sum", lengths=self._sizes, axis=0)
+        return values.new_zeros(len(self._sizes), values.shape[1]).index_add_(0, self._document, values)
+
+    def places(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As those of `MaskedSum`."""
+        last = torch.cumsum(self._sizes, 0) - 1
+        return torch.zeros_like(last).unsqueeze(1), last + 1 - self._sizes, last
+
+
+def make_pooler(pooling: str, total: MaskedSum | PackedSum, positions: torch.Tensor | None) -> Pooler:
     """The pooler of one batch. `positions` (b, k) are token pooling's draws, counted from the first token."""
-    dtype = total.weights.dtype
+    dtype = total.counts.dtype
     if pooling == "mean":
         return lambda hidden: (total(hidden) / total.counts).unsqueeze(0)
-    first = mask.argmax(-1)
+    row, first, last = total.places()
     if pooling == "cls":
         chosen = first.unsqueeze(1)
     elif pooling == "last":
-        chosen = (mask.shape[1] - 1 - mask.flip(-1).argmax(-1)).unsqueeze(1)
+        chosen = last.unsqueeze(1)
     else:
         assert positions is not None
         chosen = first.unsqueeze(1) + positions
-    row = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
     return lambda hidden: hidden[row, chosen].transpose(0, 1).to(dtype)
 
 
@@ -225,8 +253,10 @@ class PooledForward:
             activation of the document is, empty where the pooled values say it themselves.
         """
         mask = batch.attention_mask
-        total = MaskedSum(mask, self.model.dtype)
-        pool = make_pooler(self.pooling, total, mask, positions)
+        total: MaskedSum | PackedSum = MaskedSum(mask, self.model.dtype)
+        if batch.lengths is not None:
+            total = PackedSum(batch.lengths, self.model.dtype, mask.device)
+        pool = make_pooler(self.pooling, total, positions)
         pooled: list[torch.Tensor] = []
         checks: list[torch.Tensor] = []
 
@@ -242,7 +272,10 @@ class PooledForward:
 
         self._take = take
         try:
-            self.model.run(batch.input_ids, mask)
+            if batch.lengths is None:
+                self.model.run(batch.input_ids, mask, batch.token_type_ids)
+            else:
+                self.model.run_packed(batch.input_ids, batch.lengths, batch.token_type_ids)
         except StopForward:
             pass
         finally:

@@ -16,7 +16,8 @@ from cka_tools.extraction.tokens import TokenTable
 class BatchPlan:
     """Batches as tuples of document rows, a pure function of token lengths and settings.
 
-    `lengths` holds, for every batch, the longest document's tokens (the longest over tokenizers).
+    `lengths` holds, for every batch, the longest document's tokens (the longest over tokenizers); of a packed
+    batch the tokens of all its documents.
     """
 
     kind: str
@@ -24,18 +25,24 @@ class BatchPlan:
     lengths: tuple[int, ...]
     limit: int
 
+    @property
+    def packed(self) -> bool:
+        """Whether the documents of a batch stand in one sequence."""
+        return self.kind == "packed"
+
     def shard(self, rank: int, world: int) -> "BatchPlan":
         """Every `world`-th batch from `rank` on, whole: a document's batch is the same for any world size."""
         return BatchPlan(self.kind, self.batches[rank::world], self.lengths[rank::world], self.limit)
 
     def record(self) -> dict[str, Any]:
         """JSON-ready summary; the hash is of members, order and lengths."""
-        content = repr((self.batches, self.lengths)).encode()
+        content = repr((self.batches, self.lengths) + ((self.kind,) if self.packed else ())).encode()
+        rows = [1 if self.packed else len(rows) for rows in self.batches]
         return {
             "kind": self.kind,
             "limit": self.limit,
             "batches": len(self.batches),
-            "padded_tokens": sum(len(rows) * length for rows, length in zip(self.batches, self.lengths, strict=True)),
+            "padded_tokens": sum(n * length for n, length in zip(rows, self.lengths, strict=True)),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
 
@@ -57,6 +64,25 @@ def plan_sorted(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Batch
             batches.append([row])
             longest.append(length)
     return BatchPlan("sorted", tuple(map(tuple, batches)), tuple(longest), batch_tokens)
+
+
+def plan_packed(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> BatchPlan:
+    """Sequences of whole documents, longest first, of at most `batch_tokens` tokens: none is padded.
+
+    A document longer than the budget is a sequence of its own.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    batches: list[list[int]] = []
+    tokens: list[int] = []
+    for row in order.tolist():
+        length = int(lengths[row])
+        if batches and tokens[-1] + length <= batch_tokens:
+            batches[-1].append(row)
+            tokens[-1] += length
+        else:
+            batches.append([row])
+            tokens.append(length)
+    return BatchPlan("packed", tuple(map(tuple, batches)), tuple(tokens), batch_tokens)
 
 
 def plan_corpus_order(lengths: Sequence[int] | np.ndarray, batch_size: int) -> BatchPlan:
@@ -89,24 +115,42 @@ def plan_equal_lengths(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -
 class TokenBatch:
     """One batch on a device: `rows` of the documents, ids and mask (b, t); padding is always on the right.
 
+    `token_type_ids` (b, t) are there for pairs of segments whose tokenizer counts them.
+
     Right padding is right for every model: a causal one never sees it, a bidirectional one is told by the
-    mask, and positions count from the first token on.
+    mask, and positions count from the first token on. A pack is one row (1, t) of documents of `lengths`.
     """
 
     rows: tuple[int, ...]
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
+    lengths: tuple[int, ...] | None = None
+    token_type_ids: torch.Tensor | None = None
 
 
 def make_batch(table: TokenTable, rows: Sequence[int], device: torch.device) -> TokenBatch:
     """Pad some documents to the longest of them."""
     lengths = table.lengths[list(rows)]
     ids = np.full((len(rows), int(lengths.max())), table.pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         ids[at, :length] = table.row(row)
         mask[at, :length] = 1
-    return TokenBatch(tuple(rows), to_device(ids, device), to_device(mask, device))
+        if table.types is not None:
+            types[at, :length] = table.types[table.offsets[row] : table.offsets[row + 1]]
+    segments = None if table.types is None else to_device(types, device)
+    return TokenBatch(tuple(rows), to_device(ids, device), to_device(mask, device), token_type_ids=segments)
+
+
+def make_pack(table: TokenTable, rows: Sequence[int], device: torch.device) -> TokenBatch:
+    """Put some documents one behind the other."""
+    ids = np.concatenate([table.row(row) for row in rows]).astype(np.int64)[None]
+    lengths = tuple(table.lengths[list(rows)].tolist())
+    segments = None
+    if table.types is not None:
+        parts = [table.types[table.offsets[row] : table.offsets[row + 1]] for row in rows]
+        segments = to_device(np.concatenate(parts).astype(np.int64)[None], device)
+    return TokenBatch(tuple(rows), to_device(ids, device), to_device(np.ones_like(ids), device), lengths, segments)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

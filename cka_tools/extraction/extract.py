@@ -22,14 +22,17 @@ from cka_tools.extraction.activations import (
 from cka_tools.extraction.batches import (
     BatchPlan,
     make_batch,
+    make_pack,
     plan_corpus_order,
     plan_equal_lengths,
+    plan_packed,
     plan_sorted,
     to_device,
 )
 from cka_tools.extraction.features import Layout, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument, TokenTable, resolve_max_length, tokenize, tokenizer_of
-from cka_tools.models.model import LoadedModel, is_out_of_memory
+from cka_tools.models.check import can_pack
+from cka_tools.models.model import LoadedModel, ModelOutline, is_out_of_memory
 from cka_tools.settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Settings
 
 Result = TypeVar("Result")
@@ -86,6 +89,7 @@ class Prepared:
     shared_tokenizer: bool
     positions: np.ndarray | None
     notes: list[str]
+    batching: str = "sorted"
 
 
 @dataclass
@@ -150,19 +154,43 @@ def prepare(models: Sequence[LoadedModel], documents: Sequence[TextDocument], se
         raise UserError(f"none of the {len(documents)} documents holds a token of text: give a corpus of text")
     tables = [by_tokenizer[tokenizer_of(model)] for model in models]
     lengths = np.max([table.lengths for table in by_tokenizer.values()], axis=0)
-    if settings.plan == "sorted":
-        plan = plan_sorted(lengths, settings.batch_tokens or _batch_tokens(models))
-    else:
+    if settings.plan == "corpus-order":
         plan = plan_corpus_order(lengths, settings.batch_size)
+    else:
+        make = plan_sorted if settings.batching == "sorted" else plan_packed
+        plan = make(lengths, settings.batch_tokens or _batch_tokens(models))
     positions = draw_positions(tables[0], settings.seed, settings.tokens_per_document) if settings.draws else None
-    return without_padding(Prepared(kept, tables, plan, max_length, shared, positions, notes), models)
+    prepared = Prepared(kept, tables, plan, max_length, shared, positions, notes, settings.batching)
+    return without_padding(prepared, models)
+
+
+def without_packing(prepared: Prepared) -> Prepared:
+    """The same documents in sorted batches where they are packed; else as it is."""
+    if not prepared.plan.packed:
+        return prepared
+    lengths = np.max([table.lengths for table in prepared.tables], axis=0)
+    return replace(prepared, plan=plan_sorted(lengths, prepared.plan.limit))
 
 
 def without_padding(prepared: Prepared, models: Sequence[LoadedModel]) -> Prepared:
-    """The same documents in batches of equal lengths where one of the models needs that; else as it is.
+    """The same documents in batches that all of the models take: packed, where that was asked for and every
+    model is proven to give what it gives of each alone; of equal lengths, where one needs that; else as it is.
 
-    Loading tells whether a model does: of an outline it is not known.
+    Loading tells both: of an outline they are not known.
+
+    Raises:
+        UserError: batching 'packed' with a model whose documents cannot be packed.
     """
+    if prepared.plan.packed:
+        unfit = [model for model in models if not isinstance(model, ModelOutline) and not can_pack(model)]
+        if not unfit:
+            return prepared
+        if prepared.batching == "packed":
+            raise UserError(
+                f"batching 'packed': model {unfit[0].name!r} ({type(unfit[0].model).__name__}) gives packed documents "
+                "other hidden states than each alone: use sorted, or auto, which packs where that is exact"
+            )
+        prepared = without_packing(prepared)
     tables = zip(models, prepared.tables, strict=True)
     needed = [table.lengths for model, table in tables if model.needs_equal_lengths]
     if not needed or prepared.plan.kind == "equal-length":
@@ -327,7 +355,9 @@ class _ModelRun:
             self.store.write(rows, values)
 
     def _run(self, rows: Sequence[int], *, blank_padding: bool = False) -> HostCopy:
-        batch = make_batch(self.table, rows, self.model.device)
+        # A non-finite value reaches other documents of a pack: it is looked for in padded rows.
+        make = make_pack if self.prepared.plan.packed and not blank_padding else make_batch
+        batch = make(self.table, rows, self.model.device)
         positions = None
         if self.prepared.positions is not None:
             positions = to_device(self.prepared.positions[list(rows)], self.model.device)

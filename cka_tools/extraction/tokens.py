@@ -63,6 +63,8 @@ class TextDocument(Protocol):
     def id(self) -> str: ...
     @property
     def text(self) -> str: ...
+    @property
+    def query(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class TokenTable:
         offsets: (n + 1,) int64; document i is `ids[offsets[i]:offsets[i + 1]]`.
         pad_id: id to fill batches with; always masked.
         truncated: documents that were cut.
+        types: (tokens,) int8, the segment that each token is of, as the tokenizer counts them; None where all
+            are of segment 0.
     """
 
     ids: np.ndarray
@@ -82,6 +86,7 @@ class TokenTable:
     offsets: np.ndarray
     pad_id: int
     truncated: int
+    types: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -108,13 +113,16 @@ class TokenTable:
 
     def take(self, rows: np.ndarray) -> TokenTable:
         """The table of some documents only."""
-        ids, ordinary = _growing()
+        ids, ordinary, types = _growing()
         for row in rows:
             place = slice(self.offsets[row], self.offsets[row + 1])
             ids.append(self.ids[place])
             ordinary.append(self.ordinary[place])
+            if self.types is not None:
+                types.append(self.types[place])
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
-        return TokenTable(ids.finish(), ordinary.finish(), offsets, self.pad_id, self.truncated)
+        segments = None if self.types is None else types.finish()
+        return TokenTable(ids.finish(), ordinary.finish(), offsets, self.pad_id, self.truncated, segments)
 
 
 def resolve_max_length(models: Sequence[LoadedModel], asked: int | None) -> tuple[int, list[str]]:
@@ -146,28 +154,34 @@ def tokenizer_of(model: LoadedModel) -> str:
 def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: int) -> TokenTable:
     """Tokenize documents with special tokens, cut to `max_length`, without padding.
 
+    Those with a query are read as pairs, the query first, in the tokenizer's own way; all have one or none has.
+
     Raises:
         UserError: the tokenizer gives an id the model has no embedding for, or `max_length` leaves no room
             beside the special tokens.
     """
     tokenizer = model.tokenizer
-    overhead = tokenizer.num_special_tokens_to_add()
+    pairs = bool(documents) and documents[0].query is not None
+    overhead = tokenizer.num_special_tokens_to_add(pair=pairs)
     if max_length <= overhead:
         raise UserError(
             f"max-length {max_length} leaves no token of text beside the {overhead} special tokens of model "
             f"{model.name!r}: ask for {overhead + 1} or more"
         )
     specials = _special_ids(tokenizer)
-    ids, ordinary = _growing()
+    ids, ordinary, types = _growing()
     lengths: list[np.ndarray] = []
     truncated = largest = 0
     process = this_process()
     for start in range(0, len(documents), _CHUNK * process.world):
         # Each process tokenizes a chunk and tells all: plan and key need every document's tokens.
         own = start + process.rank * _CHUNK
-        chunk = [document.text for document in documents[own : own + _CHUNK]]
-        for part in all_gather(_encode(tokenizer, chunk, max_length)):
+        chunk = documents[own : own + _CHUNK]
+        queries = [document.query or "" for document in chunk] if pairs else None
+        for part in all_gather(_encode(tokenizer, [document.text for document in chunk], max_length, queries)):
             ids.append(part.ids)
+            if pairs:
+                types.append(part.types)
             ordinary.append(~(part.added | np.isin(part.ids, specials)))
             lengths.append(part.lengths)
             largest = max(largest, int(part.ids.max(initial=0)))
@@ -178,29 +192,34 @@ def tokenize(documents: Sequence[TextDocument], model: LoadedModel, max_length: 
             f"{model.vocabulary} embeddings: the tokenizer belongs to another model"
         )
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
-    return TokenTable(ids.finish(), ordinary.finish(), offsets.astype(np.int64), model.pad_id, truncated)
+    segments = types.finish()
+    told = segments if segments.any() else None
+    return TokenTable(ids.finish(), ordinary.finish(), offsets.astype(np.int64), model.pad_id, truncated, told)
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Token ids of some documents, one after the other, and which of them the tokenizer added."""
+    """Token ids of some documents, one after the other, which of them the tokenizer added, and of pairs the
+    segment of each."""
 
     ids: np.ndarray
     added: np.ndarray
     lengths: np.ndarray
     truncated: int
+    types: np.ndarray
 
 
-def _encode(tokenizer: Any, texts: list[str], max_length: int) -> _Encoded:
+def _encode(tokenizer: Any, texts: list[str], max_length: int, queries: list[str] | None = None) -> _Encoded:
+    none = np.empty(0, np.int8)
     if not texts:  # fewer chunks than processes; a tokenizer may refuse an empty batch
-        return _Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int64), 0)
+        return _Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int64), 0, none)
     encoded = tokenizer(
-        texts,
+        *([texts] if queries is None else [queries, texts]),
         truncation=True,
         max_length=max_length,
         padding=False,
         return_attention_mask=False,
-        return_token_type_ids=False,
+        return_token_type_ids=queries is not None,
         return_special_tokens_mask=True,
     )
     rows = encoded["input_ids"]
@@ -209,12 +228,13 @@ def _encode(tokenizer: Any, texts: list[str], max_length: int) -> _Encoded:
         np.fromiter((m for row in encoded["special_tokens_mask"] for m in row), dtype=bool),
         np.fromiter(map(len, rows), dtype=np.int64),
         _count_truncated(encoded, rows, max_length),
+        none if queries is None else np.fromiter((i for row in encoded["token_type_ids"] for i in row), dtype=np.int8),
     )
 
 
-def _growing() -> tuple[GrowingArray, GrowingArray]:
-    """Ids and which of them are ordinary, to be filled."""
-    return GrowingArray(np.int32), GrowingArray(np.bool_)
+def _growing() -> tuple[GrowingArray, GrowingArray, GrowingArray]:
+    """Ids, which of them are ordinary, and their segments, to be filled."""
+    return GrowingArray(np.int32), GrowingArray(np.bool_), GrowingArray(np.int8)
 
 
 def _special_ids(tokenizer: Any) -> np.ndarray:

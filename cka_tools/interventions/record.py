@@ -18,6 +18,14 @@ NO_FEATURES = ("pooling", "sites", "layers", "early", "pairs", "measures", "resc
 """Settings that say nothing where no features are made."""
 
 
+def describe_readouts(readouts: Sequence[Readout]) -> list[JsonObject]:
+    """Names, titles and quantities, as summaries hold them."""
+    return [
+        {"name": one.name, "title": one.title, "quantities": [asdict(quantity) for quantity in one.quantities]}
+        for one in readouts
+    ]
+
+
 def readout_summary(
     n_documents: int, readouts: Sequence[Readout], notes: Sequence[str], warnings: Sequence[JsonObject] = ()
 ) -> JsonObject:
@@ -25,10 +33,7 @@ def readout_summary(
     return {
         "n_documents": n_documents,
         "interval": {"level": LEVEL, "over": "documents"},
-        "readouts": [
-            {"name": one.name, "title": one.title, "quantities": [asdict(quantity) for quantity in one.quantities]}
-            for one in readouts
-        ],
+        "readouts": describe_readouts(readouts),
         "warnings": list(warnings),
         "notes": list(dict.fromkeys(notes)),
     }

@@ -20,6 +20,7 @@ from cka_tools.models import InterpolatedSource, ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.models.graft import interpolated, load_two
 from cka_tools.models.parts import check_fit
+from cka_tools.planning import Work, announce, stop_if_planning
 from cka_tools.readouts import Inputs, Quantity, Readout
 from cka_tools.readouts.features import DIVERGENCE
 from cka_tools.readouts.of_models import quantities_of
@@ -68,6 +69,8 @@ def interpolate(
     refuse_same(run.names, [one.provenance.get("weights_sha256", at) for at, one in enumerate(run.outlines)])
     readouts = choose_readouts(run, readout, also=(DIVERGENCE,))
     check_room(run, readouts, points)
+    announce(Work(run, "hybrids", {0: float(points * len(readouts))}))
+    stop_if_planning()
     alphas = np.linspace(0, 1, points)
     found, inputs, origins = _read(run, alphas, readouts, progress)
     return _result(run, alphas, readouts, found, inputs, origins)

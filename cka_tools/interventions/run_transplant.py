@@ -22,6 +22,7 @@ from cka_tools.models import GraftSource, LoadedModel, ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.models.graft import load_two
 from cka_tools.models.parts import check_fit, check_heads, select
+from cka_tools.planning import Work, announce, stop_if_planning
 from cka_tools.processes import from_first
 from cka_tools.readouts import Inputs, Readout
 from cka_tools.readouts.features import DIVERGENCE
@@ -81,6 +82,8 @@ def transplant(
     check_room(run, readouts, len(grafts) * (1 + (control is not None) + reverse) + 2)
     if save is not None:
         from_first(lambda: check_target(Path(save), grafts))
+    announce(Work(run, "hybrids", {0: _passes(run, grafts, reverse=reverse) * len(readouts)}))
+    stop_if_planning()
     done = _read(run, grafts, readouts, reverse=reverse, progress=progress)
     result = _result(run, grafts, readouts, done, reverse=reverse)
     if save is not None:
@@ -88,6 +91,14 @@ def transplant(
         from_first(lambda: save_graft(made, Path(save), run.options))
         result.summary["notes"].append(f"The graft is saved in {save}.")
     return result
+
+
+def _passes(run: FeatureRun, grafts: Sequence[Graft], *, reverse: bool) -> float:
+    """Whole passes of the hybrids, each from its first block that differs on, and of the models themselves; at most."""
+    depth = run.depths[0]
+    shares = sum((depth - first) / depth for one in grafts if (first := one.first_block()) is not None)
+    controls = len(run.sources) - 2
+    return 2 + shares * (1 + reverse) + controls * (2 + shares)
 
 
 @dataclass

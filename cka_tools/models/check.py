@@ -138,6 +138,43 @@ def check_padding(loaded: LoadedModel) -> None:
         loaded.notes += [] if note in loaded.notes else [note]
 
 
+def can_pack(loaded: LoadedModel) -> bool:
+    """Whether documents one behind the other have the hidden states that each has alone, in every layer.
+
+    Tried once on short and long documents; positions start at 0 or, as in RoBERTa, behind the padding index.
+    Nothing is taken from an architecture's name: one that lets a document see another, or does not take its
+    positions, gives other hidden states.
+    """
+    if loaded.packs is None:
+        loaded.packs = False
+        most = loaded.max_length or _WHOLE[0]
+        lengths = [min(length, most) for length in (_LENGTH, _WHOLE[0], 3, _LONG, 60, 1, 130)]
+        tokens = _ordinary_tokens(loaded, sum(lengths))[:1]
+        parts = tokens.split(lengths, dim=1)
+        with loaded.evaluating():
+            alone = [_tokens_of_row(loaded, part, part.shape[1]) for part in parts]
+            for first in dict.fromkeys([0, loaded.pad_id + 1]):
+                loaded.first_position = first
+                try:
+                    found = _tokens_of_pack(loaded, tokens, lengths)
+                except UserError:  # it takes no positions, or its attention is not transformers'
+                    continue
+                both = zip(alone, found, strict=True)
+                # A single token of many may change its expert by rounding.
+                if not any(_apart(loaded, a, b, share=0.1 if len(b[0]) > _LONG else 0.0) for a, b in both):
+                    loaded.packs = True
+                    return True
+        loaded.first_position = None
+    return loaded.packs
+
+
+def _tokens_of_pack(loaded: LoadedModel, ids: torch.Tensor, lengths: list[int]) -> list[list[torch.Tensor]]:
+    """Each packed document's hidden states in every layer, (length, features)."""
+    _, seen = _run(loaded, ids, torch.ones_like(ids), [block.path for block in loaded.blocks], packed=lengths)
+    states = [own_tokens(seen[block.path][0][1], ids.shape[1])[0].double().cpu() for block in loaded.blocks]
+    return [list(document) for document in zip(*(state.split(lengths) for state in states), strict=True)]
+
+
 def _ordinary_tokens(loaded: LoadedModel, length: int) -> torch.Tensor:
     """Two rows (2, length) of ids that are not special: those have a meaning of their own, such as where a
     sequence ends."""
@@ -180,9 +217,18 @@ def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Te
 
 
 def _run(
-    loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, paths: list[str], **options: Any
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    paths: list[str],
+    packed: list[int] | None = None,
+    **options: Any,
 ) -> tuple[Any, dict[str, list[Any]]]:
-    """One forward pass, and (input, output) of every call of the modules, by path."""
+    """One forward pass, and (input, output) of every call of the modules, by path.
+
+    Args:
+        packed: lengths of the documents that are packed.
+    """
     modules = dict(loaded.model.named_modules())
     seen: dict[str, list[Any]] = {path: [] for path in paths}
 
@@ -197,6 +243,8 @@ def _run(
             hook = modules[path].register_forward_hook(partial(record, path), with_kwargs=True)
             hooks.enter_context(hook)
         try:
+            if packed is not None:
+                return loaded.run_packed(ids.to(loaded.device), packed, return_dict=True), seen
             return loaded.run(ids.to(loaded.device), mask.to(loaded.device), return_dict=True, **options), seen
         except UserError as error:
             cause = error.__cause__

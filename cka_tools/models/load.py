@@ -23,6 +23,7 @@ from cka_tools.models.folder import ModelSpec, check_folder, hash_json, hash_tok
 from cka_tools.models.language import HEADS, HeadKind, check_head, head_factory
 from cka_tools.models.model import LoadedModel
 from cka_tools.models.snapshot import fetch_snapshot
+from cka_tools.planning import stop_if_planning
 
 
 @dataclass
@@ -152,6 +153,7 @@ def load_weights(
         UserError: weights that are damaged, missing, not used, of another shape or of more layers than the
             config has.
     """
+    stop_if_planning()
     given = checkpoint.spec.given
     quantized = getattr(checkpoint.config, "quantization_config", None)
     # Quantized weights are made on the device where they stay.

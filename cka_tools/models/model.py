@@ -1,7 +1,7 @@
 """A loaded model: its device and number format by the names a user gives, its limits, its forward pass."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 
 from cka_tools.errors import UserError, one_line
 from cka_tools.models.blocks import OTHERS, Block, setting, text_config
+from cka_tools.models.packing import packed, place_in_document
 from cka_tools.processes import local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -86,7 +87,9 @@ class LoadedModel:
     `provenance` is JSON-ready: spec, revision (hub), weights_sha256, architecture, a summary of the config.
     `notes` are plain sentences for the user. `needs_equal_lengths`: padding or a longer document beside it
     changes a document's hidden states, so it runs in batches without padding. `language_model` is the model
-    with its LM head where it was asked for, `model` then its base.
+    with its LM head where it was asked for, `model` then its base. `packs`: whether packed documents have the
+    hidden states that each has alone, None until `check.can_pack` has tried; `first_position` is the position of
+    a document's first token there.
     """
 
     name: str
@@ -99,6 +102,8 @@ class LoadedModel:
     in_memory: bool = False
     needs_equal_lengths: bool = False
     language_model: Any = None
+    packs: bool | None = None
+    first_position: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -191,8 +196,23 @@ class LoadedModel:
             if attention != getattr(self.model, "attention_type", None):
                 self.model.set_attention_type(attention)
 
-    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model has an embedding for tokens of a second segment."""
+        known = inspect.signature(self.model.forward).parameters
+        return "token_type_ids" in known and int(setting(text_config(self.model.config), "type_vocab_size") or 0) > 1
+
+    def run(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         """One forward pass of ids and mask (b, t), which keeps nothing that nobody reads.
+
+        Args:
+            token_type_ids: (b, t), the segments of tokens, for a model that has them.
 
         Raises:
             UserError: the model's code fails, unless memory ran out; with its message and the batch's shape.
@@ -203,6 +223,8 @@ class LoadedModel:
             given = {name: value for name, value in given.items() if name in known}
         elif "use_cache" not in known:
             del given["use_cache"]
+        if token_type_ids is not None and self.has_segments:
+            given["token_type_ids"] = token_type_ids
         for name in ("output_hidden_states", "output_attentions"):
             if getattr(self.model.config, name, False):
                 given[name] = False
@@ -216,6 +238,23 @@ class LoadedModel:
                 f"model {self.name!r}: {type(self.model).__name__} fails on a batch of {batch} documents of {length} "
                 f"tokens ({type(error).__name__}: {one_line(error)}): cut them shorter with --max-length, or {OTHERS}"
             ) from error
+
+    def run_packed(
+        self,
+        input_ids: torch.Tensor,
+        lengths: Sequence[int],
+        token_type_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """One forward pass of documents of these lengths, one behind the other, (1, t).
+
+        Raises:
+            UserError: as `run`.
+        """
+        positions = (place_in_document(lengths) + (self.first_position or 0)).to(input_ids.device)
+        with packed(self.model, lengths):
+            ones = torch.ones_like(input_ids)
+            return self.run(input_ids, ones, token_type_ids, position_ids=positions.unsqueeze(0), **options)
 
 
 @dataclass

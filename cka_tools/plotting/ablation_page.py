@@ -24,13 +24,12 @@ PANELS = 3
 SPREAD = 0.5
 """Of the distance between two cells: how far the points of all sizes and seeds may lie apart."""
 
-LABELS = {
-    "length": "Phase 1, share of n",
-    "decay": "decay, share of Phase 1",
-    "freeze": "frozen layers",
-    "size": "size (layers x hidden)",
-    "direction": "model",
-}
+SHARES = {"length": "Phase 1, % of n tokens", "decay": "decay, % of the tokens of Phase 1"}
+"""Axes whose cells are shares, and what of."""
+
+LABELS = SHARES | {"freeze": "frozen layers", "size": "size (layers x hidden)", "direction": "model"}
+
+NO_LINE: style.Look = {"linestyle": "none"}
 
 Cells = Sequence[dict[str, Any]]
 
@@ -39,7 +38,7 @@ Cells = Sequence[dict[str, Any]]
 def ablation_figure(record: dict[str, Any]) -> Figure:
     """Draw an ablation's record.
 
-    Points are seeds with their intervals over documents, lines go through the seeds' mean, bands are the
+    Points are seeds with their intervals over documents, dashes are at the seeds' mean, bands are the
     seed noise of the same cell: two baselines. Nothing of matplotlib's global state is used or changed.
     """
     cells: Cells = record["pairs"]
@@ -55,7 +54,7 @@ def ablation_figure(record: dict[str, Any]) -> Figure:
     keys = style.lines_height(["x"], style.TEXT)
     title = f"Ablation of the detour: {record['axis']}"
     page = style.Page([title], settings, keys + row * len(axes), _notes(record))
-    page.legend(_legend(sizes), style.MARGIN, page.ceiling, len(sizes) + 2)
+    page.legend(_legend(sizes), style.MARGIN, page.ceiling, len(sizes) + 3)
     width = (style.PAGE_WIDTH - LEFT - style.MARGIN - (PANELS - 1) * GAP) / PANELS
     for at, axis in enumerate(axes):
         bottom = page.ceiling - keys - at * row - ABOVE - PANEL_HEIGHT
@@ -76,10 +75,14 @@ def _axis_row(places: list[Axes], axis: str, cells: Cells, sizes: Sequence[str])
     ax = places[-1]
     _points(ax, cells, names, sizes, "mean_ratio", 1.0)
     style.ratio_axis(ax)
-    ax.set_title("mean, as a multiple of seed noise")
-    crowded = sum(map(len, names)) > 26
+    ax.set_title("mean, as a multiple of seed noise (log)")
+    style.panel_letters(places, 8)
+    position = {cell["cell"]: cell["position"] for cell in cells}
+    share = axis in SHARES and all(position[name] is not None for name in names)
+    labels = [f"{100 * position[name]:g}" if share else printable(name) for name in names]
+    crowded = sum(map(len, labels)) > 26
     for ax in places:
-        ax.set_xticks(range(len(names)), [printable(n) for n in names])
+        ax.set_xticks(range(len(names)), labels)
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.set_xlabel(LABELS.get(axis, printable(axis)))
         if crowded:
@@ -100,7 +103,7 @@ def _by_size(
 
 
 def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], what: str, scale: float) -> None:
-    """Each seed's value with its interval, and a line through the seeds' means."""
+    """Each seed's value with its interval, and a dash at the seeds' mean."""
     for look, own, middles in _by_size(cells, names, sizes):
         seeds = sorted({cell["seed"] for cell in own})
         apart = min(0.12, SPREAD / len(sizes) / max(len(seeds), 1))
@@ -118,8 +121,9 @@ def _points(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], 
         if len(values) > 1 and all(cell["position"] is not None for cell in own):
             known = [name for name in names if name in values]
             means = [scale * float(np.mean(values[name])) for name in known]
-            line = {"color": look["color"], "linestyle": look["linestyle"], "zorder": 3}
-            ax.plot([middles[name] for name in known], means, **line)
+            # No line: a few cells are no course.
+            dash = NO_LINE | {"color": look["color"], "marker": "_", "markersize": 9, "zorder": 5}
+            ax.plot([middles[name] for name in known], means, gid=f"{what} mean", **dash)
 
 
 def _entry(cell: dict[str, Any], what: str) -> dict[str, Any]:
@@ -150,10 +154,11 @@ def _noise(ax: Axes, cells: Cells, names: Sequence[str], sizes: Sequence[str], w
 
 def _legend(sizes: Sequence[str]) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], label=printable(size), **style.LOOKS[number % len(style.LOOKS)], **style.HOLLOW)
+        Line2D([], [], label=printable(size), **(style.LOOKS[number % len(style.LOOKS)] | style.HOLLOW | NO_LINE))
         for number, size in enumerate(sizes)
     ]
     handles.append(Line2D([], [], color=style.INK, linewidth=0.9, label="95 % interval over documents"))
+    handles.append(Line2D([], [], color=style.INK, marker="_", markersize=9, label="mean of the seeds", **NO_LINE))
     handles.append(Patch(facecolor=style.INK, alpha=0.25, label="seed noise: two baselines"))
     return handles
 

@@ -7,20 +7,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from cka_tools.formatting import (
-    model_names,
-    percent,
-    percent_interval,
-    ratio_refusals,
-    ratio_sentence,
-    short_names,
-    shorten,
-)
+from cka_tools.figure_choices import chosen
+from cka_tools.formatting import model_names, percent, percent_interval, ratio_refusals, ratio_sentence, shown_names
 from cka_tools.plotting import layer_curves
 from cka_tools.plotting.heatmap import draw_heatmap, draw_scale
-from cka_tools.plotting.style import Page, figure_style, settings_line
+from cka_tools.plotting.style import Page, figure_style, panel_letters, settings_line
 
 # Inches. Every panel has its place; the page grows with the lines of its title and of its warnings.
 LEFT, CURVES_WIDTH = 0.58, 3.02
@@ -46,7 +42,7 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
         record, arrays: of a `Comparison`.
     """
     summary = record["summary"]
-    a, b = short_names(model_names(record, "a")[0], model_names(record, "b")[0], NAME_LETTERS)
+    a, b = shown_names(record, NAME_LETTERS)[:2]
     with_control = bool(model_names(record, "control"))
     stack = DIVERGENCE + BETWEEN + DIMENSION + (BETWEEN + RATIO if with_control else 0.0)
     above = ABOVE + LEGEND_LINE * max(0, _legend_lines(record) - LEGEND_LINES)
@@ -58,9 +54,13 @@ def comparison_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
     upper = page.panel(LEFT, ceiling - DIVERGENCE, CURVES_WIDTH, DIVERGENCE)
     lower = page.panel(LEFT, floor, CURVES_WIDTH, DIMENSION, sharex=upper)
     _curves(record, upper, lower)
-    _heat(record, arrays["matrix.debiased"], page, ceiling)
+    heatmap = _heat(record, arrays["matrix.debiased"], page, ceiling)
+    panels = [upper, heatmap, lower]
     if with_control:
-        _ratio(record, page.panel(LEFT, floor + DIMENSION + BETWEEN, CURVES_WIDTH, RATIO, sharex=upper))
+        ratio = page.panel(LEFT, floor + DIMENSION + BETWEEN, CURVES_WIDTH, RATIO, sharex=upper)
+        _ratio(record, ratio)
+        panels.insert(2, ratio)
+    panel_letters(panels, 10)
     return page.figure
 
 
@@ -75,7 +75,7 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
     upper.legend(handles=[*handles, *band], loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS)
     dimensions = layer_curves.draw_effective_dimension(lower, entries)
     lower.legend(handles=dimensions, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    layer_curves.layer_axis(upper, layers, _names(record, "a"))
+    layer_curves.layer_axis(upper, layers, row_names(record, "a"))
     upper.tick_params(labelbottom=False)
     same = all(entry["layer_a"] == entry["layer_b"] for entry in entries)
     lower.set_xlabel("layer" if same else "layer of A, each with its pair in B")
@@ -83,7 +83,7 @@ def _curves(record: Record, upper: Axes, lower: Axes) -> None:
         ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
 
 
-def _names(record: Record, side: str) -> dict[int, str]:
+def row_names(record: Record, side: str) -> dict[int, str]:
     """What rows beside the layers are called on an axis, by their number."""
     return {e[f"layer_{side}"]: SHORT_PLACES[e["place"]] for e in record["layers"] if "place" in e}
 
@@ -93,7 +93,7 @@ def _legend_lines(record: Record) -> int:
     summary = record["summary"]
     shown = [
         True,  # debiased
-        True,  # biased
+        chosen().biased,
         "rescaled" in summary,
         summary["mean_divergence"]["debiased"]["value"] is not None,
         any(entry["cka_debiased"] is None for entry in record["layers"]),
@@ -112,29 +112,43 @@ def _ratio(record: Record, ax: Axes) -> None:
     ax.yaxis.set_label_coords(-0.38 / CURVES_WIDTH, 0.5)
 
 
-def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> None:
+def _heat(record: Record, matrix: np.ndarray, page: Page, ceiling: float) -> Axes:
     rows, columns = matrix.shape
     scale = HEAT_SIDE / max(rows, columns)
     tall, wide = (max(side * scale, NARROWEST * HEAT_SIDE) for side in (rows, columns))
     bottom = ceiling - tall
     ax = page.panel(HEAT_LEFT, bottom, wide, tall)
-    names = [_names(record, side) for side in "ab"]
+    mesh, handles = draw_comparison_heatmap(ax, record, matrix, cell=72 * min(tall / rows, wide / columns))
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    under = bottom - HEAT_LABELS - SCALE_HEIGHT
+    lying = page.panel(HEAT_LEFT, under, max(wide, 0.6 * HEAT_SIDE), SCALE_HEIGHT)
+    draw_scale(lying, mesh, scale_label(mesh), 5)
+    return ax
+
+
+def draw_comparison_heatmap(
+    ax: Axes, record: Record, matrix: np.ndarray, cell: float
+) -> tuple[QuadMesh, list[Line2D | Patch]]:
+    """The heatmap of a comparison's record, its pairs and best matches marked; as `draw_heatmap`."""
+    names = [row_names(record, side) for side in "ab"]
     layers = [[own.get(at, at) for at in record["matrix"][f"layers_{s}"]] for s, own in zip("ab", names, strict=True)]
     both = [(entry["layer_a"], entry["layer_b"]) for entry in record["layers"]]
-    mesh, handles = draw_heatmap(
+    return draw_heatmap(
         ax,
         matrix,
         layers[0],
         layers[1],
         [(names[0].get(i, i), names[1].get(j, j)) for i, j in both],
         [(m["layer_a"], m["layer_b"]) for m in record["best_match"] if m["layer_b"] is not None],
-        cell=72 * min(tall / rows, wide / columns),
+        cell=cell,
         absent="not computed" if "reason" in record["matrix"] else "undefined",
     )
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    under = bottom - HEAT_LABELS - SCALE_HEIGHT
-    lying = page.panel(HEAT_LEFT, under, max(wide, 0.6 * HEAT_SIDE), SCALE_HEIGHT)
-    draw_scale(lying, mesh, "CKA, debiased", (0, 0.25, 0.5, 0.75, 1))
+
+
+def scale_label(mesh: QuadMesh) -> str:
+    """What the colours are; said where they do not reach from 0 to 1."""
+    low, high = mesh.get_clim()
+    return "CKA, debiased" + ("" if (low, high) == (0, 1) else f" (colours from {low:.3g} to {high:.3g})")
 
 
 def _numbers(summary: Record) -> str:
@@ -151,8 +165,7 @@ def _footnotes(record: Record) -> list[str]:
     notes, summary = [], record["summary"]
     control = model_names(record, "control")
     if control:
-        name = shorten(control[0], NAME_LETTERS)
-        notes.append(f"The control is {name}. {ratio_sentence(summary)}")
+        notes.append(f"The control is {shown_names(record, NAME_LETTERS)[2]}. {ratio_sentence(summary)}")
         notes += [f"No ratio {line}." for line in ratio_refusals(record["layers"])]
     protocol = summary.get("protocol")
     if protocol:

@@ -60,6 +60,7 @@ def contrast_figure(record: Record) -> StyledFigure:
     for ax in (left, right):
         layer_curves.layer_axis(ax, layers)
         ax.set_xlabel("layer")
+    page.letters()
     return page.figure
 
 

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from cka_tools.plotting.layer_curves import thin
-from cka_tools.plotting.style import HATCHED, HEAT, INK, SMALL, VOID, Look, undefined_key
+from cka_tools.figure_choices import chosen
+from cka_tools.plotting.layer_curves import MOST_TICKS, thin
+from cka_tools.plotting.style import HATCHED, INK, SMALL, VOID, Look, undefined_key
 
 
-def draw_mesh(ax: Axes, values: np.ndarray, gid: str) -> QuadMesh:
+def _whole(known: np.ndarray) -> tuple[float, float]:
+    return min([0.0, *known]), max([1.0, *known])
+
+
+def _narrowed(known: np.ndarray) -> tuple[float, float]:
+    """From a round number below the smallest value, if differences would else be lost in a few colours of many."""
+    low, high = _whole(known)
+    if not len(known) or known.min() < LEAST_NARROWED:
+        return low, high
+    apart = 1.0 - float(known.min())
+    step = next(step for step in STEPS if apart > 2 * step or step == STEPS[-1])
+    return min(math.floor(float(known.min()) / step + 1e-9) * step, 1.0 - step), high
+
+
+LEAST_NARROWED, STEPS = 0.5, (0.1, 0.05, 0.02, 0.01)
+
+
+def draw_mesh(ax: Axes, values: np.ndarray, gid: str, *, narrow: bool = False) -> QuadMesh:
     """Draw a matrix cell by cell, hatched where it is NaN; row and column k are centred on k.
 
-    The colours reach over all values, and from 0 to 1 at least.
+    The colours reach over all values, and from 0 to 1 at least, unless others were chosen.
+
+    Args:
+        narrow: where all values lie between 0.5 and 1, the colours end below the smallest.
     """
-    known = values[np.isfinite(values)]
+    low, high = chosen().range or (_narrowed if narrow else _whole)(values[np.isfinite(values)])
     ax.patch.set(facecolor=VOID, **HATCHED)
     return ax.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5,
         np.arange(values.shape[0] + 1) - 0.5,
         np.ma.masked_invalid(values),
-        cmap=HEAT,
-        vmin=min([0.0, *known]),
-        vmax=max([1.0, *known]),
+        cmap=chosen().cmap,
+        vmin=low,
+        vmax=high,
         rasterized=False,
         edgecolors="face",
         linewidth=0.1,
@@ -57,21 +80,25 @@ def draw_heatmap(
         cell: size of a cell's shorter side in points.
         absent: what the legend calls a NaN.
     """
-    mesh = draw_mesh(ax, matrix, "cka")
+    mesh = draw_mesh(ax, matrix, "cka", narrow=True)
+    if chosen().annotate:
+        annotate(ax, mesh, matrix, cell)
     row, column = ({layer: at for at, layer in enumerate(layers)} for layers in (layers_a, layers_b))
-    size = min(0.55 * cell, 7.0)
+    # With numbers in the cells the marks go around them.
+    size, aside = (0.84 * cell, 0.33) if chosen().annotate else (min(0.55 * cell, 7.0), 0)
     thickness = min(0.6, 0.1 * cell)
     halo = [withStroke(linewidth=2.0 * thickness + 0.3, foreground=INK)]
     square: Look = {"marker": "s", "markerfacecolor": "none", "linestyle": "none"}
     dot: Look = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": "none"}
     paired: Look = {"markersize": size, "markeredgewidth": thickness, "path_effects": halo, "markeredgecolor": "white"}
-    matched: Look = {"markersize": 0.45 * size, "markeredgewidth": 0.6 * thickness}
-    for marked, gid, look in ((pairs, "paired", square | paired), (best, "best", dot | matched)):
-        ax.plot([column[b] for _, b in marked], [row[a] for a, _ in marked], gid=gid, **look)
+    matched: Look = {"markersize": 0.45 * min(0.55 * cell, 7.0), "markeredgewidth": 0.6 * thickness}
+    for marked, gid, look, off in ((pairs, "paired", square | paired, 0), (best, "best", dot | matched, aside)):
+        ax.plot([column[b] + off for _, b in marked], [row[a] + off for a, _ in marked], gid=gid, **look)
     for axis, layers in ((ax.xaxis, layers_b), (ax.yaxis, layers_a)):
         ticks = thin(range(len(layers)))
         axis.set_ticks(ticks, [str(layers[at]) for at in ticks])
-        axis.set_minor_locator(NullLocator())
+        axis.set_minor_locator(FixedLocator(range(len(layers))) if len(layers) <= MOST_TICKS else NullLocator())
+        axis.set_tick_params(which="minor", length=1.2, width=0.4)
     ax.set_xlabel("layer of B")
     ax.set_ylabel("layer of A")
     handles: list[Line2D | Patch] = [
@@ -84,6 +111,24 @@ def draw_heatmap(
     return mesh, handles
 
 
+def annotate(ax: Axes, mesh: QuadMesh, values: np.ndarray, cell: float) -> None:
+    """Write each value into its cell, in black or white, whichever has the higher contrast.
+
+    Args:
+        cell: size of a cell's shorter side in points.
+    """
+    for row, column in np.argwhere(np.isfinite(values)):
+        red, green, blue, _ = mesh.to_rgba(np.array([values[row, column]]))[0]
+        dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < CONTRAST
+        look: Look = {"ha": "center", "va": "center", "size": min(SMALL, 0.36 * cell)}
+        text = f"{values[row, column]:.2f}".replace("0.", ".", 1)
+        ax.text(column, row, text, gid="value", zorder=6, color="white" if dark else "black", **look)
+
+
+CONTRAST = 0.179
+"""Relative luminance at which black and white have the same contrast (WCAG 2)."""
+
+
 def draw_scale(
     ax: Axes, mesh: QuadMesh, label: str, ticks: Sequence[float] | int, orientation: str = "horizontal"
 ) -> None:
@@ -94,12 +139,16 @@ def draw_scale(
     """
     figure: Any = ax.get_figure(root=True)
     horizontal = orientation == "horizontal"
-    bar = figure.colorbar(mesh, cax=ax, orientation=orientation)
+    values: np.ndarray = np.ma.masked_invalid(np.ma.asarray(mesh.get_array())).compressed()
+    low, high = mesh.get_clim()
+    beyond = (bool((values < low - 1e-9).any()), bool((values > high + 1e-9).any()))
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    bar = figure.colorbar(mesh, cax=ax, orientation=orientation, extend=extend)
     if isinstance(ticks, int):
         bar.locator = MaxNLocator(nbins=ticks, steps=[1, 2, 5, 10])
         bar.update_ticks()
     else:
         bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
+    bar.ax.tick_params(labelsize=mpl.rcParams["xtick.labelsize"], length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)
     bar.set_label(label, labelpad=1.5 if horizontal else 2)

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from cka_tools.figure_choices import chosen
 from cka_tools.formatting import MASSIVE_SHARE, layer_list
 from cka_tools.plotting import style
 from cka_tools.plotting.style import Look
 
-MOST_LABELS = 14
+MOST_LABELS, MOST_TICKS = 14, 60
 
 
 def thin(positions: Sequence[float], most: int = MOST_LABELS) -> list[int]:
@@ -58,7 +59,7 @@ def layer_axis(ax: Axes, layers: Sequence[int], names: Mapping[int, str] | None 
     """Ticks at the layers, half a layer of room on both sides; `names` of rows that are no layers."""
     shown = [layers[at] for at in thin(layers)]
     ax.set_xticks(shown, [(names or {}).get(layer, str(layer)) for layer in shown])
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_locator(FixedLocator(layers) if len(layers) <= MOST_TICKS else NullLocator())
     ax.set_xlim(layers[0] - 0.6, layers[-1] + 0.6)
 
 
@@ -88,7 +89,8 @@ def draw_divergence(ax: Axes, entries: Sequence[LayerEntry], mean: float | None)
         mean: the mean debiased divergence, a fraction.
     """
     x = np.array([e["layer_a"] for e in entries])
-    curves = [("debiased, 95 % interval", entries, "cka_debiased", DEBIASED), ("biased", entries, "cka_biased", BIASED)]
+    curves = [("debiased, 95 % interval", entries, "cka_debiased", DEBIASED)]
+    curves += [("biased", entries, "cka_biased", BIASED)] if chosen().biased else []
     if any("rescaled" in e for e in entries):
         curves.append(("rescaled", [e.get("rescaled", {}) for e in entries], "cka_debiased", RESCALED))
     shown: list[np.ndarray] = [np.array([0.0])]
@@ -153,12 +155,12 @@ def draw_effective_dimension(ax: Axes, entries: Sequence[LayerEntry]) -> list[Li
     if len(massive):
         label = f"one feature > {100 * MASSIVE_SHARE:.0f} % of variance"
         handles += ax.plot(*massive.T, label=label, gid="massive", zorder=6, **MASSIVE)
-    _dimension_axis(ax, np.concatenate(drawn))
-    ax.set_ylabel("effective dimension")
+    dimension_axis(ax, np.concatenate(drawn))
+    ax.set_ylabel("eff. dimension (log)")
     return handles
 
 
-def _dimension_axis(ax: Axes, values: np.ndarray) -> None:
+def dimension_axis(ax: Axes, values: np.ndarray) -> None:
     """A log axis over at least a factor of ten."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     widen = max(1.35, (10 * low / high) ** 0.5)
@@ -213,7 +215,7 @@ def draw_ratio(
         handles.append(ax.axhline(mean, label="of the means", gid="ratio: mean", **style.DASHED))
     handles += _voids(ax, x[np.isnan(y)], "no ratio", "none: see note")
     _ratio_axis(ax, np.concatenate([y, low, high, [] if mean is None else [mean]]))
-    ax.set_ylabel("ratio")
+    ax.set_ylabel("ratio (log)")
     return handles
 
 

@@ -11,7 +11,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cka_tools.formatting import percent, shorten
+from cka_tools.formatting import percent, shown_names
 from cka_tools.plotting import style
 from cka_tools.plotting.heatmap import draw_mesh, draw_scale
 
@@ -37,7 +37,7 @@ def matrix_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figure:
     """
     linkage = record["linkage"]
     order = linkage["order"]
-    names = [shorten(model["name"], NAME_LETTERS) for model in record["provenance"]["models"]]
+    names = shown_names(record, NAME_LETTERS)
     labels = [f"{name}  {at + 1}" for at, name in enumerate(names)]
     settings = style.settings_line(record, "debiased linear CKA")
     notes = style.warning_notes(record["summary"], "pair")

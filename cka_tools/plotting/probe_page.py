@@ -55,7 +55,7 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
     layers = sorted({layer["layer"] for model in models for layer in model["layers"]})
     handles: list[Any] = []
     for at, model in enumerate(models):
-        look, shift = _look(at), _shift(at, len(models))
+        look, shift = look_of(at), shift_of(at, len(models))
         entries = [layer["readouts"][SHOWN] for layer in model["layers"]]
         x = np.array([layer["layer"] for layer in model["layers"]]) + shift
         value, low, high = (100 * numbers(entries, end) for end in ("value", "ci_low", "ci_high"))
@@ -83,8 +83,8 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
         below = page.panel(LEFT, bottom - BELOW - HEIGHT / 2, width, HEIGHT / 2)
         below.axhline(0.0, color=FAINT, linewidth=0.8)
         for one in apart:
-            look = _look(one["a"])
-            x = np.array([layer["layer_a"] for layer in one["layers"]]) + _shift(one["a"], len(models))
+            look = look_of(one["a"])
+            x = np.array([layer["layer_a"] for layer in one["layers"]]) + shift_of(one["a"], len(models))
             entries = [layer["readouts"][SHOWN] for layer in one["layers"]]
             value, low, high = (100 * numbers(entries, end) for end in ("value", "ci_low", "ci_high"))
             below.plot(x, value, gid=f"difference {one['a']}", **look)
@@ -96,11 +96,12 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
     return page.figure
 
 
-def _look(at: int) -> Look:
+def look_of(at: int) -> Look:
+    """Of a model by its number."""
     look = LOOKS[at % len(LOOKS)] | (HOLLOW if at % 2 else {})
     return {"zorder": 4} | look
 
 
-def _shift(at: int, count: int) -> float:
+def shift_of(at: int, count: int) -> float:
     """Beside each other, not on top of each other."""
     return 0.0 if count == 1 else (at / (count - 1) - 0.5) * 0.24

@@ -130,6 +130,7 @@ def transplant_figure(record: Record) -> StyledFigure:
                 if name in present
             ]
             page.legend([*keys, *handles], LABELS, bottom + height + ABOVE - 0.02, 3)
+    page.letters()
     return page.figure
 
 
@@ -194,6 +195,7 @@ def health_figure(record: Record) -> StyledFigure:
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="both")
         ax.set_xlabel(_axis_label(title, unit))
+    page.letters()
     return page.figure
 
 
@@ -239,6 +241,7 @@ def interpolation_figure(record: Record) -> StyledFigure:
     for ax in axes:
         ax.set_xlabel("share of the second model")
         ax.grid(axis="y")
+    page.letters()
     return page.figure
 
 

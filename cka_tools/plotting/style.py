@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from math import ceil, floor, log10
 from os import PathLike, fspath
 from pathlib import PurePath
+from string import ascii_lowercase
 from typing import IO, Any, Final
 from warnings import catch_warnings, filterwarnings
 
@@ -18,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from cka_tools.formatting import counted, printable, settings_in_words
+from cka_tools.figure_choices import SIZES, chosen, own_settings, title_of
+from cka_tools.formatting import CORPUS_LETTERS, counted, printable, settings_in_words
 
 POINTS_PER_INCH = 72.0
 LINE_HEIGHT = 1.3
@@ -71,9 +74,6 @@ TITLE, TEXT, SMALL, TINY = 9.0, 7.0, 6.5, 5.8
 DARK, MIDDLE, LIGHT = "#12355b", "#c8553d", "#3fa796"
 NOISE = "#7b5ea7"
 INK, FAINT, BAND, VOID = "#222222", "#8a8a8a", "#ececec", "#e4e4e4"
-HEAT = "cividis"
-"""Perceptually uniform, monotonous in grey, the same to colour-blind readers."""
-
 Look = dict[str, Any]
 """Artist properties."""
 
@@ -99,6 +99,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.hashsalt": "cka-tools",
+    "svg.fonttype": "none",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": TEXT,
     # Names of models and corpora hold $, _ and \\: no text is mathematics.
@@ -135,11 +136,50 @@ _UNDATED: Final[dict[str, dict[str, None]]] = {"pdf": {"CreationDate": None}, "s
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """matplotlib's defaults with these settings on top, whatever the user's own are; undone on leaving."""
-    with matplotlib.style.context(["default", _SETTINGS]), catch_warnings():
+    """matplotlib's defaults with these settings on top, and the user's own where they were chosen; undone on leaving.
+
+    A chosen size of text scales every size.
+    """
+    own, font = own_settings(), chosen().font
+    base = own.get("font.size", TEXT) if font is None else font
+    scaled = {name: _SETTINGS[name] * base / TEXT for name in SIZES} if base != TEXT else {}
+    settings = _SETTINGS | scaled | own | ({} if font is None else scaled)
+    with matplotlib.style.context(["default", settings]), catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the run holds it in full.
         filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def panel_letters(panels: Sequence[Axes], aside: float = 0.0) -> None:
+    """Write a, b, c, … above the upper left corners of panels.
+
+    Args:
+        aside: points further to the left.
+    """
+    if len(panels) > 1:
+        for ax, letter in zip(panels, ascii_lowercase, strict=False):
+            look: Look = {"weight": "bold", "size": TITLE, "ha": "right", "va": "baseline", "gid": "letter"}
+            ax.annotate(letter, (0, 1), (-6 - aside, 5), xycoords="axes fraction", textcoords="offset points", **look)
+
+
+class PlainLogLocator(LogLocator):
+    """Ticks at plain numbers, two at least and some at most, however many decades the axis spans."""
+
+    def __init__(self, subs: Sequence[float], most: int) -> None:
+        super().__init__(subs=tuple(subs), numticks=most)
+        self._wanted, self._most = tuple(subs), most
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """As `LogLocator.tick_values`; the multiples that were asked for where they are few enough."""
+        low, high = sorted((max(vmin, 1e-300), max(vmax, 1e-300)))
+        first, last = floor(log10(low)), ceil(log10(high))
+        coarser = [((1.0, 2.0, 5.0), 1), ((1.0, 3.0), 1), *(((1.0,), stride) for stride in range(1, 99))]
+        for subs, stride in [(self._wanted, 1), *coarser]:
+            ticks = [sub * 10.0**decade for decade in range(first, last + 1, stride) for sub in subs]
+            ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+            if len(ticks) <= self._most:
+                break
+        return ticks if len(ticks) > 1 else MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(low, high)
 
 
 def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
@@ -150,7 +190,7 @@ def plain_log_axis(ax: Axes, subs: Sequence[float], most: int = 12) -> None:
         most: labels at most.
     """
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=tuple(subs), numticks=most))
+    ax.yaxis.set_major_locator(PlainLogLocator(subs, most))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_minor_locator(NullLocator())
@@ -199,6 +239,10 @@ GAP = 0.08
 """Inches between the panels and the lines above and below them."""
 
 
+SMALLEST_PANEL = 0.4
+"""Inches."""
+
+
 class Page:
     """A figure of the page's width: a title, settings, panels, footnotes. Lengths are in inches.
 
@@ -213,7 +257,7 @@ class Page:
     """
 
     def __init__(self, title: Sequence[str], settings: str, panels: float, notes: Sequence[str]) -> None:
-        width = PAGE_WIDTH - 2 * MARGIN
+        width, title = PAGE_WIDTH - 2 * MARGIN, title_of(list(title))
         names = break_lines(printable(" ".join(title)), width, TITLE, "bold")
         if len(names) > 1:
             names = [line for part in title for line in break_lines(printable(part), width, TITLE, "bold")]
@@ -224,6 +268,7 @@ class Page:
         self.ceiling = self.floor + panels
         self._height = self.ceiling + GAP + sum(lines_height([line], size) for line, size, _ in head) + MARGIN
         self.figure = StyledFigure(figsize=(PAGE_WIDTH, self._height))
+        self._panels: list[Axes] = []
         top = self._height - MARGIN
         for line, size, weight in head:
             self.write(MARGIN, top, line, size, weight=weight)
@@ -238,7 +283,14 @@ class Page:
     def panel(self, x: float, y: float, width: float, height: float, **kwargs: Any) -> Axes:
         """Axes with their lower left corner at x, y."""
         box = (x / PAGE_WIDTH, y / self._height, width / PAGE_WIDTH, height / self._height)
-        return self.figure.add_axes(box, **kwargs)
+        axes = self.figure.add_axes(box, **kwargs)
+        if min(width, height) > SMALLEST_PANEL:  # a colour bar is none
+            self._panels.append(axes)
+        return axes
+
+    def letters(self, aside: float = 8.0) -> None:
+        """Panel letters, in the order in which the panels were made."""
+        panel_letters(self._panels, aside)
 
     def legend(self, handles: Sequence[Artist], x: float, y: float, columns: int) -> None:
         """A legend with its upper left corner at x, y."""
@@ -246,10 +298,6 @@ class Page:
             handles=list(handles), loc="upper left", bbox_to_anchor=(x / PAGE_WIDTH, y / self._height),
             ncols=columns, borderaxespad=0.0,
         )  # fmt: skip
-
-
-CORPUS_LETTERS = 48
-"""Of a corpus's name under the title."""
 
 
 def settings_line(record: dict[str, Any], *more: str) -> str:

@@ -73,6 +73,7 @@ def trajectory_figure(record: Record, arrays: Mapping[str, np.ndarray]) -> Figur
         curves.tick_params(labelbottom=False)
     lowest.set_xlabel(label)
     heat.set_xlabel("checkpoint, in the order of x" if len(pairs_of(record, "checkpoint")) > 1 else label)
+    page.letters()
     return page.figure
 
 

@@ -13,6 +13,7 @@ from cka_tools.errors import UserError
 from cka_tools.extraction.tokens import tokenizer_of
 from cka_tools.models import head_of
 from cka_tools.models.language import HEADS
+from cka_tools.planning import Work, announce, stop_if_planning
 from cka_tools.readouts import Quantity, Readout, find_readout
 from cka_tools.readouts.passes import Variant, drawn_inputs, read_variants
 from cka_tools.statistics.paired import Reading
@@ -61,6 +62,8 @@ def read_models(run: FeatureRun, readout: Readout, progress: Progress | None = N
     Raises:
         UserError: as `ModelSource.load` and `read_variants`.
     """
+    announce_readings(run)
+    stop_if_planning()
     told = Told(progress, len(run.prepared[0].kept) * len(run.sources))
     found: list[ModelReadings] = []
     for at, source in enumerate(run.sources):
@@ -68,13 +71,18 @@ def read_models(run: FeatureRun, readout: Readout, progress: Progress | None = N
         if first is not None:
             found.append(found[first])
             continue
-        loaded = source.load(run.options.with_head())
+        loaded = source.load(run.options.with_head(readout.head is not None))
         inputs = readout.inputs(loaded, drawn_inputs(run, at, [loaded]), run.settings)
         rows, _ = read_variants([Variant(source.name, loaded)], inputs, readout, run.settings, told)
         notes = [*loaded.notes, *inputs.notes]
         readings = readout.readings(rows[0], inputs)
         found.append(ModelReadings(readings, rows[0], loaded.provenance, tokenizer_of(loaded), notes))
     return found
+
+
+def announce_readings(run: FeatureRun) -> None:
+    """Tell of the passes of `read_models`."""
+    announce(Work(run, "readings", {at: 1.0 for at in range(len(run.sources)) if at not in run.copies}))
 
 
 def quantities_of(readouts: Sequence[Readout]) -> dict[str, Quantity]:

@@ -20,7 +20,7 @@ from cka_tools.compute import FeatureRun, Told
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import MaskedSum, make_pooler, resolve_layers, site_paths
 from cka_tools.extraction.batches import TokenBatch, make_batch, to_device
-from cka_tools.extraction.extract import DoesNotFit, non_finite, run_splitting, without_padding
+from cka_tools.extraction.extract import DoesNotFit, non_finite, run_splitting, without_packing, without_padding
 from cka_tools.models import LoadedModel
 from cka_tools.models.blocks import block_output
 from cka_tools.models.parts import holding
@@ -83,7 +83,7 @@ def drawn_inputs(run: FeatureRun, at: int, models: Sequence[LoadedModel]) -> Inp
     """The run's documents under the tokenizer of distinct model `at`, in batches that fit all of `models`."""
     prepared = run.prepared[0]
     table = prepared.tables[at]
-    plan = without_padding(replace(prepared, tables=[table] * len(models)), models).plan
+    plan = without_padding(without_packing(replace(prepared, tables=[table] * len(models))), models).plan
     documents = [run.draws[0].documents[row] for row in prepared.kept.tolist()]
     return Inputs(table, plan, documents)
 
@@ -180,7 +180,7 @@ class _Passes:
         pooled: list[Tensor] = list(before)
         total = MaskedSum(mask, model.dtype)
         drawn = None if self.positions is None else to_device(self.positions[list(batch.rows)], mask.device)
-        pool = make_pooler(self.settings.pooling, total, mask, drawn)
+        pool = make_pooler(self.settings.pooling, total, drawn)
 
         def record(blocks: int) -> Any:
             return lambda module, args, output: seen.__setitem__(blocks, output)
@@ -203,7 +203,7 @@ class _Passes:
                 for path in site_paths(model, self.settings.sites, layers):
                     stack.enter_context(modules[path].register_forward_hook(take))
             stack.enter_context(model.evaluating())
-            output = model.run(batch.input_ids, mask, return_dict=True)
+            output = model.run(batch.input_ids, mask, batch.token_type_ids, return_dict=True)
         return States(output.last_hidden_state, pooled), seen
 
     def _check(self, variant: Variant, found: Rows, rows: Sequence[int]) -> None:

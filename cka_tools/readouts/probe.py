@@ -10,7 +10,7 @@ import numpy as np
 from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.extraction.batches import TokenBatch
-from cka_tools.extraction.extract import prepare
+from cka_tools.extraction.extract import prepare, without_packing
 from cka_tools.extraction.words import WordRows, word_rows
 from cka_tools.models import LoadedModel
 from cka_tools.models.language import HeadKind
@@ -74,7 +74,7 @@ class TaskProbe:
         one_row_each(settings, self.task)
         part = self.task if self.pooled else tagger.fitting_part(self.task, settings.seed, READOUT_WORDS)
         texts = [Document(one["id"], one["text"]) for one in classifier.texts_of(part)]
-        prepared = prepare([model], texts, settings)
+        prepared = without_packing(prepare([model], texts, settings))
         documents = [texts[row] for row in prepared.kept.tolist()]
         notes = [*part.notes, *prepared.notes]
         of: classifier.Labelled | Task = part

@@ -206,22 +206,31 @@ class RowBuffer:
 
     def append(self, layers_a: Sequence[Tensor], layers_b: Sequence[Tensor]) -> None:
         """Add a batch: n rows of every layer, copied."""
-        raw = [self._stacked(side) for side in (layers_a, layers_b)]
         self._centred = self.shift is None
+        stacks, shifts = zip(*(self._stacked(at, side) for at, side in enumerate((layers_a, layers_b))), strict=True)
         if self.shift is None:
-            self.shift = self.held((column_means(raw[0]), column_means(raw[1])))
-        X, Y = (stack.sub_(shift.to(stack.dtype)).to(self.dtype) for stack, shift in zip(raw, self.shift, strict=True))
+            self.shift = shifts[0], shifts[1]
+        X, Y = (stack.to(self.dtype) for stack in stacks)
         self._batches.append((X, Y))
         self.rows += len(X)
 
-    def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
-        """Layers side by side, (n, P): in float64 where one of them is, else in the rows' own format."""
+    def _stacked(self, side: int, layers: Sequence[Tensor]) -> Sides:
+        """Layers side by side less their shift, (n, P), in float64 where one of them is, else in the rows' own
+        format; and the shift.
+
+        One layer after the other: it is still in a cache when its mean is taken and subtracted.
+        """
         exact = torch.float64 if torch.float64 in {layer.dtype for layer in layers} else self.dtype
         columns = offsets([layer.shape[1] for layer in layers])
         stack = torch.empty(len(layers[0]), columns[-1].stop, dtype=exact, device=self.device)
+        shift = stack.new_empty(columns[-1].stop, dtype=torch.float64) if self.shift is None else self.shift[side]
         for layer, c in zip(layers, columns, strict=True):
-            stack[:, c] = layer
-        return stack
+            part = stack[:, c]
+            part.copy_(layer)
+            if self.shift is None:
+                shift[c] = column_means(part).to(self.dtype)
+            part.sub_(shift[c].to(exact))
+        return stack, shift
 
     def add_from(self, other: RowBuffer) -> None:
         """Add another buffer's rows, which stay as they are."""

@@ -118,6 +118,8 @@ class FeatureComparison:
             constant layers and where there is no interval.
         left_out: which documents those m are; all n unless n is beyond INFLUENCE_DOCUMENTS.
         early_layers, mean_layers: positions in `layers` that count as early, and that enter the mean.
+        second_order: of some pairs of these documents, `Influence.sample`, by position in `layers`, (s,) each;
+            None where `leave_one_out` is.
     """
 
     n: int
@@ -129,6 +131,7 @@ class FeatureComparison:
     left_out: np.ndarray
     early_layers: list[int]
     mean_layers: list[int]
+    second_order: Sequence[np.ndarray | None] = ()
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -285,11 +288,13 @@ def assemble(
     mean, early_mean = (
         MeanDivergence(*(interval.complement() for interval in mean_interval(group))) for group in groups
     )
-    without = [
-        None if found is None or d not in usable else found.without[usable.index(d)].cpu().numpy()
-        for d in range(len(pairs))
-    ]
-    return FeatureComparison(n, matrices, layers, mean, early_mean, without, documents, list(early_layers), mean_layers)
+    without, second = (
+        [None if rows is None or d not in usable else rows[usable.index(d)] for d in range(len(pairs))]
+        for rows in ((None, None) if found is None else (found.without.cpu().numpy(), found.sample.cpu().numpy()))
+    )
+    return FeatureComparison(
+        n, matrices, layers, mean, early_mean, without, documents, list(early_layers), mean_layers, second
+    )
 
 
 def _interval(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from cka_tools.statistics.intervals import (
     LEVEL,
     Interval,
     Variance,
-    jackknife_variance,
+    debiased_variance,
     quantile,
     t_interval,
     too_few,
@@ -34,11 +34,15 @@ class Reading:
         value: the estimate.
         without: (m,) float64, the estimate with each of m documents left out in turn.
         n: documents of the estimate; more than m where only some are left out.
+        second: what pairs of documents do beyond each of the two, for the same pairs in every reading, (s,):
+            the kernel of a U-statistic less its first order (`statistics.influence`). 0 for a mean, which
+            has no such part. Its mean of squares is ζ₂, which `without` holds twice.
     """
 
     value: float
     without: np.ndarray
     n: int
+    second: np.ndarray = field(default_factory=lambda: np.zeros(()))
 
     @classmethod
     def mean(cls, values: np.ndarray) -> Reading:
@@ -49,18 +53,19 @@ class Reading:
         return cls(float(x.mean()), left, n)
 
     def __add__(self, other: Reading) -> Reading:
-        return Reading(self.value + other.value, self.without + other.without, min(self.n, other.n))
+        n = min(self.n, other.n)
+        return Reading(self.value + other.value, self.without + other.without, n, self.second + other.second)
 
     def __sub__(self, other: Reading) -> Reading:
         return self + -1.0 * other
 
     def __rmul__(self, factor: float) -> Reading:
-        return Reading(factor * self.value, factor * self.without, self.n)
+        return Reading(factor * self.value, factor * self.without, self.n, factor * self.second)
 
     @property
     def variance(self) -> Variance:
         """Over documents, by leaving each out."""
-        return jackknife_variance(torch.from_numpy(self.without), self.n)
+        return debiased_variance(torch.from_numpy(self.without), float(np.mean(self.second**2)), self.n)
 
     def interval(self, level: float = LEVEL) -> Interval:
         """The estimate with its interval over documents; none where there are too few."""
@@ -72,9 +77,6 @@ class Reading:
 def divergence_reading(found: FeatureComparison, members: Sequence[int]) -> Reading:
     """Mean debiased divergence over some layer pairs; those without variance are left out.
 
-    Leaving documents out counts the second-order variance of a U-statistic twice: where CKA is near 0 in many
-    dimensions, intervals made from this are wider than they need be.
-
     Args:
         members: positions in `found.layers`.
     """
@@ -82,7 +84,10 @@ def divergence_reading(found: FeatureComparison, members: Sequence[int]) -> Read
     known = [at for at in members if values[at] is not None]
     without = [one for at in known if (one := found.leave_one_out[at]) is not None]
     mean = float(np.mean([1 - (values[at] or 0.0) for at in known])) if known else math.nan
-    return Reading(mean, 1 - np.mean(without, axis=0) if without else np.empty(0), found.n)
+    if not without:
+        return Reading(mean, np.empty(0), found.n)
+    second = [one for at in known if (one := found.second_order[at]) is not None]
+    return Reading(mean, 1 - np.mean(without, axis=0), found.n, -np.stack(second).mean(0, dtype=np.float64))
 
 
 def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval:
@@ -95,8 +100,8 @@ def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval
     Args:
         what: the gap's name, at the place of a subject.
 
-    Source: Fieller (1954), Some Problems in Interval Estimation; here with delete-one (jackknife) moments
-    and Satterthwaite's degrees of freedom of part − r · gap.
+    Source: Fieller (1954), Some Problems in Interval Estimation; here with delete-one (jackknife) moments,
+    their second order taken out once, and Satterthwaite's degrees of freedom of part − r · gap.
     """
     few = len(gap.without) < INTERVAL_DOCUMENTS
     error = math.sqrt(gap.variance.total)
@@ -109,9 +114,7 @@ def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval
     if few:
         return too_few(share, len(gap.without))
     t = quantile((part - share * gap).variance)
-    m, n = len(gap.without), gap.n
-    moments = np.cov(part.without, gap.without, ddof=0) * (m - 1) * m / n
-    spread = t * t * moments
+    spread = t * t * _moments(part, gap)
     # r solves (gap² − s_gg) r² − 2 (part·gap − s_pg) r + (part² − s_pp) = 0
     a = gap.value**2 - spread[1, 1]
     b = part.value * gap.value - spread[0, 1]
@@ -120,3 +123,17 @@ def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval
         return Interval(None, reason=f"{NOT_CLEAR}: {what} {gap.value:.3g} is not clear of 0")
     root = math.sqrt(max(b * b - a * c, 0.0))
     return Interval(share, (b - root) / a, (b + root) / a)
+
+
+def _moments(part: Reading, gap: Reading) -> np.ndarray:
+    """Variances and covariance of two readings, (2, 2), as `intervals.debiased_variance` of one."""
+    m, n = len(gap.without), gap.n
+    moments = np.cov(part.without, gap.without, ddof=0) * (m - 1)
+    second = np.stack(np.broadcast_arrays(part.second, gap.second)).reshape(2, -1)
+    if not second.any():
+        return moments * m / n
+    component = 2 * second @ second.T / second.shape[1]
+    # The jackknife holds it twice; without it what is left is a variance, and so never below 0.
+    values, vectors = np.linalg.eigh(moments - 2 * component / m**2)
+    first = (vectors * values.clip(min=0)) @ vectors.T
+    return first * m / n + component / n**2

@@ -76,11 +76,28 @@ def extract_cached(
     if loaded is None:
         assert load is not None
         job.model = load()
-        if job.model.needs_equal_lengths:  # an outline did not tell
-            job.prepared = without_padding(prepared, [job.model])
-            if cache and job.find():
-                return job.extraction(progress)
+        job.prepared = without_padding(prepared, [job.model])
+        if job.prepared is not prepared and cache and job.find():  # an outline did not tell
+            return job.extraction(progress)
     return job.extraction(progress, job.make(progress))
+
+
+def find_stored(
+    model: LoadedModel,
+    documents: Sequence[TextDocument],
+    settings: Settings,
+    layers: Sequence[int] | None,
+    prepared: Prepared,
+    content: dict[str, Any],
+) -> tuple[str | None, bool]:
+    """The key of features in the store, None where it is not known, and whether they are there and sound.
+
+    Args:
+        model: its outline. For the others see `extract_cached`.
+    """
+    job = _Job(model, without_padding(prepared, [model]), documents, settings, layers, content)
+    found = job.find()
+    return (None if job.key is None else job.key.digest), found
 
 
 @dataclass
@@ -194,7 +211,7 @@ class _Job:
 
     def extraction(self, progress: Progress | None, splits: Sequence[dict[str, Any]] = ()) -> Extraction:
         """The features and how they came about; equal in all processes but for the arrays."""
-        if progress is not None:
+        if progress is not None and self.state != "hit":
             progress(len(self.prepared.kept), int(self.prepared.tables[0].lengths.sum()))
         facts = (list(splits), self.notes, self.state, self.features and self.features.layers)
         all_splits, notes, state, layers = from_first(lambda: facts)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,12 +15,29 @@ from cka_tools.errors import failing_as
 VARIABLE = "CKA_TOOLS_CACHE"
 
 
+_chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
+
+
+@contextmanager
+def cache_in(folder: Path | None) -> Iterator[None]:
+    """Use a folder as the cache directory inside; None changes nothing."""
+    token = _chosen.set(folder or _chosen.get())
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
 def cache_directory() -> Path:
-    """`CKA_TOOLS_CACHE`, else `cka-tools` in `XDG_CACHE_HOME` or `~/.cache`. It need not exist.
+    """The folder of `cache_in`, else `CKA_TOOLS_CACHE`, else `cka-tools` in `XDG_CACHE_HOME` or `~/.cache`.
+
+    It need not exist.
 
     Raises:
         UserError: it is in the home of somebody who is not known.
     """
+    if (chosen := _chosen.get()) is not None:
+        return chosen
     # Read at each call, not at import, so that one process can serve several caches.
     if given := os.environ.get(VARIABLE):
         with failing_as(f"{VARIABLE} {given!r} is not a folder"):

@@ -209,7 +209,9 @@ def entry_key(
             "format": FORMAT,
             "model": _model_content(model) if content is None else content,
             "documents": _hash_texts(documents[int(row)].text for row in prepared.kept),
-            "tokens": _hash_arrays(table.ids, table.ordinary, table.offsets),
+            "tokens": _hash_arrays(
+                table.ids, table.ordinary, table.offsets, *([] if table.types is None else [table.types])
+            ),
             "pad_id": table.pad_id,
             "special_tokens": sorted(map(int, model.tokenizer.all_special_ids)),
             "max_length": prepared.max_length,

@@ -158,7 +158,7 @@ class PartialEntry:
     def _open_journal(self, done: dict[Batch, str]) -> Any:
         """A journal of the finished batches alone, open for more."""
         fresh = self.folder / f"{JOURNAL}.new"
-        fresh.write_text("".join(f"{self._numbers[rows]} {digest}\n" for rows, digest in done.items()))
+        fresh.write_bytes("".join(f"{self._numbers[rows]} {digest}\n" for rows, digest in done.items()).encode())
         fresh.replace(self.folder / JOURNAL)
         return (self.folder / JOURNAL).open("ab", buffering=0)
 

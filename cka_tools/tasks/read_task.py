@@ -15,6 +15,7 @@ from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import Corpus, Document
 from cka_tools.errors import UserError, one_line, reason_of
 from cka_tools.formatting import counted, quoted
+from cka_tools.planning import was_read
 from cka_tools.settings import Reading
 from cka_tools.tasks.bio import as_bio
 from cka_tools.tasks.conll import is_conll, read_conll
@@ -55,7 +56,9 @@ def read_task(spec: str) -> Task:
         raise UserError(f"task {quoted(spec)}: {unknown[0]!r} is not known: {hint}")
     splits, kind, notes = _examples(spec, described, folder)
     facts = {fact: str(described[fact]) for fact in FACTS if fact in described}
-    return check_task(spec, name, splits, kind, described.get("classes"), facts, notes)
+    task = check_task(spec, name, splits, kind, described.get("classes"), facts, notes)
+    was_read(f"task {spec}", task.fingerprint)
+    return task
 
 
 def task_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from cka_tools.errors import UserError
 from cka_tools.formatting import printable
 from cka_tools.settings import Settings, option, parse_numbers
-from cka_tools.terminal.options import Output, with_options
+from cka_tools.terminal.options import Output, RunOutput, with_options
 from cka_tools.terminal.output import (
     NotDrawn,
     Terminal,
@@ -24,6 +25,7 @@ from cka_tools.terminal.output import (
     save_run,
     tell,
 )
+from cka_tools.terminal.tracking import check_trackers, log_run
 from cka_tools.training.options import AblationSettings
 
 if TYPE_CHECKING:
@@ -35,8 +37,16 @@ if TYPE_CHECKING:
 COMPARING = ".comparing.lock"
 
 
+def _names(text: str, name: str) -> tuple[str, ...]:
+    """Raise a UserError where a name is empty."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UserError(f"--{name} {text!r} names no readout: write it like probe:sections,mlm")
+    return names
+
+
 @dataclass(frozen=True)
-class AblationOutput(Output):
+class AblationOutput(RunOutput):
     """Where an ablation goes."""
 
     out: Path | None = option(
@@ -53,6 +63,9 @@ def ablate_command(
     ] = None,
     checkpoints: tuple[Path, ...] = option((), "Train nothing: compare these directories, told by their manifests."),
     compare_on: str = option("sample", "Corpus of the comparisons, never trained on."),
+    readout: tuple[str, ...] = option(
+        (), "Also read of every checkpoint, as probe:sections,mlm.", shown="none", parse=_names
+    ),
     dry_run: bool = option(False, "Print the tree of what is trained, and its cost."),
     tokens_per_second: list[float] | None = option(
         None,
@@ -75,6 +88,7 @@ def ablate_command(
 
     axis = asked.axis
     check_axis(axis)
+    check_trackers(output.log)
     out = output.out or Path(f"cka-ablate-{axis}")
     output, settings = replace(output, out=out), replace(settings, device=asked.device)
     if more and not checkpoints:
@@ -87,7 +101,9 @@ def ablate_command(
 
         trios, notes = find_trios(axis, [*checkpoints, *(more or ())], asked.n, asked.noise)
         run_and_save(
-            lambda told: compare_trios(axis, trios, compare_on, settings, notes=notes, progress=told), str(out), output
+            lambda told: compare_trios(axis, trios, compare_on, settings, readout=readout, notes=notes, progress=told),
+            str(out),
+            output,
         )
         return
     if tokens_per_second and min(tokens_per_second) <= 0:
@@ -95,11 +111,11 @@ def ablate_command(
         raise UserError(f"--tokens-per-second {given!r} does not fit: give numbers above 0")
     plan = make_plan(asked)
     check_claim(out, plan.identity, **CLAIM)
-    check_comparison(plan, out, compare_on, settings)
+    check_comparison(plan, out, compare_on, settings, readout)
     if dry_run:
         show_plan(plan, out, tokens_per_second, output)
     else:
-        train_and_compare(plan, compare_on, settings, out, output)
+        train_and_compare(plan, compare_on, settings, out, output, readout)
 
 
 def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) -> None:
@@ -112,10 +128,13 @@ def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) 
     answer(lambda console: print_plan(plan, data, console), as_json(data), output)
 
 
-def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path, output: Output) -> None:
+def train_and_compare(
+    plan: Plan, compare_on: str, settings: Settings, out: Path, output: AblationOutput, readout: tuple[str, ...] = ()
+) -> None:
     """Train the tree and compare its leaves."""
     from cka_tools.ablation.measure import compare_plan
     from cka_tools.ablation.train import is_finished, segment_folder, train_tree
+    from cka_tools.comparison.results import Ablation
     from cka_tools.processes import leave
     from cka_tools.store.directory import locked
 
@@ -127,8 +146,7 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
     line = TrainingLine(pieces)
 
     def report(segment: Segment, done: StepReport) -> None:
-        words = f"{segment.start[1]} {done.phase} ({done.objective}) seed {segment.seed}"
-        line.show(segment.key, done, words)
+        line.show(segment.key, done, str(segment))
 
     note = None if output.quiet else lambda text: tell(f"note: {printable(text)}")
     for text in plan.notes:
@@ -136,11 +154,24 @@ def train_and_compare(plan: Plan, compare_on: str, settings: Settings, out: Path
             note(text)
     with line.going_on(out):
         train_tree(plan, out, device=plan.settings.device, report=None if output.quiet else report, note=note)
+
+    def find_saved(out: Path) -> Ablation | None:
+        with suppress(UserError):
+            return Ablation.load(out)
+        return None
+
     # Several processes train together; one compares.
     if leave():
         with locked(out / COMPARING), document_progress(Terminal(stderr=True), hidden=output.quiet) as progress:
-            result = compare_plan(plan, out, compare_on, settings, progress)
-        _, problem = save_run(result, out)
+            saved = find_saved(out)
+            result = compare_plan(plan, out, compare_on, settings, progress, saved, readout)
+        problem = None
+        if result is saved:
+            tell("note: nothing has changed since this ablation was compared: what was saved is shown")
+        else:
+            _, problem = save_run(result, out)
         print_saved(result, out, output)
+        for text in log_run(output.log, result, out, output.log_project):
+            tell(f"note: {text}")
         if problem:
             raise NotDrawn(problem)

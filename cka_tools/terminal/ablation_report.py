@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, noise_sentence, percent, printable, times, times_interval
-from cka_tools.terminal.output import duration, say, say_remarks
-from cka_tools.terminal.tables import Column, divergence_columns, print_table
+from cka_tools.formatting import NOTHING, counted, duration, noise_sentence, percent, printable, times, times_interval
+from cka_tools.terminal.output import say, say_remarks
+from cka_tools.terminal.tables import ALWAYS, Column, divergence_columns, in_unit, interval_in_unit, print_table
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan
@@ -155,6 +155,8 @@ def print_ablation(result: Ablation, console: Console) -> None:
     ]
     print_table(console, columns, result.table, ends=[at - 1 for at in first[1:]])
     summary = record["summary"]
+    for readout in summary.get("readouts", ()):
+        _print_readout(readout, found, columns[:4], result.table, console, [at - 1 for at in first[1:]])
     reasons = [c["ratio"]["mean"]["reason"] for c in found if c["ratio"]["mean"].get("reason")]
     for reason in dict.fromkeys(reasons):
         text = f"in {counted(reasons.count(reason), 'cell')}: {printable(reason)}"
@@ -165,3 +167,29 @@ def print_ablation(result: Ablation, console: Console) -> None:
     kinds = [cell["noise"] for cell in found if cell["noise"]]
     told = f" {noise_sentence('the baseline', kinds)}" if kinds else ""
     say(console, f"{sentence}.{told}", style="bold")
+
+
+def _print_readout(
+    readout: dict[str, Any],
+    cells: Sequence[dict[str, Any]],
+    names: Sequence[Column],
+    file: str,
+    console: Console,
+    ends: Sequence[int],
+) -> None:
+    """Print what a readout's first quantity says of every cell, and of differences from the baseline."""
+    quantity, *others = readout["quantities"]
+    told = [cell["readouts"][f"{readout['name']}.{quantity['name']}"] for cell in cells]
+    unit = quantity["unit"]
+    columns = [*names]
+    for head, of, keep in (
+        ("detour", "detour", (ALWAYS, 3)), ("baseline", "baseline", (6, 2)),
+        ("less the\nbaseline", "difference", (ALWAYS, ALWAYS)), ("noise", "noise", (5, 4)),
+    ):  # fmt: skip
+        entries = [one[of] for one in told]
+        columns.append(Column(head, [in_unit(entry["value"], unit) for entry in entries], keep[0]))
+        columns.append(Column("interval", [interval_in_unit(entry, unit) for entry in entries], keep[1]))
+    rest = f"; {', '.join(one['title'] for one in others)} in {file}" if others else ""
+    what = f"{quantity['title']}{'' if unit == 'nats' else ' in %'}, difference from the baseline paired"
+    say(console, (f"{printable(readout['title'])} ", "bold"), f"{what}; noise: the control less the baseline{rest}")
+    print_table(console, columns, file, ends=ends)

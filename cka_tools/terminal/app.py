@@ -32,9 +32,12 @@ from cka_tools.terminal.intervention_commands import (
     interpolate_command,
     transplant_command,
 )
+from cka_tools.terminal.needle_command import needle_command
 from cka_tools.terminal.output import BAD_INPUT, INTERRUPTED, LOST_PROCESS, UNFORESEEN, tell
 from cka_tools.terminal.probe_command import probe_command
+from cka_tools.terminal.report_command import report_command
 from cka_tools.terminal.run_commands import layers_command, plot_command, show_command, summary_command
+from cka_tools.terminal.study_command import study_app
 from cka_tools.terminal.train_commands import recipe_app, train_command
 
 DEBUG = "--debug"
@@ -76,8 +79,11 @@ app.command("interpolate")(interpolate_command)
 app.command("health")(health_command)
 app.command("fill")(fill_command)
 app.command("probe")(probe_command)
+app.command("needle")(needle_command)
+app.add_typer(study_app, name="study")
 app.command("show")(show_command)
 app.command("plot")(plot_command)
+app.command("report")(report_command)
 app.command("diff")(diff_command)
 app.command("documents")(documents_command)
 app.command("summary")(summary_command)

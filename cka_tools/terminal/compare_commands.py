@@ -29,17 +29,23 @@ def compare_command(
         None, "Model B trained with another seed: its distance from B is the seed noise to divide by."
     ),
     corpus: str = CORPUS,
+    label: tuple[str, ...] = option(
+        (), "A=…, B=… or control=…: its name in figures and tables; repeatable.", shown="what tells them apart"
+    ),
     settings: Settings,
     output: RunOutput,
 ) -> None:
     """Compare two models layer by layer: a table, a figure and a saved run.
 
-    Example: cka compare demo:clm-detour demo:mlm-baseline --corpus abstracts.jsonl.gz --out runs/detour
+    Example: cka compare demo:clm-detour demo:mlm-baseline --corpus abstracts.jsonl.gz --out comparisons/detour
     """
     from cka_tools.comparison import compare
 
+    labels = parse_labels(label)
     run_and_save(
-        lambda progress: compare(model_a, model_b, corpus, control=control, settings=settings, progress=progress),
+        lambda progress: compare(
+            model_a, model_b, corpus, control=control, labels=labels, settings=settings, progress=progress
+        ),
         f"cka-{slug(model_a)}-vs-{slug(model_b)}",
         output,
     )
@@ -51,7 +57,7 @@ def demo_command(
 ) -> None:
     """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
 
-    Example: cka demo --out runs/demo
+    Example: cka demo --out comparisons/demo
     """
     from cka_tools.comparison import compare
 
@@ -85,7 +91,7 @@ def trajectory_command(
 ) -> None:
     """Follow the divergence of checkpoints from a reference along a training, one pass a model.
 
-    Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out runs/along
+    Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out comparisons/along
     """
     from cka_tools.comparison import trajectory
 
@@ -151,6 +157,23 @@ def contrast_command(
         f"cka-contrast-{'-vs-'.join(map(slug, groups))}",
         output,
     )
+
+
+def parse_labels(given: Sequence[str]) -> dict[str, str]:
+    """Labels from texts such as "A=detour".
+
+    Raises:
+        UserError: text of another form, or a model that is named twice.
+    """
+    labels: dict[str, str] = {}
+    for text in given:
+        name, equals, label = text.partition("=")
+        if not equals:
+            raise UserError(f"--label {text!r} is not a label: write it like A=detour")
+        if name in labels:
+            raise UserError(f"--label {name!r} is given twice: leave one out")
+        labels[name] = label
+    return labels
 
 
 def parse_groups(given: Sequence[str]) -> dict[str, list[str]]:

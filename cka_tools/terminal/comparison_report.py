@@ -24,6 +24,7 @@ from cka_tools.formatting import (
     printable,
     ratio_refusals,
     ratio_sentence,
+    three_digits,
     times,
     times_interval,
 )
@@ -82,8 +83,8 @@ def _columns(comparison: Comparison) -> list[Column]:
         if name != "cka":
             columns.append(Column(name, [three_decimals(e["measures"][name]["value"]) for e in entries] + blank, 8))
     for side in "ab":
-        dimensions = [_dimension(e[f"effective_dim_{side}"]) for e in entries]
-        columns.append(Column(f"eff.\ndim {side.upper()}", dimensions + blank, 5))
+        dimensions = [three_digits(e[f"effective_dim_{side}"]) for e in entries]
+        columns.append(Column(f"eff.\ndim {side.upper()}", dimensions + blank, 1))
     for side in "ab":
         given = [e[f"top_feature_share_{side}"] for e in entries]
         heavy = any(share is not None and share > MASSIVE_SHARE for share in given)
@@ -110,12 +111,6 @@ def _norm(comparison: Comparison) -> str:
 
 def _percents(values: Iterable[float | None]) -> list[str]:
     return [percent(value) for value in values]
-
-
-def _dimension(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _share(share: float | None) -> Text:
@@ -151,10 +146,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     names = Table.grid(padding=(0, 2, 0, 0))
     names.add_column(no_wrap=True)
     names.add_column(overflow="fold")
-    given = [*zip("AB", comparison.names, strict=True), ("control", comparison.control)]
-    for role, name in given:
-        if name is not None:
-            names.add_row(Text(role, style="bold"), Text(printable(name)))
+    for role, model in zip(("A", "B", "control"), comparison.record["provenance"]["models"], strict=False):
+        label = f"{printable(str(model['label']))}: " if model.get("label") else ""
+        names.add_row(Text(role, style="bold"), Text(f"{label}{printable(model['name'])}"))
     console.print(names, highlight=False)
     say_settings(console, comparison.record)
     console.print()

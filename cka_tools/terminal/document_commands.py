@@ -19,7 +19,6 @@ from cka_tools.terminal.tables import Column, print_table
 if TYPE_CHECKING:
     from cka_tools.comparison.run_difference import DifferenceTable
 
-LEVEL = 0.05
 DOCUMENT_LETTERS = 30
 
 
@@ -34,7 +33,7 @@ def diff_command(
 ) -> None:
     """Give the difference of divergences of two runs over the same documents, with paired intervals.
 
-    Example: cka diff runs/clm-detour runs/mlm-detour
+    Example: cka diff comparisons/clm comparisons/mlm
     """
     from cka_tools.comparison.run_difference import difference as differ
     from cka_tools.errors import UserError
@@ -66,22 +65,7 @@ def print_difference(found: DifferenceTable, runs: tuple[Path, ...], console: Co
     print_table(console, columns, "the JSON")
     for note in found.notes:
         say(console, ("note ", "bold"), note)
-    say(console, difference_sentence(found), style="bold")
-
-
-def difference_sentence(found: DifferenceTable) -> str:
-    """The last row's difference, and in which layers it is clear of 0 for all of them together."""
-    last = found.rows[-1]
-    entry, over = last["difference"], counted(found.n_documents, "document")
-    if entry["value"] is None:
-        return f"No difference can be given: {entry['reason']}."
-    interval = percent_interval(entry)
-    stated = f"{percent(entry['value'])} points" + (f" (95 % interval {interval}, paired)" if interval else "")
-    if len(found.rows) == 1:
-        return f"{last['row']}: {stated}, over {over}."
-    clear = [row["row"] for row in found.rows[:-2] if row["p"] is not None and row["p"] <= LEVEL]
-    where = f"in layers {', '.join(clear)}" if clear else "in no layer"
-    return f"Mean divergence differs by {stated}, over {over}; {where} it is clear of 0 at 5 % for all layers together."
+    say(console, found.sentence(), style="bold")
 
 
 @dataclass(frozen=True)
@@ -101,7 +85,7 @@ def documents_command(
 ) -> None:
     """List the documents that move a comparison's mean divergence most.
 
-    Example: cka documents runs/detour --top 20
+    Example: cka documents comparisons/detour --top 20
     """
     from cka_tools.comparison.influential import influential_documents
 

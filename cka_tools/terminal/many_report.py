@@ -24,7 +24,7 @@ from cka_tools.formatting import (
     percent_interval,
     printable,
     ratio_refusals,
-    shorten,
+    shown_names,
     significant_layers,
     times,
     times_interval,
@@ -55,8 +55,9 @@ def print_trajectory(result: Trajectory, console: Console) -> None:
     say_settings(console, result.record)
     pairs = result.checkpoints + ([] if result.control is None else [result.control])
     places = [f"{one['x']:,.10g}" for one in result.checkpoints] + ["control"]
+    shown = shown_names(result.record, NAME_LETTERS)
     columns = [
-        Column("checkpoint", [shorten(one["name"], NAME_LETTERS) for one in pairs], justify="left"),
+        Column("checkpoint", [shown[one["a"]] for one in pairs], justify="left"),
         Column("x", places[: len(pairs)]),
         *divergence_columns(pairs),
     ]
@@ -84,11 +85,9 @@ def print_matrix(result: ModelMatrix, console: Console) -> None:
     """Print the matrix where it fits, every pair with its interval, and remarks."""
     summary, names = result.summary, result.names
     say_settings(console, result.record)
-    order = result.record["linkage"]["order"]
+    order, shown = result.record["linkage"]["order"], shown_names(result.record, NAME_LETTERS)
     values = result.divergence()
-    columns = [
-        Column("mean divergence %", [f"{at + 1} {shorten(names[at], NAME_LETTERS)}" for at in order], justify="left")
-    ]
+    columns = [Column("mean divergence %", [f"{at + 1} {shown[at]}" for at in order], justify="left")]
     for other in order if len(order) <= MOST_COLUMNS else ():
         cells = ["·" if other == at else percent(_finite(values[at, other])) for at in order]
         columns.append(Column(str(other + 1), cells))

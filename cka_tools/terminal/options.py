@@ -31,6 +31,10 @@ class RunOutput(Output):
     """Where a run goes."""
 
     out: Path | None = option(None, "Run directory to make; by default one named after the models.", flag="--out -o")
+    log: tuple[str, ...] = option(
+        (), "Where to log the run besides: wandb, tensorboard or trackio; repeatable.", shown="nowhere"
+    )
+    log_project: str = option("cka-tools", "Project of --log wandb and trackio.")
 
 
 def with_options(

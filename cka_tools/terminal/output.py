@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.segment import Segment
 from rich.text import Text
 
@@ -27,27 +27,30 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
 )
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
-from cka_tools.formatting import counted, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
+from cka_tools.formatting import slug as slug
 from cka_tools.processes import from_first, joined
-from cka_tools.terminal.options import Output
+from cka_tools.progress import Pace, Report
+from cka_tools.terminal.options import Output, RunOutput
 from cka_tools.terminal.tables import WIDE
+from cka_tools.terminal.tracking import check_trackers, log_run
 
 if TYPE_CHECKING:
     from cka_tools.comparison.results import RunResult
     from cka_tools.training.loop import StepReport
 
 
-SECONDS_A_LINE = 30
+SECONDS_A_LINE = 10
+BAR_WIDTH = 20
 INTERRUPTED = 130
 LEAST_WIDTH = 20
-NAME_LETTERS = 60
-"""Of a model, in a directory's name."""
 
 
 class Terminal(Console):
@@ -67,32 +70,34 @@ class Terminal(Console):
             yield segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
 
 
-class _Rate(ProgressColumn):
-    """Documents and tokens per second since the first batch was started."""
-
-    def render(self, task: Task) -> Text:
-        if not task.elapsed or not task.completed:
-            return Text("")
-        tokens = task.fields.get("tokens", 0)
-        return Text(f"{task.completed / task.elapsed:,.1f} documents/s  {tokens / task.elapsed:,.0f} tokens/s")
-
-
 @contextmanager
-def document_progress(console: Console, *, hidden: bool) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar that takes documents done, tokens done, documents in all; nothing outside a terminal."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _Rate(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
-        task: list = []
+def document_progress(console: Console, *, hidden: bool) -> Iterator[Report]:
+    """A bar that takes documents done, tokens done, documents in all; outside a terminal a line now and then."""
+    if not console.is_terminal:
+        yield _lines(hidden=hidden)
+        return
+    columns = BarColumn(bar_width=BAR_WIDTH), TextColumn("{task.description}", markup=False)
+    with Bar(*columns, console=console, disable=hidden, transient=True) as bar:
+        task, pace = bar.add_task("", total=None), Pace()
 
         def report(documents: int, tokens: int, total: int) -> None:
-            if not task:
-                task.append(bar.add_task("documents", total=total, tokens=0))
-            bar.update(task[0], completed=documents, tokens=tokens)
+            bar.update(task, completed=documents, total=total, description=pace.words(documents, tokens, total))
 
         yield report
+
+
+def _lines(*, hidden: bool) -> Report:
+    """A line every `SECONDS_A_LINE`: nobody looks at the rest, and a log keeps it."""
+    told, pace = time.monotonic(), Pace()
+
+    def report(documents: int, tokens: int, total: int) -> None:
+        nonlocal told
+        text = pace.words(documents, tokens, total)
+        if not hidden and time.monotonic() - told >= SECONDS_A_LINE:
+            told = time.monotonic()
+            tell(text)
+
+    return report
 
 
 class TrainingLine:
@@ -117,16 +122,20 @@ class TrainingLine:
         # What has not been trained yet may be faster or slower: this one's speed until it is known.
         self._speeds[self._kind.get(key)] = now = done.tokens_per_second
         left = sum(tokens / self._speeds.get(self._kind.get(one), now) for one, tokens in self._left.items())
-        text = (
-            f"{self._number.get(key, 0)}/{len(self._number)} {what}  step {done.step:,}/{done.steps:,}  "
-            f"{done.tokens:,} tokens  loss {done.loss:.3f}  lr {done.learning_rate:.2e}  "
-            f"{done.tokens_per_second:,.0f} tokens/s  {duration(left)} left"
-        )
+        parts = {
+            f"{self._number.get(key, 0)}/{len(self._number)} {what}": 4,
+            f"step {done.step:,}/{done.steps:,}": 5,
+            f"{done.tokens:,} tokens": 0,
+            f"loss {done.loss:.3f}": 3,
+            f"lr {done.learning_rate:.2e}": 1,
+            f"{done.tokens_per_second:,.0f} tokens/s": 2,
+            f"{duration(left)} left": 6,
+        }
         if self._console.is_terminal:
-            self._rewrite(text[: self._console.width - 1])
-        elif done.step == done.steps or time.monotonic() - self._told > SECONDS_A_LINE:
+            self._rewrite(_fitting(parts, self._console.width - 1))
+        elif done.step == done.steps or time.monotonic() - self._told >= SECONDS_A_LINE:
             self._told = time.monotonic()
-            tell(text)
+            tell("  ".join(parts))
 
     @contextmanager
     def going_on(self, out: Path) -> Iterator[None]:
@@ -146,6 +155,14 @@ class TrainingLine:
     def _rewrite(self, text: str) -> None:
         self._console.file.write(f"\r\x1b[2K{text}")
         self._console.file.flush()
+
+
+def _fitting(parts: Mapping[str, int], width: int) -> str:
+    """Parts of a line in at most so many letters; those of the lowest number are left out first."""
+    shown = dict(parts)
+    while len("  ".join(shown)) > width and len(shown) > 1:
+        shown.pop(min(shown, key=shown.__getitem__))
+    return "  ".join(shown)[:width]
 
 
 def tell(text: str) -> None:
@@ -188,14 +205,6 @@ def as_json(data: Any) -> str:
     return json.dumps(data, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as "2 h 05 min", "3 min 20 s" or "41 s"."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 LOST_PROCESS = DAMAGED = UNFORESEEN = 1
 BAD_INPUT = 2
 
@@ -209,6 +218,7 @@ REPORTS = {
     INTERPOLATION: ("readout_report", "print_interpolation"),
     HEALTH: ("readout_report", "print_health"),
     PROBE: ("probe_report", "print_probe"),
+    NEEDLE: ("needle_report", "print_needle"),
 }
 """Where each kind of run is printed; imported when it is."""
 
@@ -234,14 +244,15 @@ def answer(show: Callable[[Console], None], data: str, output: Output) -> None:
             show(Terminal())
 
 
-def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) -> None:
-    """Make a result, save it and print it; of several processes the first one saves and prints.
+def run_and_save(make: Callable[[Any], RunResult], name: str, output: RunOutput) -> None:
+    """Make a result, save it, print it and log it where that was asked; of several processes the first one does.
 
     Args:
         make: takes a progress callback. name: of the run directory where none is given.
     """
     from cka_tools.store.snapshot import kept_until_saved
 
+    check_trackers(output.log)
     with joined() as process:
         run_dir = from_first(lambda: output.out or free_directory(name))
         from_first(lambda: check_free(run_dir))
@@ -254,6 +265,8 @@ def run_and_save(make: Callable[[Any], RunResult], name: str, output: Output) ->
         print_saved(result, saved, output)
         if saved != run_dir:
             tell(f"note: {str(run_dir)!r} was taken meanwhile: the run is in {str(saved)!r}")
+        for text in log_run(output.log, result, saved, output.log_project):
+            tell(f"note: {text}")
         if problem:
             raise NotDrawn(problem)
 
@@ -283,12 +296,15 @@ def say_settings(console: Console, record: dict[str, Any]) -> None:
 
 @contextmanager
 def early_warnings() -> Iterator[None]:
-    """Print what is to be known before a run starts as one line each."""
+    """Print what is to be known before a run starts as one line each, once."""
     show = warnings.showwarning
+    said: set[str] = set()
 
     def told(message: Any, category: type[Warning], *others: Any) -> None:
         if issubclass(category, EarlyWarning):
-            tell(f"cka: warning: {message}")
+            if str(message) not in said:
+                said.add(str(message))
+                tell(f"cka: warning: {message}")
         else:
             show(message, category, *others)
 
@@ -328,12 +344,6 @@ def say_remarks(console: Console, summary: dict[str, Any], noun: str = "", such:
         where = f"in {counted(len(warning['pairs']), noun)}{such}" if "pairs" in warning else ""
         text = f"{where}{printable(warning['text'])}"
         say(console, ("warning ", "bold yellow"), (f"[{warning['code']}] ", "yellow"), text)
-
-
-def slug(spec: str) -> str:
-    """A model spec as part of a directory's name."""
-    last = spec.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def free_directory(name: str) -> Path:

@@ -19,7 +19,7 @@ SHOWN, TITLE = "macro_f1", "macro F1"
 def print_probe(result: Probe, console: Console) -> None:
     """Print one row a layer, floors, what train chose, and remarks."""
     record, summary, models = result.record, result.summary, result.models
-    task, letters = summary["task"], _letters(len(models))
+    task, letters = summary["task"], letters_of(len(models))
     of_words = task["kind"] == "tags"
     kinds = counted(len(task["classes"]), "type") + " of entity" if of_words else f"{len(task['classes'])} classes"
     sizes = f"{task['train']:,} train, {task['test']:,} test, {kinds}"
@@ -45,7 +45,7 @@ def print_probe(result: Probe, console: Console) -> None:
     say(console, f"{title} in % of logistic regression on each layer; {over}; differences are paired.", style="bold")
 
 
-def _letters(count: int) -> list[str]:
+def letters_of(count: int) -> list[str]:
     """A to Z, then numbers."""
     return [ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1) for at in range(count)]
 

@@ -21,23 +21,11 @@ from cka_tools.formatting import (
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.readouts.fill import Filled
 from cka_tools.terminal.output import say, say_remarks
-from cka_tools.terminal.tables import ALWAYS, Column, print_table, three_decimals
+from cka_tools.terminal.tables import ALWAYS, Column, in_unit, interval_in_unit, print_table
 
 LABEL_LETTERS, NAME_LETTERS = 30, 24
 
 Entry = dict[str, Any]
-
-
-def in_unit(value: float | None, unit: str) -> str:
-    """A number of a readout: nats with three decimals, a share in percent."""
-    return three_decimals(value) if unit == "nats" else percent(value)
-
-
-def interval_in_unit(entry: Entry, unit: str) -> str:
-    """Its interval, "–" where there is none."""
-    if entry.get("ci_low") is None:
-        return NOTHING
-    return f"{in_unit(entry['ci_low'], unit)} to {in_unit(entry['ci_high'], unit)}"
 
 
 def _head(unit: str) -> str:

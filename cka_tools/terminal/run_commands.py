@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import KINDS
-from cka_tools.comparison.record import COMPARISON
-from cka_tools.comparison.results import Comparison, RunResult
-from cka_tools.comparison.run_directory import FIGURE, run_kind, write_figure, write_whole
+from cka_tools.comparison.readout_results import open_run
+from cka_tools.comparison.record import COMPARISON, MATRIX, NEEDLE, TRAJECTORY
+from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
+from cka_tools.figure_choices import PAGE, Choices, drawn_with
 from cka_tools.formatting import NOTHING, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
-from cka_tools.terminal.output import as_json, echo, emit, print_result, say
+from cka_tools.terminal.output import as_json, echo, emit, print_result, say, tell
 from cka_tools.terminal.tables import ALWAYS, Column, print_table
+from cka_tools.terminal.training_report import is_training, print_training, training_data
 
 if TYPE_CHECKING:
     from cka_tools.comparison.summary import SummaryTable
@@ -28,15 +30,6 @@ RUN = option(MISSING, "A run directory of any command that saves one.", argument
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
-def open_run(run_dir: Path) -> RunResult:
-    """Read a run by the kind that its record names; without one it is read as a comparison.
-
-    Raises:
-        UserError: no run there, or one that is damaged or of a later format.
-    """
-    return KINDS.get(run_kind(run_dir) or COMPARISON, KINDS[COMPARISON]).load(run_dir)
-
-
 @with_options()
 def show_command(
     run: Path = RUN,
@@ -44,10 +37,16 @@ def show_command(
     explain: bool = option(False, "Also say what each column of a comparison's table is, in a line each."),
     output: Output,
 ) -> None:
-    """Print a saved run again.
+    """Print a saved run again; of a training run its losses.
 
-    Example: cka show runs/detour --explain
+    Example: cka show comparisons/detour --explain
     """
+    if not (run / RESULT).exists() and is_training(run):
+        if explain:
+            raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a training: leave it out")
+        data = training_data(run)
+        emit(lambda console: print_training(data, run, console), as_json(data), output)
+        return
     result = open_run(run)
     if explain and not isinstance(result, Comparison):
         raise UserError(f"--explain is for runs of `cka compare`, and {str(run)!r} is a {result.kind}: leave it out")
@@ -71,22 +70,55 @@ class FigureOutput(Output):
 
 
 @with_options()
-def plot_command(run: Path = RUN, *, output: FigureOutput) -> None:
-    """Draw the figure of a saved run again.
+def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> None:
+    """Draw the figure of a saved run again, as a whole page or one panel of it.
 
-    Example: cka plot runs/detour --out detour.pdf
+    Example: cka plot comparisons/detour --out detour.pdf
+
+    Example: cka plot comparisons/detour --what heatmap --range 0.8:1 --size single --out heatmap.svg
     """
     out = output.out
     if out is not None and out.suffix not in FIGURE_SUFFIXES:
         raise UserError(f"--out {str(out)!r} is not a figure's name: end it in {', '.join(FIGURE_SUFFIXES)}")
-    figure = open_run(run).figure()
+    result = open_run(run)
+    if choices.what != PAGE and not isinstance(result, Comparison):
+        raise UserError(
+            f"--what {choices.what} is a panel of a comparison, and {str(run)!r} is a {result.kind}: leave it out"
+        )
+    if unused := _unused(choices, result.kind):
+        drawn = f"a {result.kind}'s figure" if choices.what == PAGE else f"--what {choices.what}"
+        raise UserError(f"{' and '.join(unused)} would change nothing in {drawn}: leave it out")
+    if out is None and choices != Choices():
+        raise UserError("a figure of your own choices does not replace that of the run: name a file with --out")
+    for text in choices.notes:
+        tell(f"note: {text}")
     targets = [out] if out is not None else [run / f"{FIGURE}{suffix}" for suffix in FIGURE_SUFFIXES[:2]]
-    for target in targets:
-        write_figure(figure, target)
+    with drawn_with(choices, own=choices != Choices() or out is not None):
+        figure = result.figure()
+        for target in targets:
+            write_figure(figure, target)
     if output.as_json:
         echo(as_json({"figures": [str(t) for t in targets]}))
     elif not output.quiet:
         echo(f"Wrote {' and '.join(printable(str(t)) for t in targets)}")
+
+
+HEATMAPS = (COMPARISON, TRAJECTORY, MATRIX)
+"""Kinds of run whose page has one."""
+
+
+def _unused(choices: Choices, kind: str) -> list[str]:
+    """Choices that were made of what is not drawn."""
+    default, of_pair = Choices(), kind == COMPARISON
+    coloured = kind in HEATMAPS and choices.what in (PAGE, "heatmap")
+    drawn = {
+        "range": coloured,
+        "cmap": coloured,
+        "annotate": of_pair and choices.what in (PAGE, "heatmap"),
+        "biased": of_pair and choices.what in (PAGE, "layers"),
+    }
+    made = [name for name, there in drawn.items() if not there and getattr(choices, name) != getattr(default, name)]
+    return ["--no-biased" if name == "biased" else f"--{name}" for name in made]
 
 
 @with_options()
@@ -137,32 +169,59 @@ def layers_command(
 
 @with_options()
 def summary_command(
-    runs: tuple[Path, ...] = option(MISSING, "Run directories that `cka compare` wrote.", argument=True),
+    runs: tuple[Path, ...] = option(
+        MISSING,
+        "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
+        "`cka needle`.",
+        argument=True,
+    ),
     *,
     label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
     layout: Literal["table", "csv", "markdown", "latex"] = option(
         "table", "For the terminal, or to paste into a paper.", flag="--format"
     ),
+    columns: str = option(
+        "",
+        "Columns to show, as mean,ratio: mean, mean-biased, early, early-biased, noise, ratio, n, corpus.",
+        shown="all; CSV and JSON always",
+    ),
+    caption: str | None = option(None, "Caption of the table, in LaTeX in a float.", shown="what the runs share"),
+    latex_label: str | None = option(None, "Name for \\ref, as tab:cka; in a float.", shown="none"),
+    fit: bool = option(False, "In LaTeX, shrink the table to the width of the text where it is wider."),
     output: Output,
 ) -> None:
     """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
 
-    Example: cka summary runs/base runs/large --label Base --label Large --format latex --out table.tex
+    Example: cka summary comparisons/base comparisons/large --label Base --label Large --format latex --out table.tex
     """
-    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table
+    from cka_tools.comparison.summary import FORMATS, read_runs, summary_table, to_latex
     from cka_tools.terminal.many_report import print_summary
 
-    for run in runs:
-        if (kind := run_kind(run)) not in (None, COMPARISON):
-            raise UserError(
-                f"{str(run)!r} is of the kind {kind!r}, which is a table of its own: see `cka show`, or name "
-                "runs of `cka compare`"
-            )
-    found = summary_table(read_runs(runs), label)
+    if layout != "latex" and (fit or latex_label is not None):
+        raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
+    chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
+    if len(runs) == 1 and run_kind(runs[0]) == NEEDLE:
+        from cka_tools.comparison.needle_table import needle_summary
+        from cka_tools.comparison.readout_results import Needle
+
+        if chosen:
+            raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
+        found = needle_summary(Needle.load(runs[0]), label, caption)
+    else:
+        read, skipped = read_runs(runs)
+        kept = label
+        if len(label) == len(runs):  # names of what was passed over are not needed
+            kept = tuple(name for name, run in zip(label, read, strict=True) if run is not None)
+        found = summary_table([run for run in read if run is not None], kept, chosen, caption)
+        for text in skipped:
+            tell(f"note: {printable(text)}: passed over")
     if output.as_json or layout == "table":
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    text = FORMATS[layout](found)
+    if layout == "latex":
+        text = to_latex(found, fit=fit, label=latex_label, floating=caption is not None)
+    else:
+        text = FORMATS[layout](found)
     if output.out is not None:
         write_whole(output.out, text)
     elif not output.quiet:

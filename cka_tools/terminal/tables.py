@@ -110,3 +110,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def three_decimals(value: float | None) -> str:
     """A measure's value as tables print it."""
     return NOTHING if value is None else f"{value:z.3f}"
+
+
+def in_unit(value: float | None, unit: str) -> str:
+    """A number of a readout: nats with three decimals, a share in percent."""
+    return three_decimals(value) if unit == "nats" else percent(value)
+
+
+def interval_in_unit(entry: dict[str, Any], unit: str) -> str:
+    """Its interval, "–" where there is none."""
+    if entry.get("ci_low") is None:
+        return NOTHING
+    return f"{in_unit(entry['ci_low'], unit)} to {in_unit(entry['ci_high'], unit)}"

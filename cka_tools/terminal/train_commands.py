@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import NOTHING, counted, printable, units_in_words
+from cka_tools.manifest import HELD_OUT
 from cka_tools.settings import Reading, option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import TrainingLine, as_json, echo, emit, say, tell
@@ -71,6 +72,7 @@ def train_command(
     from cka_tools.manifest import read_manifest
     from cka_tools.processes import leave
     from cka_tools.training.freezing import freeze as frozen_by
+    from cka_tools.training.held_out import HeldOutLoss, measure_run, pack_for
     from cka_tools.training.packing import pack_texts
     from cka_tools.training.recipe import DETOURS, PRETRAINING
     from cka_tools.training.recipe_file import find_recipe
@@ -87,8 +89,14 @@ def train_command(
     opened = open_corpus(corpus, reading=reading)
     texts = [document.text for document in stream_documents(opened)]
     held = f"{counted(len(texts), 'document')}{units_in_words({'spec': corpus, 'source': opened.source})}"
+    others = None
+    if options.held_out is not None:
+        others = [document.text for document in stream_documents(open_corpus(options.held_out, reading=reading))]
+        if both := len(set(texts) & set(others)):
+            tell(f"note: {counted(both, 'text')} of --eval {options.held_out!r} are trained on as well")
     with start_folder(start, random=recipe == PRETRAINING, seed=seed) as folder:
         model, tokenizer = load_start(folder, given=start)
+        packed = None if others is None else pack_for(others, folder, chosen)
         for intervention in options.freeze:
             chosen = frozen_by(chosen, intervention, len(model.model.layers))
         del model
@@ -96,6 +104,10 @@ def train_command(
             texts, tokenizer, length=chosen.sequence_length, seed=data_seed, tokens=chosen.tokens, epochs=options.epochs
         )
         del texts
+
+        def tell_loss(found: HeldOutLoss) -> None:
+            tell(f"held out: {found.objective} loss {found.loss:.3f} in {found.phase} at {found.tokens:,} tokens")
+
         line = TrainingLine({p.name: (chosen.steps(p) * chosen.tokens_per_step, p.objective) for p in chosen.phases})
 
         def report(done: StepReport) -> None:
@@ -119,8 +131,11 @@ def train_command(
                 device=options.device,
                 extra={"start": start, "corpus": corpus},
             )
-    if not leave():
-        return
+        if not leave():
+            return
+        measured: list[HeldOutLoss] = []
+        if packed is not None:
+            measured = measure_run(chosen, folder, out, packed, None if output.quiet else tell_loss)
     manifest = read_manifest(final) or {}
     losses = {
         phase.name: (read_manifest(folder) or {}).get("final_loss")
@@ -130,11 +145,16 @@ def train_command(
         told = ("run_tokens", "final_loss", "weights_sha256", "data_sha256", "seed", "data_seed")
         facts = {key: manifest.get(key) for key in told}
         facts |= {"losses": losses, "notes": run_notes(chosen, out)}
+        facts |= {"held_out": [asdict(loss) for loss in measured]} if measured else {}
         echo(as_json({"model": str(final)} | facts))
     elif not output.quiet:
         stated = ", ".join(f"{loss:.3f} in {name}" for name, loss in losses.items() if loss is not None)
         tokens_read = f"{manifest.get('run_tokens', 0):,} tokens from {held}"
         echo(f"Wrote {printable(str(final))} ({tokens_read}; last training losses in nats a target: {stated})")
+        if packed is not None:
+            ends = {loss.objective: loss.loss for loss in measured}
+            told_ends = ", ".join(f"{loss:.3f} {name}" for name, loss in ends.items())
+            echo(f"On {packed.tokens:,} held-out tokens its loss is {told_ends} (`cka show {out}`, {HELD_OUT})")
 
 
 @recipe_app.command("show")

@@ -42,6 +42,10 @@ def attention_masks(
 QUERIES = 128
 """Queries of a block: measured on sequences of 512; 64 and 256 took up to twice as long."""
 
+KEPT = 1024
+"""Tokens of a sequence up to which the weights of all blocks wait in memory for the backward pass; it computes those
+of longer ones again, block by block."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -81,9 +85,8 @@ class BlockedMask:
         """Return the mask of sequences whose tokens belong to these documents, (batch, length) integers."""
         length = document_ids.shape[1]
         position = torch.arange(length, device=document_ids.device)
-        blocks = spans(length, causal=causal, window=window)
-        seen = []
-        for span in blocks:
+        cut, seen = [], []
+        for span in spans(length, causal=causal, window=window):
             queries, keys = slice(span.begin, span.end), slice(span.first, span.last)
             offset = position[queries, None] - position[None, keys]
             mask = document_ids[:, None, queries, None] == document_ids[:, None, None, keys]
@@ -91,8 +94,13 @@ class BlockedMask:
                 mask = mask & (offset >= 0)
             if window is not None:
                 mask = mask & (offset.abs() <= window)
+            if length > KEPT:  # of keys within reach most are those of other documents
+                reached = mask.any((0, 1, 2)).nonzero()
+                begin, end = int(reached[0]), int(reached[-1]) + 1
+                span, mask = Span(span.begin, span.end, span.first + begin, span.first + end), mask[..., begin:end]
+            cut.append(span)
             seen.append(mask)
-        return cls(blocks, seen)
+        return cls(cut, seen)
 
     def biases(self, dtype: torch.dtype) -> list[Tensor]:
         """Return what is added to the scores of each block: 0 or −inf, (batch, 1, queries, keys)."""
@@ -104,32 +112,38 @@ class BlockedMask:
         return self._biases[dtype]
 
 
+def _weights(q: Tensor, k: Tensor, span: Span, bias: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ + bias) of one block."""
+    scores = torch.matmul(q[:, :, span.begin : span.end], k[:, :, span.first : span.last].transpose(-1, -2))
+    # The softmax of bfloat16 scores is computed in float32 inside the kernel.
+    return torch._softmax(scores.mul_(scale).add_(bias), -1, False)
+
+
 class _BlockedAttention(torch.autograd.Function):
-    """softmax(scale · q kᵀ + bias) v by blocks; the weights are kept for the backward pass."""
+    """softmax(scale · q kᵀ + bias) v by blocks."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, mask: BlockedMask, scale: float) -> Tensor:
         out = torch.empty_like(q)
         weights = []
         for span, bias in zip(mask.spans, mask.biases(q.dtype), strict=True):
-            queries, keys = slice(span.begin, span.end), slice(span.first, span.last)
-            scores = torch.matmul(q[:, :, queries], k[:, :, keys].transpose(-1, -2))
-            # The softmax of bfloat16 scores is computed in float32 inside the kernel.
-            weight = torch._softmax(scores.mul_(scale).add_(bias), -1, False)
-            out[:, :, queries] = torch.matmul(weight, v[:, :, keys])
-            weights.append(weight)
+            weight = _weights(q, k, span, bias, scale)
+            out[:, :, span.begin : span.end] = torch.matmul(weight, v[:, :, span.first : span.last])
+            if q.shape[2] <= KEPT:
+                weights.append(weight)
         ctx.save_for_backward(q, k, v, *weights)
-        cast(Any, ctx).spans, cast(Any, ctx).scale = mask.spans, scale
+        cast(Any, ctx).mask, cast(Any, ctx).scale = mask, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_out,) = gradients
-        q, k, v, *weights = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         # Blocks overlap in their keys: those gradients are summed in float32.
         d_q, d_k, d_v = torch.empty_like(q), *(torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
-        for span, weight in zip(ctx.spans, weights, strict=True):
+        for at, (span, bias) in enumerate(zip(ctx.mask.spans, ctx.mask.biases(q.dtype), strict=True)):
             queries, keys = slice(span.begin, span.end), slice(span.first, span.last)
+            weight = kept[at] if kept else _weights(q, k, span, bias, ctx.scale)
             block = d_out[:, :, queries]
             d_v[:, :, keys] += torch.matmul(weight.transpose(-1, -2), block)
             d_weight = torch.matmul(block, v[:, :, keys].transpose(-1, -2))

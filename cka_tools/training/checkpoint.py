@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from cka_tools.errors import UserError
-from cka_tools.manifest import MANIFEST, read_manifest
+from cka_tools.manifest import LOSSES, MANIFEST, read_manifest
 from cka_tools.models.folder import hash_file, hash_weights
 from cka_tools.models.load import quiet_transformers
 from cka_tools.store.directory import locked, replace_file
@@ -36,7 +36,6 @@ from cka_tools.training.loop import LossRow, PhaseState
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "trainer_state.json"
-LOSSES = "loss.csv"
 WeightsDtype = Literal["float32", "float16", "bfloat16"]
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -227,7 +226,10 @@ def versions() -> dict[str, str]:
 
 def _flush(path: Path) -> None:
     """Ask the system to put a file or a directory on the disk."""
-    if os.name == "nt" and path.is_dir():
+    if os.name == "nt":  # which opens no folder, and flushes only what may be written
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         return
     handle = os.open(path, os.O_RDONLY)
     try:

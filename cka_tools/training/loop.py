@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +18,9 @@ from cka_tools.training.freezing import frozen_list, frozen_parameters
 from cka_tools.training.objectives import Objective, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_texts
 from cka_tools.training.recipe import DECAY_MASKING, ObjectiveName, OptimizerSettings, Phase
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def torch_weight_decay(decoupled: float, peak_lr: float) -> float:

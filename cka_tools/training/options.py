@@ -59,6 +59,12 @@ class TrainingOptions(RecipeOptions):
         "Keep the checkpoints of a finished phase, or only its end.",
         flag="--keep-checkpoints/--no-keep-checkpoints",
     )
+    held_out: str | None = option(
+        None,
+        "Texts that are not trained on: the loss on them of the start, of kept checkpoints and of each phase's end.",
+        shown="none",
+        flag="--eval",
+    )
     sequences_per_forward: int | None = option(
         None, "Sequences that a process takes at once; less needs less memory.", least=1
     )

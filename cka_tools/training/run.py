@@ -5,6 +5,7 @@ run.json              what makes this run: recipe, start, data, seed, precision
 1-detour-checkpoints/ those on the way to it, where they were asked for
 final/                the checkpoint after the last phase: the model
 loss.csv              the loss curve of all phases
+held_out.csv          losses on held-out texts, where they were asked for
 """
 
 import json
@@ -15,19 +16,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
-from cka_tools.manifest import read_manifest
+from cka_tools.manifest import FINAL, LOSSES, RUN, read_manifest
 from cka_tools.models.folder import hash_weights
 from cka_tools.processes import from_first, make_accelerator
-from cka_tools.training.checkpoint import LOSSES, find_damage, read_state, write_json, write_losses
+from cka_tools.training.checkpoint import find_damage, read_state, write_json, write_losses
 from cka_tools.training.loop import StepReport, check_fits, sequences_of
 from cka_tools.training.objectives import TargetLoss
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import Recipe
 from cka_tools.training.segment import train_phase, why_not_to_the_bit
 from cka_tools.training.start_model import AUTO, check_start, load_start
-
-RUN = "run.json"
-FINAL = "final"
 
 
 def train_run(

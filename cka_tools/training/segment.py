@@ -1,5 +1,7 @@
 """One phase from checkpoint to checkpoint: a run is a chain of these, a branch one more from a parent."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import platform
@@ -8,10 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from cka_tools.errors import UserError, one_line
@@ -42,6 +43,9 @@ from cka_tools.training.objectives import Objective
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import OptimizerSettings, Phase
 from cka_tools.training.start_model import AUTO, check_start, load_start
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class BeingTrainedError(UserError):

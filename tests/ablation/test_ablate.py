@@ -26,7 +26,8 @@ N = 40 * 32
 def write_corpus(path: Path, seed: int, documents: int) -> Path:
     rng = np.random.default_rng(seed)
     texts = [" ".join(f"w{w}" for w in rng.integers(0, 120, size=20)) for _ in range(documents)]
-    path.write_text("\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)))
+    rows = "\n".join(json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts))
+    path.write_text(rows, encoding="utf-8")
     return path
 
 
@@ -227,9 +228,23 @@ def test_an_interrupted_ablation_goes_on_without_training_again(cka, options, mo
     finished = [name for name in trained if name != "interrupted"]
     assert len(finished) == len(set(finished)) == 12
     before = (tmp_path / "run" / "ablation.csv").read_bytes()
-    assert cka(*given)[0] == 0
-    assert len(trained) == 13
+    # What is finished is neither trained nor compared again; with other settings it is compared.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs_engine, "compare_statistics", lambda *_, **__: pytest.fail("compared again"))
+        code, out, err = cka(*given[:-1])
+    assert code == 0
+    assert "nothing has changed since this ablation was compared" in err
+    assert "comparisons over 40 documents" in " ".join(out.split())
     assert (tmp_path / "run" / "ablation.csv").read_bytes() == before
+    assert len(trained) == 13
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    names = [model["name"] for model in record["provenance"]["models"]]
+    assert names[:3] == [f"length:0.5@3x32 {role} seed 1" for role in ("detour", "baseline", "control")]
+    assert (tmp_path / "run" / "segments" / record["pairs"][0]["folders"]["detour"]).is_dir()
+    code, _, err = cka(*given[:-1], "--documents", 30)
+    assert code == 0
+    assert "nothing has changed" not in err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["summary"]["n_documents"] == 30
 
 
 def test_damaged_segments_are_made_again(cka, options, tmp_path):
@@ -311,6 +326,9 @@ def test_bad_input_is_one_line(cka, options, axis, more, told, tmp_path):
         ("length", ("--measure", "cka,none"), "none"),
         ("length", ("--measure", "mknn", "--keep-features", "1KiB"), "--keep-features 1,024 bytes"),
         ("direction", ("--start-tokens", 640, "--early", "7"), "early layers [7]"),
+        ("length", ("--readout", "probe:none"), "task 'none' is not known"),
+        ("length", ("--readout", "mlm,,clm"), "--readout 'mlm,,clm' names no readout"),
+        ("length", ("--readout", "clm"), "readout 'clm' needs a causal-LM head"),
     ],
 )
 def test_what_the_comparison_refuses_is_refused_before_training(cka, options, monkeypatch, tmp_path, axis, more, told):

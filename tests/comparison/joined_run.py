@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def command(environment: dict[str, str], words: list[str], output: Path, dies_af
     torch.set_num_threads(1)
     from cka_tools.terminal.app import main
 
-    file = output.open("w")
+    file = output.open("w", encoding="utf-8")
     for stream in (1, 2):
         os.dup2(file.fileno(), stream)
     if dies_after is not None:
@@ -75,3 +76,25 @@ def command(environment: dict[str, str], words: list[str], output: Path, dies_af
         PooledForward.__call__ = dying  # type: ignore[method-assign]
     sys.argv = ["cka", *words]
     main()
+
+
+def draw(environment: dict[str, str], corpus: str, documents: int, folder: Path, error: bool = False) -> None:
+    """Draw documents; a line in `folder/reads` for each file that is opened, the draw in `folder/draw.RANK.json`."""
+    os.environ.update(environment)
+    from cka_tools.documents import draw_documents, text_files
+    from cka_tools.errors import UserError
+
+    read = text_files.read_lines
+
+    def counted(path: Path, limit: int) -> Any:
+        with (folder / "reads").open("a") as log:
+            log.write(f"{path.name}\n")
+        return read(path, limit)
+
+    text_files.read_lines = counted
+    with joined() as process:
+        try:
+            found: dict[str, Any] = asdict(draw_documents(corpus, documents))
+        except UserError as problem:
+            found = {"error": str(problem)}
+        (folder / f"draw.{process.rank}.json").write_text(json.dumps(found))

@@ -34,6 +34,7 @@ def test_a_constant_branch_has_no_variance_and_no_cka(branches, long_texts, opti
     assert constant["rescaled"]["cka_debiased"] is None
     assert "no variance" in constant["reason"]
     assert [w["layers"] for w in result.warnings if w["code"] == "no-variance"] == [[0]]
+    assert not [w for w in result.warnings if w["code"] in ("low-dimension", "massive-feature") and 0 in w["layers"]]
     assert other["cka_debiased"] is not None
     assert result.summary["mean_divergence"]["debiased"]["value"] == pytest.approx(1 - other["cka_debiased"])
 

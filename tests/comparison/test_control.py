@@ -8,7 +8,7 @@ from synthetic_comparison import make_comparison
 
 from cka_tools import Comparison, compare
 from cka_tools.errors import UserError
-from cka_tools.formatting import ratio_refusals, ratio_sentence
+from cka_tools.formatting import ratio_refusals, ratio_sentence, times
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +182,8 @@ def test_the_sentence_says_how_many_times():
     summary = make_comparison(8, control="c").summary
     mean = summary["ratio"]["mean"]
     assert ratio_sentence(summary).startswith(
-        f"The pair's mean divergence is {mean['value']:.1f} times the seed noise (95 % interval "
-        f"{mean['ci_low']:.1f} to {mean['ci_high']:.1f}), in early layers 0–2 "
+        f"The pair's mean divergence is {times(mean['value'])} times the seed noise (95 % interval "
+        f"{times(mean['ci_low'])} to {times(mean['ci_high'])}), in early layers 0–2 "
     )
 
 

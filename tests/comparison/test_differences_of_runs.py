@@ -9,6 +9,7 @@ from cka_tools import Comparison, compare, compute_features
 from cka_tools.comparison.influential import influential_documents
 from cka_tools.comparison.run_difference import difference
 from cka_tools.errors import UserError
+from cka_tools.formatting import percent
 from cka_tools.statistics.pair import compare_features
 
 OPTIONS = {"max_length": 64, "permutations": 0}
@@ -113,5 +114,5 @@ def test_few_documents_that_decide_are_told_with_the_number_without_them(tiny_mo
             ids = [one["document"] for one in sorted(moved, key=lambda one: -one["share"])[:half]]
             left = [text for at, text in enumerate([*texts, *odd]) if f"item:{at}" not in ids]
             without = compare(a, c, left, **OPTIONS).summary["mean_divergence"]["debiased"]["value"]
-            assert f"without them it is {100 * without:.1f} %" in told[0]["text"]
+            assert f"without them it is {percent(without)} %" in told[0]["text"]
     assert told

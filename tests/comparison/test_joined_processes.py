@@ -17,8 +17,8 @@ import torch
 
 from cka_tools import Comparison, compare
 from cka_tools.bundled import bundled_data
+from cka_tools.comparison.readout_results import open_run
 from cka_tools.store.directory import VARIABLE
-from cka_tools.terminal.run_commands import open_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a POSIX signal")
 
@@ -268,3 +268,65 @@ def test_torchrun_makes_one_run_and_one_table(cache, pair, texts, tmp_path):
     result = Comparison.load(tmp_path / "run")
     for estimator in ("biased", "debiased"):
         np.testing.assert_allclose(result.matrix(estimator), expected.matrix(estimator), atol=1e-10)
+
+
+def drawn_together(corpus, documents, world, folder):
+    """What every process says of a draw, and which files were opened."""
+    folder.mkdir()
+    port = free_port()
+    processes = []
+    for rank in range(world):
+        args = (environment(folder / "cache", rank, world, port), str(corpus), documents, folder)
+        processes.append(CONTEXT.Process(target=joined_run.draw, args=args))
+        processes[-1].start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    found = [json.loads((folder / f"draw.{rank}.json").read_text()) for rank in range(world)]
+    return found, sorted((folder / "reads").read_text().split())
+
+
+def write_parts(folder, files):
+    folder.mkdir()
+    for name, rows in files.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_processes_read_a_corpus_once_between_them_and_draw_the_same(tmp_path):
+    # Texts that are in several files, whose first id and metadata count, and an empty one.
+    parts = {
+        f"part{k}.jsonl": [{"text": f"text {i % 31} of {k * (i > 20)}", "from": k, "id": f"{k}:{i}"} for i in range(40)]
+        for k in range(5)
+    }
+    parts["part3.jsonl"].append({"text": " ", "from": 3, "id": "empty"})
+    write_parts(tmp_path / "corpus", parts)
+    found = {world: drawn_together(tmp_path / "corpus", 25, world, tmp_path / str(world)) for world in (1, 2, 4)}
+    (alone,), reads = found[1]
+    distinct = {row["text"]: row for rows in reversed(parts.values()) for row in reversed(rows) if row["text"].strip()}
+    assert alone["counts"] == {
+        "read": 201, "empty": 1, "duplicates": 200 - len(distinct), "usable": len(distinct), "drawn": 25
+    }  # fmt: skip
+    assert all(distinct[one["text"]]["id"] == one["id"] for one in alone["documents"])
+    assert reads == sorted(parts)
+    for world in (2, 4):
+        draws, reads = found[world]
+        assert draws == [alone] * world
+        assert reads == sorted(parts)
+
+
+def test_one_file_is_read_by_one_of_the_processes(tmp_path):
+    write_parts(tmp_path / "corpus", {"only.jsonl": [{"text": f"text {i}"} for i in range(40)]})
+    corpus = tmp_path / "corpus" / "only.jsonl"
+    (alone,), _ = drawn_together(corpus, 10, 1, tmp_path / "1")
+    draws, reads = drawn_together(corpus, 10, 2, tmp_path / "2")
+    assert draws == [alone, alone]
+    assert reads == ["only.jsonl"]
+
+
+def test_what_is_wrong_with_a_corpus_is_said_by_all_as_by_one(tmp_path):
+    rows = [{"text": f"text {i}"} for i in range(9)]
+    write_parts(tmp_path / "corpus", {"a.jsonl": rows, "b.jsonl": [*rows, {"other": 1}], "c.jsonl": [{"none": 1}]})
+    (alone,), _ = drawn_together(tmp_path / "corpus", 4, 1, tmp_path / "1")
+    assert "b.jsonl, line 10" in alone["error"]
+    draws, _ = drawn_together(tmp_path / "corpus", 4, 3, tmp_path / "3")
+    assert draws == [alone] * 3

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import processors
+from transformers import AutoTokenizer
 
-from cka_tools import compare, contrast, health, interpolate, matrix, probe, trajectory, transplant
+from cka_tools import compare, contrast, health, interpolate, matrix, needle, probe, trajectory, transplant
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import (
     ABLATION,
@@ -18,6 +20,7 @@ from cka_tools.comparison.record import (
     HEALTH,
     INTERPOLATION,
     MATRIX,
+    NEEDLE,
     PROBE,
     TRAJECTORY,
     TRANSPLANT,
@@ -45,11 +48,27 @@ def runs(tiny_model, tmp_path_factory):
         INTERPOLATION: interpolate(a, b, texts, points=3),
         HEALTH: health([a, b], texts),
         PROBE: probe([a, b], labelled_texts(folder / "t.jsonl", texts), label_shuffle=True),
-    }
+        NEEDLE: needle(with_pairs([a, b], folder), lengths=[60], templates=["allergy"], examples=60, training=40,
+                       documents=60, layers=[0], label_shuffle=True),
+    }  # fmt: skip
     found = {kind: result.save(folder / kind) for kind, result in made.items()}
     shutil.copytree(OLD / "ablation", folder / ABLATION)
     # Of today's form: what is damaged below shall not meet the reader of old ones.
     found[ABLATION] = KINDS[ABLATION].load(folder / ABLATION).save(folder / "today")
+    return found
+
+
+def with_pairs(models, folder):
+    """The same models with a tokenizer that encodes pairs of segments."""
+    found = []
+    for at, model in enumerate(models):
+        place = shutil.copytree(model, folder / f"pairs-{at}")
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+        )
+        tokenizer.save_pretrained(place)
+        found.append(str(place))
     return found
 
 

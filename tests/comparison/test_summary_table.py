@@ -10,6 +10,7 @@ from synthetic_comparison import make_comparison
 
 from cka_tools.comparison.summary import latex_escaped, markdown_escaped, summary_table, to_csv, to_latex, to_markdown
 from cka_tools.errors import UserError
+from cka_tools.formatting import percent
 from cka_tools.terminal.many_report import print_summary
 
 HOSTILE = "50% of a_b & c#d {e} ~f^g $h$ \\i [j] |k| *l*"
@@ -89,6 +90,35 @@ def test_missing_values_have_their_reason():
     assert "refused: no ratio; nothing to divide by" in notes
 
 
+def test_columns_are_those_asked_for_in_their_order(runs):
+    table = summary_table(runs, columns=["ratio", "mean", "corpus"])
+    assert [column.head for column in table.columns] == ["run", "ratio", "mean %"]  # one corpus: in the caption
+    assert "corpus sample" in table.caption
+    with pytest.raises(UserError, match="column 'means' is not one of mean, mean-biased"):
+        summary_table(runs, columns=["means"])
+    with pytest.raises(UserError, match="column 'ratio' is empty: no run has a control"):
+        summary_table(runs[1:], columns=["ratio"])
+
+
+def test_latex_floats_with_caption_and_label_and_fits_the_text(runs):
+    table = summary_table(runs, caption="50 % of a_b.")
+    lines = to_latex(table, fit=True, label="tab:cka", floating=True).splitlines()
+    assert lines[0] == "% Needs \\usepackage{booktabs} and \\usepackage{adjustbox}."
+    assert lines[1:6] == [
+        "\\begin{table}",
+        "\\centering",
+        "\\caption{50 \\% of a\\_b.}",
+        "\\label{tab:cka}",
+        "\\begin{adjustbox}{max width=\\linewidth}",
+    ]
+    assert lines[-3:] == ["\\end{tabular}", "\\end{adjustbox}", "\\end{table}"]
+    assert "label" not in to_latex(table, floating=True)
+    assert "\\begin{table}" in to_latex(table, label="tab:x")
+    for bad in ("a}b", "", "a b", "\\x"):
+        with pytest.raises(UserError, match="does not fit: use letters"):
+            to_latex(table, label=bad)
+
+
 def test_labels_must_be_as_many_as_runs(runs):
     with pytest.raises(UserError, match="1 labels for 2 runs"):
         summary_table(runs, ["only"])
@@ -114,8 +144,8 @@ def test_latex_is_a_booktabs_table_with_everything_escaped(runs):
         assert not re.search(r"(?<!\\)[%#$_]", line)
         assert not re.match(r"[\[*]", line), "read as an option of the line break before it"
     mean = runs[0].summary["mean_divergence"]["debiased"]
-    ends = [f"{100 * mean[end]:.1f}" for end in ("ci_low", "ci_high")]
-    assert f"{100 * mean['value']:.1f} {{\\footnotesize [{ends[0]}, {ends[1]}]}}" in body[1]
+    ends = [percent(mean[end]) for end in ("ci_low", "ci_high")]
+    assert f"{percent(mean['value'])} {{\\footnotesize [{ends[0]}, {ends[1]}]}}" in body[1]
     assert " -- " in body[2]
 
 
@@ -128,8 +158,8 @@ def test_latex_escapes_every_special_letter():
 
 def test_a_negative_divergence_has_a_minus_sign():
     run = make_comparison(6)
-    run.summary["mean_divergence"]["debiased"].update(value=-0.004, ci_low=-0.012, ci_high=0.003)
-    assert "$-$0.4 {\\footnotesize [$-$1.2, 0.3]}" in to_latex(summary_table([run]))
+    run.summary["mean_divergence"]["debiased"].update(value=-0.004, ci_low=-0.012, ci_high=-0.0003)
+    assert "$-$0.400 {\\footnotesize [$-$1.20, \\textgreater{} $-$0.05]}" in to_latex(summary_table([run]))
 
 
 def test_markdown_is_a_table_that_no_name_can_break(runs):
@@ -147,6 +177,6 @@ def test_the_terminal_shows_whole_values_at_any_width(runs, width):
     assert max(map(len, text.splitlines())) <= width
     for run in (*runs, long):
         mean = run.summary["mean_divergence"]["debiased"]
-        assert f"{100 * mean['ci_low']:.1f} to {100 * mean['ci_high']:.1f}" in text
+        assert f"{percent(mean['ci_low'])} to {percent(mean['ci_high'])}" in text
     assert "b[red]" in text
     assert "…" not in re.sub(r"…/", "", text)

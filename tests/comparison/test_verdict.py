@@ -7,6 +7,7 @@ import pytest
 from cka_tools import compare
 from cka_tools.comparison.verdict import verdict
 from cka_tools.errors import EarlyWarning
+from cka_tools.formatting import three_digits
 
 OPTIONS = {"max_length": 64, "permutations": 0}
 
@@ -72,8 +73,9 @@ def test_the_terminal_says_it_in_one_line_and_shows_tokens(tiny_model, cka, tmp_
     ]
     lengths = [min(at + 7, 20) for at in range(40)]
     cut = 100 * sum(at + 7 > 20 for at in range(40)) / 40
-    assert f"{sum(lengths) / 40:.0f} tokens a document, {cut:.1f} % of documents cut (every model)" in " ".join(
-        out.split()
+    assert (
+        f"{sum(lengths) / 40:.0f} tokens a document, {three_digits(cut)} % of documents cut (every model)"
+        in " ".join(out.split())
     )
     assert "verdict A and B" in out
 
@@ -97,7 +99,7 @@ CLEAR, OPEN = entry(0.08, 0.05, 0.11), entry(0.01, -0.01, 0.03)
     [
         (record(entry(None, None, None, reason="no layer")), "Nothing can be said: no layer."),
         (record(entry(1e-13, -1e-12, 1e-12)), "do the same in every layer, up to rounding."),
-        (record(entry(0.08, None, None)), "differ by 8.0 % on average; how sure that is cannot be said."),
+        (record(entry(0.08, None, None)), "differ by 8.00 % on average; how sure that is cannot be said."),
         (record(OPEN), "No difference between A and B is shown: the interval of the mean divergence holds 0."),
         (record(CLEAR, [CLEAR, CLEAR]), "clearly in every layer; whether another seed"),
         (record(CLEAR, [OPEN, CLEAR, CLEAR]), "clearly in 2 of 3 layers (1–2); whether another seed"),

@@ -338,7 +338,7 @@ def test_a_document_beyond_the_limit_is_refused_before_it_is_held(tmp_path, name
     ],
 )
 def test_standard_input_is_a_corpus_of_the_kind_that_it_looks_like(monkeypatch, content, texts):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
     standard_input.cache_clear()
     for _ in range(2):  # three draws of a protocol read it three times
         assert [document.text for document in stream_documents("-")] == texts

@@ -28,7 +28,7 @@ def padded(request: Any) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, in
 def test_pooling_equals_brute_force(pooling: str, padded: Any) -> None:
     hidden, mask, spans = padded
     positions = torch.tensor([[0, 6, 3], [2, 1, 0], [0, 0, 0]])
-    pooled = make_pooler(pooling, MaskedSum(mask, hidden.dtype), mask, positions)(hidden)
+    pooled = make_pooler(pooling, MaskedSum(mask, hidden.dtype), positions)(hidden)
     for row, (start, stop) in enumerate(spans):
         real = hidden[row, start:stop]
         expected = {

@@ -55,6 +55,20 @@ def test_features_are_those_of_the_cpu(
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
+def test_packed_features_are_those_of_the_cpu(
+    dtype: str, tiny_model: Callable[..., Path], texts: list[str], device: torch.device
+) -> None:
+    """In formats of 16 bits by varlen attention on a card."""
+    model = tiny_model("modernbert")
+    expected = layers(opened([model], texts, torch.device("cpu")))
+    run = opened([model], texts, device, dtype, batching="packed")
+    (found,) = run.features([None])[0]
+    assert found.extraction.plan.kind == "packed"
+    for x, y in zip(found.layers.values(), expected, strict=True):
+        assert np.abs((x - y) / y.std(0)).max() < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
 def test_cka_is_that_of_the_cpu(
     dtype: str, tiny_model: Callable[..., Path], texts: list[str], device: torch.device
 ) -> None:

@@ -1,11 +1,17 @@
 """The paper's figures, by what they contain."""
 
 import io
+import sys
 from itertools import pairwise
 
+import ablation_curves
+import freeze
+import mechanism
 import numpy as np
 import pandas as pd
 import pytest
+import raw_cka
+import scale_direction
 from ablation_curves import ablation_curves_figure
 from ablation_table import ablation_table
 from freeze import freeze_figure
@@ -21,7 +27,7 @@ from synthetic_comparison import make_comparison
 
 from cka_tools import Comparison
 from cka_tools.errors import UserError
-from cka_tools.plotting.style import PAGE_WIDTH
+from cka_tools.plotting.style import FAINT, PAGE_WIDTH, plain_log_axis
 
 TABLE = ablation_table()
 
@@ -203,3 +209,79 @@ def test_raw_cka_shows_both_estimators_of_pair_and_control() -> None:
     assert drawn == pytest.approx(comparison.diagonal("debiased").tolist())
     alone = make_comparison()
     assert len(raw_cka_figure(alone.record, alone.arrays).axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.9, 1.1), (1.2, 1.9), (0.4, 70.0), (1e-7, 90.0), (1e-300, 1e3), (3.0, 3.0001)]
+)
+def test_a_log_axis_has_ticks_whatever_it_spans(low: float, high: float) -> None:
+    ax = Figure().subplots()
+    plain_log_axis(ax, (1.0, 2.0, 5.0), 9)
+    ax.set_ylim(low, high)
+    ticks = [tick for tick in ax.yaxis.get_majorticklocs() if low <= tick <= high]
+    assert 2 <= len(ticks) <= 9
+
+
+def test_a_layer_near_0_leaves_the_others_room_and_is_marked() -> None:
+    comparison = pair_with_control()
+    for layer, value in ((0, 1e-12), (1, -1e-4)):
+        comparison.layers[layer]["control"].update(value=value, ci_low=value, ci_high=value)
+    figure = mechanism_figure(comparison.record)
+    (low, high), ticks = figure.axes[0].get_ylim(), figure.axes[0].yaxis.get_majorticklocs()
+    assert low == 0.05
+    assert sum(low <= tick <= high for tick in ticks) >= 4
+    assert marked(figure, "below") == [(0, 0.05), (1, 0.05)]
+    assert not marked(mechanism_figure(pair_with_control().record), "below")
+
+
+def test_panels_have_letters_and_log_axes_are_named() -> None:
+    comparison = pair_with_control()
+    published = {"pair": [Reference(0.5, 30.0)]}
+    figures = [
+        ablation_curves_figure(TABLE, {"mean": [Reference(0.1, 57.1)], "early": []}),
+        scale_direction_figure(TABLE, [("Base", Reference(0, 56.5, 0.7))]),
+        freeze_figure(TABLE, [("none", 1.0)]),
+        mechanism_figure(comparison.record, published=published),
+        raw_cka_figure(comparison.record, comparison.arrays, published),
+    ]
+    for figure in figures:
+        letters = [text.get_text() for ax in figure.axes for text in ax.texts if text.get_gid() == "letter"]
+        assert letters == list("abcdef"[: len(figure.axes)])
+        for ax in figure.axes:
+            assert ("log" in ax.get_title(loc="left")) == (ax.get_yscale() == "log")
+            assert ("log" in ax.get_xlabel()) == (ax.get_xscale() == "log")
+        (known,) = [t for legend in figure.legends for t in legend.get_texts() if t.get_text().startswith("published")]
+        assert "Touchent and de la Clergerie 2026" in known.get_text()
+        lines = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "published"]
+        assert {line.get_color() for line in lines if len(line.get_xdata())} == {FAINT}
+        labels = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+        assert len(labels) == len(set(labels))
+
+
+def test_values_that_are_few_have_no_line_through_them() -> None:
+    rows = [("detour", "held-out", "clm", t, 6 - t / 1e6) for t in (0, 1e6, 2e6)]
+    losses = training_losses_figure(pd.DataFrame(rows, columns=["run", "kind", "objective", "tokens", "loss"]), 6.8)
+    for figure, gids in (
+        (losses, {"detour held-out"}),
+        (ablation_curves_figure(TABLE), {"divergence", "ratio", "mean of seeds"}),
+    ):
+        found = [line for ax in figure.axes for line in ax.lines if line.get_gid() in gids]
+        assert found
+        assert {line.get_linestyle() for line in found} == {"None"}
+
+
+def test_both_estimators_are_seen_where_they_agree() -> None:
+    comparison = pair_with_control()
+    figure = raw_cka_figure(comparison.record, comparison.arrays)
+    places = {e: [x for x, _ in marked(figure, f"pair {e}")] for e in ("biased", "debiased")}
+    assert all(abs(a - b) > 0.2 for a, b in zip(places["biased"], places["debiased"], strict=True))
+
+
+@pytest.mark.parametrize("script", [ablation_curves, freeze, mechanism, raw_cka, scale_direction])
+def test_published_values_can_be_left_out(script, monkeypatch, tmp_path) -> None:
+    drawn = []
+    monkeypatch.setattr(script, "write", lambda figure, out: drawn.append(figure))
+    for options in ([], ["--no-published"]):
+        monkeypatch.setattr(sys, "argv", ["script", *options, "--out", str(tmp_path / "x")])
+        script.main()
+    assert [bool(marked(figure, "published")) for figure in drawn] == [True, False]

@@ -18,6 +18,7 @@ from synthetic_comparison import make_comparison
 from cka_tools import Trajectory
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.plotting import ablation_figure, comparison_figure, matrix_figure, trajectory_figure
+from cka_tools.plotting.ablation_page import SHARES
 
 RESULTS = Path(__file__).parents[2] / "figures" / "results"
 HOSTILE = (r"$\frac{", "a_$x^$[bold]", "100 % $}$", "\x1b[31m\n$$", "$")
@@ -96,7 +97,7 @@ def test_a_matrix_shows_its_values_in_the_order_of_its_tree() -> None:
     expected = [[0, 40, 70, 60], [40, 0, 30, 20], [70, 30, 0, 10], [60, 20, 10, 0]]
     np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(4, 4), expected, atol=1e-9)
     written = sorted(text.get_text() for text in artists(figure, "value"))
-    assert written == sorted(f"{value:.1f}" for row in expected for value in row if value)
+    assert written == sorted(f"{value}.0" for row in expected for value in row if value)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["d  4", "c  3", "a  1", "b  2"]
     merges = artists(figure, "merge")
     assert [max(line.get_xdata()) for line in merges] == pytest.approx([10, 25, 170 / 3])
@@ -142,6 +143,18 @@ def test_an_ablation_shows_every_cell_seed_and_interval() -> None:
         found = sorted(tuple(bar.get_segments()[0][:, 1]) for bar in bars)
         expected = sorted((scale * entry["ci_low"], scale * entry["ci_high"]) for entry in entries)
         np.testing.assert_allclose(found, expected)
+
+
+def test_shares_are_written_as_in_the_papers_figure() -> None:
+    record = ablation_record()
+    figure = ablation_figure(record)
+    axes = list(dict.fromkeys(cell["axis"] for cell in record["pairs"]))
+    for axis, label in SHARES.items():
+        ax = figure.axes[3 * axes.index(axis)]
+        places = sorted({cell["position"] for cell in record["pairs"] if cell["axis"] == axis})
+        assert ax.get_xlabel() == label
+        assert "%" in label
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [f"{100 * place:g}" for place in places]
 
 
 def control_bands(record: dict[str, Any]) -> list[tuple[float, float]]:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cka_tools.statistics.paired import Reading, share_of_gap
+from cka_tools.statistics.intervals import quantile
+from cka_tools.statistics.pair import compare_features
+from cka_tools.statistics.paired import Reading, divergence_reading, share_of_gap
 
 
 def sample(n: int = 60, gap: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,3 +106,73 @@ def test_delete_one_values_are_those_of_leaving_each_out() -> None:
     x = sample(n=30)[0]
     wanted = [np.delete(x, at).mean() for at in range(30)]
     np.testing.assert_allclose(Reading.mean(x).without, wanted)
+
+
+def u_centred(x: np.ndarray) -> np.ndarray:
+    n = len(x)
+    K = x @ x.T
+    np.fill_diagonal(K, 0)
+    K = K - K.sum(0) / (n - 2) - K.sum(1)[:, None] / (n - 2) + K.sum() / ((n - 1) * (n - 2))
+    np.fill_diagonal(K, 0)
+    return K
+
+
+def second_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What pairs of documents do to 1 − CKA beyond each of the two, (n, n), by the formula of a U-statistic."""
+    n = len(x)
+    K, L = u_centred(x), u_centred(y)
+    off = n * (n - 1)
+    xy, xx, yy = (K * L).sum() / off, (K * K).sum() / off, (L * L).sum() / off
+    W = K * L / np.sqrt(xx * yy) - xy / np.sqrt(xx * yy) / 2 * (K * K / xx + L * L / yy)
+    g = W.sum(1) / (n - 1)
+    return -(W - g - g[:, None])
+
+
+def divergences(n: int = 140, seed: int = 0) -> tuple[list[np.ndarray], Reading, Reading]:
+    """Base, hybrid and donor, two layers each, and the divergences of the first two from the third."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n, 12))
+    models = [[amount * common + rng.normal(size=(n, 12)) for _ in range(2)] for amount in (0.6, 0.9, 1.5)]
+    base, hybrid = (
+        divergence_reading(compare_features(one, models[2], [(0, 0), (1, 1)], [0]), [0, 1]) for one in models[:2]
+    )
+    return models, base, hybrid
+
+
+def test_the_second_order_of_a_difference_of_divergences_is_counted_once() -> None:
+    models, base, hybrid = divergences()
+    n = len(models[0][0])
+    pairs = [(one, layer) for one in (1, 0) for layer in (0, 1)]
+    of_hybrid, of_base = np.stack([second_order(models[i][at], models[2][at]) for i, at in pairs]).reshape(2, 2, n, n)
+    combined = (of_hybrid - of_base).mean(0)
+    zeta = (combined[~np.eye(n, dtype=bool)] ** 2).mean()
+    found = hybrid - base
+    jackknife = (n - 1) / n * ((found.without - found.without.mean()) ** 2).sum()
+    assert jackknife - 2 * zeta / n**2 > 2 * zeta / n**2
+    # The kernel takes n(n − 3) for n(n − 1) in its HSICs, and features are held in float32 in between.
+    assert found.variance.total == pytest.approx(jackknife - 2 * zeta / n**2, rel=1e-5)
+    assert found.variance.total < 0.9 * jackknife
+
+
+def test_the_interval_of_a_share_of_divergences_ends_where_its_variance_says() -> None:
+    _, base, hybrid = divergences()
+    part, gap = hybrid - base, -1.0 * base
+    found = share_of_gap(part, gap)
+    assert found.value is not None
+    t = quantile((part - found.value * gap).variance)
+    for end in (found.ci_low, found.ci_high):
+        assert end is not None
+        left = part - end * gap
+        assert left.value**2 == pytest.approx(t**2 * left.variance.total, rel=1e-6)
+
+
+def test_one_layer_s_divergence_has_the_variance_that_its_own_interval_is_made_of() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(90, 40))
+    y = 0.3 * x + rng.normal(size=(90, 40))
+    found = compare_features([x], [y], [(0, 0)], [0])
+    own = divergence_reading(found, [0]).interval()
+    [layer] = found.layers
+    assert own.value == pytest.approx(1 - (layer.debiased.value or 0))
+    assert own.ci_low == pytest.approx(1 - (layer.debiased.ci_high or 0), rel=1e-6)
+    assert own.ci_high == pytest.approx(1 - (layer.debiased.ci_low or 0), rel=1e-6)

@@ -24,7 +24,7 @@ def extract_slowly(
     forward = PooledForward.__call__
 
     def slow(self: PooledForward, batch: Any, *args: Any, **options: Any) -> Any:
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.write(f"{batch.rows}\n")
         time.sleep(seconds)
         return forward(self, batch, *args, **options)

@@ -30,7 +30,7 @@ def rows(train: int = 12, test: int = 10) -> list[dict[str, Any]]:
 
 
 def write(path: Path, found: list[dict[str, Any]]) -> str:
-    path.write_text("\n".join(json.dumps(row) for row in found))
+    path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
     return str(path)
 
 

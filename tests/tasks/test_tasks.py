@@ -27,7 +27,7 @@ def rows(train: int = 12, test: int = 10) -> Rows:
 
 
 def write(path: Path, found: Rows) -> str:
-    path.write_text("\n".join(json.dumps(row) for row in found))
+    path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
     return str(path)
 
 

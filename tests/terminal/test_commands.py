@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from transformers import ViTConfig, ViTModel
 
+from cka_tools.formatting import percent, times
+
 COMMANDS = ("demo", "compare", "show", "summary", "plot", "layers")
 
 
@@ -43,7 +45,7 @@ def test_compare_prints_a_table_and_a_sentence_and_saves_a_run(cka, models, corp
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     mean = record["summary"]["mean_divergence"]["debiased"]["value"]
-    assert f"Mean divergence {100 * mean:.1f} %" in " ".join(out.split())
+    assert f"Mean divergence {percent(mean)} %" in " ".join(out.split())
     assert len(re.findall(r"(?m)^ [0-5]  ", out)) == 6
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"figure.pdf", "figure.png", "layers.csv"}
     assert record["provenance"]["command"].startswith("cka compare ")
@@ -97,6 +99,30 @@ def test_show_prints_a_saved_run(cka, run_dir, tmp_path):
 def test_plot_writes_what_the_name_says(cka, run_dir, tmp_path, name, magic):
     assert cka("plot", run_dir, "--out", name)[0] == 0
     assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_plot_draws_what_is_chosen(cka, run_dir, tmp_path):
+    code, out, err = cka("plot", run_dir, "--what", "heatmap", "--range", "0:1", "--cmap", "jet", "--out", "heat.svg")
+    assert (code, out) == (0, "Wrote heat.svg\n")
+    assert "note: --cmap jet does not run from dark to light" in err
+    svg = (tmp_path / "heat.svg").read_text()
+    assert ">layer of A</text>" in svg, "text is kept as text"
+    code, out, _ = cka(
+        "plot", run_dir, "--what", "layers", "--font", "9", "--size", "double", "--out", "l.pdf", "--json"
+    )
+    assert json.loads(out) == {"figures": ["l.pdf"]}
+    for options, words in (
+        (["--what", "layers"], "a figure of your own choices does not replace that of the run"),
+        (["--range", "1", "--out", "a.png"], "--range '1' does not fit"),
+        (["--what", "layers", "--cmap", "gray", "--annotate", "--out", "a.png"], "--cmap and --annotate would"),
+        (["--what", "heatmap", "--no-biased", "--out", "a.png"], "--no-biased would change nothing in --what heatmap"),
+        (["--what", "sheet"], "'sheet'"),
+        (["--font", "big", "--out", "a.png"], "--font 'big' is not a number"),
+    ):
+        code, out, err = cka("plot", run_dir, *options)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert words in err
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_layers_lists_blocks_and_branches(cka, models):
@@ -257,7 +283,7 @@ def test_ctrl_c_says_what_was_kept_and_leaves_no_run(cka, models, corpus, tmp_pa
     # Python leaves a signal ignored that was ignored when it was started, as in a shell's background jobs.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    code, out, err = cka("compare", *models, "--corpus", corpus, "--max-length", 64, "--out", "run")
+    code, out, err = cka("compare", *models, "--corpus", corpus, "--max-length", 64, "--out", "run", "--no-cache")
     assert (code, out) == (130, "")
     assert err.startswith("cka: interrupted: ")
     assert err.count("\n") == 1
@@ -278,12 +304,41 @@ def test_a_control_is_compared_printed_saved_shown_and_plotted(cka, models, cont
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     ratio = record["summary"]["ratio"]["mean"]["value"]
-    assert f"{ratio:.2f} times the seed noise" in " ".join(out.split())
+    assert f"{times(ratio)} times the seed noise" in " ".join(out.split())
     roles = {model["role"]: model["name"] for model in record["provenance"]["models"]}
     assert roles == {"a": str(models[0]), "b": str(models[1]), "control": str(control)}
     assert "times the seed noise" in " ".join(cka("show", "run")[1].split())
     assert cka("plot", "run", "--out", "f.svg")[0] == 0
     assert (tmp_path / "f.svg").stat().st_size > 0
+
+
+def test_labels_are_kept_in_the_run_and_shown(cka, models, controls, corpus, tmp_path):
+    labels = ["--label", "A=the detour", "--label", "B=[b]base[/b]=1", "--label", "control=seed 2"]
+    code, out, _ = cka(
+        "compare", *models, "--control", controls[0], *labels, "--corpus", corpus, "--max-length", 64, "--out", "run"
+    )
+    assert code == 0
+    assert f"the detour: {models[0]}" in out.replace("\n", "").replace("         ", "")
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())["provenance"]["models"]
+    assert [model["label"] for model in kept] == ["the detour", "[b]base[/b]=1", "seed 2"]
+    assert "the detour vs [b]base[/b]=1" in cka("summary", "run", "--format", "csv")[1]
+    assert cka("plot", "run", "--out", "figure.svg")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["A"], "--label 'A' is not a label: write it like A=detour"),
+        (["C=x"], "label 'C=x' is of none of A, B: write it like A=detour"),
+        (["control=x"], "label 'control=x' is of none of A, B"),
+        (["A=x", "A=y"], "--label 'A' is given twice"),
+        (["A= "], "label 'A= ' has no letter"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_line(cka, models, labels, words):
+    code, out, err = cka("compare", *models, *(f"--label={label}" for label in labels))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
 
 
 def test_a_control_that_does_not_fit_is_one_line_and_exit_code_2(cka, models, controls, corpus, tmp_path):
@@ -311,15 +366,42 @@ def test_summary_prints_and_writes_each_format(cka, run_dir, tmp_path):
         assert cka("summary", run_dir, "--format", form, "--quiet") == (0, "", "")
 
 
-def test_summary_of_what_is_no_comparison_is_one_line(cka, run_dir, tmp_path):
+def test_summary_passes_over_what_is_no_comparison_and_says_so(cka, run_dir, tmp_path):
     (tmp_path / "ablation").mkdir()
     (tmp_path / "ablation" / "result.json").write_text(json.dumps({"format": 1, "kind": "ablation"}))
-    for given, words in (("ablation", "is of the kind 'ablation'"), ("nowhere", "is not a run")):
-        code, out, err = cka("summary", run_dir, given)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "notes.txt").touch()
+    both = ("--label", "a", "--label", "b", "--label", "c")
+    for labels in ((), both, ("--label", "a")):
+        code, out, err = cka("summary", "ablation", run_dir, "training", *labels, "--format", "csv")
+        assert code == 0
+        assert err.splitlines() == [
+            "note: 'ablation' is a run of `cka ablate`: passed over",
+            "note: 'training' holds no result.json: passed over",
+        ]
+        (row,) = out.splitlines()[1:]
+        name = row.split(",")[0]
+        assert name == ("b" if labels == both else "a") if labels else " vs " in name
+
+
+def test_summary_of_no_comparison_at_all_is_one_line(cka, run_dir, tmp_path):
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "result.json").write_text(json.dumps({"format": 1, "kind": "ablation"}))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "result.json").write_text("{")
+    for given, words in (
+        (["ablation"], "no run of `cka compare` given: 'ablation' is a run of `cka ablate`"),
+        ([run_dir, "nowhere"], "is not a run"),
+        ([run_dir, "damaged"], "is damaged"),
+        ([run_dir, "--label", "a", "--label", "b"], "2 labels for 1 runs"),
+        ([run_dir, "--columns", "mean,x"], "column 'x' is not one of"),
+        ([run_dir, "--fit"], "--fit is for --format latex, not table"),
+        ([run_dir, "--format", "csv", "--latex-label", "tab:a"], "--latex-label is for --format latex, not csv"),
+    ):
+        code, out, err = cka("summary", *given)
         assert (code, out) == (2, "")
         assert words in err
         assert err.count("\n") == 1
-    assert cka("summary", run_dir, "--label", "a", "--label", "b")[0] == 2
 
 
 def test_debug_prints_the_traceback_behind_an_error(cka, models, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from cka_tools import Contrast
+from cka_tools.formatting import percent
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_table_says_what_was_found_and_what_not_to_conclude(run):
     record = json.loads((folder / "result.json").read_text())
     assert (record["format"], record["kind"]) == (2, "contrast")
     for part in ("between", "within"):
-        assert f"{100 * record['summary']['mean'][part]['value']:.1f}" in out
+        assert percent(record["summary"]["mean"][part]["value"]) in out
     rows = list(csv.DictReader((folder / "contrast.csv").open()))
     assert [row["layer"] for row in rows] == ["0", "1", "2", "early", "mean"]
     assert float(rows[-1]["between"]) == record["summary"]["mean"]["between"]["value"]
@@ -56,7 +57,7 @@ def test_other_commands_know_a_contrast(run, cka, tmp_path):
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", folder)
     assert code == 2
-    assert "kind 'contrast'" in err
+    assert "is a run of `cka contrast`" in err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from cka_tools.comparison.readout_results import KINDS
+from cka_tools.comparison.record import COMMANDS
 from cka_tools.comparison.results import Trajectory
+from cka_tools.formatting import percent
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -29,7 +31,7 @@ def check_other_commands(cka: Run, folder: Path, out: str, kind: str) -> None:
     code, _, _ = cka("plot", folder, "--out", folder.parent / "figure.pdf")
     assert (folder.parent / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", folder)
-    assert (code, f"kind {kind!r}" in err) == (2, True)
+    assert (code, f"is a run of `cka {COMMANDS[kind]}`" in err) == (2, True)
 
 
 def test_transplant(cka: Run, models: list[str], corpus: Path, tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_transplant(cka: Run, models: list[str], corpus: Path, tmp_path: Path) -
     assert "control: another seed's parts in the base" in words
     assert "The control is a run whose manifest does not say" in words
     first = record["hybrids"][0]["readouts"]
-    assert f"{100 * first['divergence.donor']['recovery']['value']:.1f}" in out
+    assert percent(first["divergence.donor"]["recovery"]["value"]) in out
     # Random weights are equally bad: there is no gap in loss.
     assert first["mlm.loss"]["recovery"]["value"] is None
     assert "no recovery mlm.loss of layers 0–1 (transplant): nothing to divide by: the gap between base" in words

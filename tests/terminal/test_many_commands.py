@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cka_tools import ModelMatrix, Trajectory
+from cka_tools.formatting import percent
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_a_training_runs_folder_is_followed_by_its_tokens(cka, models, run, corp
     assert record["kind"] == "trajectory"
     means = [one["mean_divergence"]["debiased"] for one in record["pairs"][:3]]
     for mean in means:
-        assert f"{100 * mean['value']:.1f}" in out
+        assert percent(mean["value"]) in out
         assert mean["ci_low"] < mean["value"] < mean["ci_high"]
     with (tmp_path / "along" / "trajectory.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -62,7 +63,7 @@ def test_matrix_prints_every_pair(cka, models, corpus, tmp_path):
     result = ModelMatrix.load(tmp_path / "all")
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert f"{a + 1} and {b + 1}" in out
-        assert f"{100 * result.divergence()[a, b]:.1f}" in out
+        assert percent(result.divergence()[a, b]) in out
     assert "the diagonal is 0 by definition" in out
 
 
@@ -147,6 +148,6 @@ def test_runs_of_version_0_1_are_shown_and_drawn(cka, tmp_path, monkeypatch, kin
     assert max(map(len, out.splitlines())) <= width
     first = {"trajectory": "checkpoints", "matrix": "pairs", "ablation": "cells"}.get(kind)
     mean = (old["summary"] if first is None else old[first][0])["mean_divergence"]
-    assert f"{100 * mean.get('debiased', mean)['value']:.1f}" in out
+    assert percent(mean.get("debiased", mean)["value"]) in out
     assert cka("plot", "run", "--quiet") == (0, "", "")
     assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")

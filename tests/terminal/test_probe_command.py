@@ -14,6 +14,7 @@ from cka_tools import compute_features, interpolate, probe, transplant
 from cka_tools.comparison.readout_results import KINDS, Probe
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract
+from cka_tools.formatting import percent
 from cka_tools.tasks import classifier, read_task
 
 Run = Callable[..., tuple[int, str, str]]
@@ -50,7 +51,7 @@ def test_probe(cka: Run, models: list[str], task: str, tmp_path: Path) -> None:
     assert "scikit-learn" in record["provenance"]["versions"]
     assert "w7" not in (tmp_path / "run" / "result.json").read_text()  # none of its text
     first = record["models"][0]
-    assert f"{100 * first['layers'][0]['readouts']['macro_f1']['value']:.1f}" in out
+    assert percent(first["layers"][0]["readouts"]["macro_f1"]["value"]) in out
     best = max(first["layers"], key=lambda one: one["cv_macro_f1"])
     assert first["chosen_layer"] == best["layer"]
     for layer in first["layers"]:
@@ -69,7 +70,7 @@ def test_probe(cka: Run, models: list[str], task: str, tmp_path: Path) -> None:
     assert cka("plot", tmp_path / "run", "--out", tmp_path / "figure.pdf")[0] == 0
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", tmp_path / "run")
-    assert (code, "kind 'probe'" in err) == (2, True)
+    assert (code, "is a run of `cka probe`" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")

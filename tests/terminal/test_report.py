@@ -9,7 +9,7 @@ from rich.table import Table
 from synthetic_comparison import PAPER_CKA, make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
-from cka_tools.formatting import percent
+from cka_tools.formatting import percent, three_digits
 from cka_tools.terminal.comparison_report import layer_table, print_comparison, protocol_table, summary_sentence
 
 
@@ -42,7 +42,9 @@ def test_every_layer_has_its_row_of_numbers() -> None:
     rescaled = [percent(1 - e["rescaled"]["cka_debiased"]) for e in entries]
     assert cells(table, "rescaled %")[:8] == rescaled
     for side in "ab":
-        assert cells(table, f"eff. dim {side.upper()}")[:8] == [f"{e[f'effective_dim_{side}']:.1f}" for e in entries]
+        assert cells(table, f"eff. dim {side.upper()}")[:8] == [
+            three_digits(e[f"effective_dim_{side}"]) for e in entries
+        ]
         shares = [percent(e[f"top_feature_share_{side}"]) for e in entries]
         assert cells(table, f"top {side.upper()} %")[:8] == shares
     assert cells(table, "best in B")[:8] == [str(e["best_layer_b"]) for e in entries]
@@ -164,10 +166,16 @@ def test_no_line_is_wider_than_the_terminal(width: int, rescale: bool) -> None:
 def test_at_80_columns_the_essential_columns_stay_and_those_left_out_are_named() -> None:
     comparison = make_comparison(28, rescale=True, massive=[20])
     table = layer_table(comparison, 80)
-    essential = ["layer", "divergence debiased %", "95 % interval", "biased %", "eff. dim A", "eff. dim B"]
+    essential = ["layer", "divergence debiased %", "95 % interval", "biased %", "rescaled %"]
     assert [head for head in heads(table) if head in essential] == essential
-    assert "best in B" not in heads(table)
-    assert "best in B" in str(table.caption)
-    assert "best in B" in heads(layer_table(comparison, 120))
+    for head in ("eff. dim A", "eff. dim B"):
+        assert head not in heads(table)
+        assert head in str(table.caption)
+        assert head in heads(layer_table(comparison, 120))
     rows = [line for line in printed(comparison, 80).splitlines() if re.match(r"^ ?\d+ ", line)]
     assert len(rows) == 28
+
+
+def test_at_80_columns_the_ratio_keeps_its_interval() -> None:
+    head = "95 % interval of ratio"
+    assert head in heads(layer_table(make_comparison(28, control="c", rescale=True), 80))

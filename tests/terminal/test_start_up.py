@@ -35,6 +35,7 @@ def imported(*arguments: str) -> set[str]:
         ("--version",),
         ("compare", "--help"),
         ("ablate", "--help"),
+        ("study", "--help"),
         ("show", str(RESULTS / "detour")),
         ("show", str(RESULTS / "decay")),
         ("summary", str(RESULTS / "detour")),

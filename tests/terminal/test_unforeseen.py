@@ -30,8 +30,8 @@ def test_any_other_exception_is_one_line_and_a_file(cka, monkeypatch, tmp_path, 
     assert visible(err, keep="\n") == err
     file = re.search(r"traceback is in (\S+)", err)
     assert file
-    assert "Traceback" in Path(file[1]).read_text()
-    assert "in fail" in Path(file[1]).read_text()
+    assert "Traceback" in Path(file[1]).read_text(encoding="utf-8")
+    assert "in fail" in Path(file[1]).read_text(encoding="utf-8")
     assert not (tmp_path / "run").exists()
     for debug, env in ((["--debug"], {}), ([], {"CKA_TOOLS_DEBUG": "1"})):
         with monkeypatch.context() as patch:
@@ -54,7 +54,7 @@ def test_debug_shows_where_a_user_error_comes_from(cka):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_output_is_one_line(flags):
     command = [sys.executable, "-m", "cka_tools", "show", str(RUN), *flags]
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert found.returncode == 1
     assert found.stderr == "cka: standard output cannot be written (no space is left): what was saved is kept\n"

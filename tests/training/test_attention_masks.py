@@ -7,6 +7,7 @@ from transformers import ModernBertDecoderForCausalLM, ModernBertForMaskedLM, Pr
 
 from cka_tools.errors import UserError
 from cka_tools.models.attention import boolean_masks
+from cka_tools.training import attention
 from cka_tools.training.attention import IMPLEMENTATIONS, attention_masks
 
 WINDOW = 4
@@ -169,3 +170,28 @@ def test_in_a_decoder_a_token_reaches_all_of_its_document_that_it_may(
         if causal:
             reachable &= torch.arange(length) >= position
         assert torch.equal(moved, reachable)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_long_sequences_leave_other_documents_out_and_compute_weights_again(
+    tiny_model: Callable[..., ModernBertForMaskedLM], causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, owner = random_ids(LONG), documents(LONG, [3, 9])
+
+    def gradients(implementation: str) -> list[torch.Tensor]:
+        model = tiny_model(implementation)
+        masks = attention_masks(model, owner, causal=causal)
+        model.model(ids, attention_mask=masks).last_hidden_state.square().sum().backward()
+        return [p.grad for p in model.model.parameters() if p.grad is not None]
+
+    expected = gradients("sdpa")
+    monkeypatch.setattr(attention, "QUERIES", 4)
+    kept = gradients(attention.BLOCKED)
+    monkeypatch.setattr(attention, "KEPT", 8)
+    mask = attention.BlockedMask.of(owner, causal=causal, window=None)
+    assert max(span.last - span.first for span in mask.spans) < LONG
+    again = gradients(attention.BLOCKED)
+    assert len(expected) == len(again) > 0
+    for a, b, c in zip(expected, kept, again, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(c, a, rtol=1e-3, atol=1e-4)

@@ -1,5 +1,6 @@
 """`cka train` and `cka recipe show`, and the run that they make."""
 
+import csv
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ from safetensors.torch import load_file
 from tiny_start import TEXTS, write_start
 from transformers import AutoModelForMaskedLM
 
+from cka_tools.formatting import duration
 from cka_tools.models.folder import hash_weight_files
-from cka_tools.terminal.output import duration
 from cka_tools.training import checkpoint
+from cka_tools.training.loop import held_out_loss, pack_held_out
+from cka_tools.training.start_model import load_start
 
 Cka = Callable[..., tuple[int, str, str]]
 SMALL = ("--sequence-length", "16", "--sequences-per-step", "4", "--seed", "3", "--tokens", "1280", "--device", "cpu")
@@ -68,9 +71,54 @@ def test_detour_and_baseline_read_the_same_data(cka: Cka, given: tuple[str, ...]
     assert json.loads(again[1]) == told[0]
 
 
+def test_held_out_losses_are_measured_kept_and_shown(cka: Cka, given: tuple[str, ...], tmp_path: Path) -> None:
+    out, texts = tmp_path / "run", tmp_path / "held-out.jsonl"
+    held_out = [*TEXTS[:3], *(f"{text} w1 w2" for text in TEXTS)]
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
+    kept = ("--keep-checkpoints", "--checkpoint-tokens", "640")
+    train = ("train", "clm-detour", *given, *SMALL, *kept, "--out", out, "--eval", texts)
+    code, printed, err = cka(*train)
+    assert code == 0, err
+    assert f"note: 3 texts of --eval '{texts}' are trained on as well" in err
+    with (out / "held_out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    places = [("start", 0), ("detour", 640), ("detour", 1280), ("decay", 1408)]
+    assert [(row["phase"], int(row["tokens"]), row["objective"]) for row in rows] == [
+        (*place, objective) for place in places for objective in ("clm", "mlm")
+    ]
+    # The same number by hand, of the final model.
+    model, tokenizer = load_start(out / "final")
+    packed = pack_held_out(held_out, tokenizer, 16)
+    for row in rows[-2:]:
+        assert float(row["loss"]) == pytest.approx(held_out_loss(model, packed, tokenizer, row["objective"]), abs=1e-6)
+        assert f"{float(row['loss']):.3f} {row['objective']}" in printed
+    # Nothing is measured twice.
+    assert "held out: " in err
+    assert "held out: " not in cka(*train)[2]
+    code, shown, err = cka("show", out)
+    assert (code, err) == (0, "")
+    assert f"{float(rows[-1]['loss']):.3f}" in shown
+    assert "Finished: 1,408 of 1,408 tokens in 2 phases" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
+    told = json.loads(cka("show", out, "--json")[1])
+    assert [row["tokens"] for row in told["losses"]] == list(range(64, 1409, 64))
+    assert told["phases"][1]["last_loss"] == told["losses"][-1]["loss"]
+    assert told["seed"] == 3
+    # Of a run that was stopped the losses of what there is.
+    shutil.rmtree(out / "final")
+    (out / "loss.csv").unlink()
+    assert "Not finished: 1,280 of 1,408 tokens" in " ".join(cka("show", out)[1].split())
+    assert "A checkpoint at 1,280 of 1,408 tokens" in " ".join(cka("show", out / "1-detour")[1].split())
+    (out / "run.json").write_text("{}")
+    code, printed, err = cka("show", out)
+    assert (code, printed, err.count("\n")) == (2, "", 1)
+    assert "is not a whole training run" in err
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "words"),
     [
+        ("clm-detour", ("--eval", "/nowhere.txt"), "nowhere.txt"),
         ("clm-detor", (), "no recipe is called 'clm-detor'"),
         ("clm-detour", ("--tokens", "63"), "shorter than one step"),
         ("clm-detour", ("--tokens", "10000000"), "larger corpus"),

@@ -1,0 +1,143 @@
+"""The record of a run of readouts → interactive plots: transplants, interpolations, health, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cka_tools.comparison.findings import stated, told
+from cka_tools.formatting import shorten
+from cka_tools.plotting.readout_pages import CALLED, first_quantities, quantities
+from cka_tools.report.plotly_parts import (
+    FAINT,
+    PERCENT,
+    TICK_LETTERS,
+    UNIFIED,
+    Entry,
+    Plot,
+    label,
+    layer_axis,
+    level_line,
+    series,
+    titled,
+)
+
+
+def transplant(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    grafts = list(dict.fromkeys(one["label"] for one in record["hybrids"]))
+    present = [name for name in CALLED if any(one["direction"] == name for one in record["hybrids"])]
+    ticks = {"tickvals": list(range(len(grafts))), "ticktext": [label(one, 24) for one in grafts]}
+    rows = titled("", **ticks, range=[len(grafts) - 0.4, -0.6], zeroline=False)
+    found = []
+    for key, title, unit in first_quantities(record):
+        for part, head in (("value", title), ("recovery", f"{title}: recovery, the share of the gap that moves")):
+            data = []
+            for at, name in enumerate(present):
+                own = [one for one in record["hybrids"] if one["direction"] == name]
+                y = [grafts.index(one["label"]) + (at - (len(present) - 1) / 2) * 0.24 for one in own]
+                shown = "share" if part == "recovery" else unit
+                data.append(
+                    series(
+                        CALLED[name], y, [one["readouts"][key][part] for one in own], (0, 3, 1)[at % 3],
+                        scale=100.0 if shown == "share" else 1.0, said=lambda one, u=shown: told(one, u),  # type: ignore[misc]
+                        where=[label(one["label"]) for one in own], lying=True, lines=False,
+                    )
+                )  # fmt: skip
+            shapes = []
+            edges = [0.0, 100.0]
+            if part == "value":
+                scale = 100.0 if unit == "share" else 1.0
+                edges = [
+                    scale * end["readouts"][key]["value"]
+                    for end in record["ends"][:2]
+                    if end["readouts"][key]["value"] is not None
+                ]
+            for edge, dash in zip(edges, ("solid", "dash"), strict=False):
+                shapes.append(
+                    {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": edge, "x1": edge,
+                     "line": {"color": FAINT, "width": 1.2, "dash": dash}}
+                )  # fmt: skip
+            text = "recovery (%)" if part == "recovery" else f"{title} ({'nats' if unit == 'nats' else '%'})"
+            layout = {"xaxis": titled(text), "yaxis": rows, "shapes": shapes, "hovermode": "closest"}
+            found.append(Plot(f"{head[0].upper()}{head[1:]}", data, layout, 150 + 28 * len(grafts)))
+    return found
+
+
+def interpolation(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    points = record["points"]
+    x = [point["alpha"] for point in points]
+    axis = titled("share of the second model", unifiedhovertitle={"text": "share %{x}"})
+    found = []
+    for key, title, unit in first_quantities(record):
+        if key in points[0]["readouts"]:
+            entries = [point["readouts"][key]["value"] for point in points]
+            scale = 100.0 if unit == "share" else 1.0
+            curve = series(title, x, entries, scale=scale, said=lambda one, u=unit: told(one, u))  # type: ignore[misc]
+            ends = [None if entries[at]["value"] is None else scale * entries[at]["value"] for at in (0, -1)]
+            chord = {
+                "type": "scatter", "mode": "lines", "name": "line between the ends", "x": [x[0], x[-1]], "y": ends,
+                "hoverinfo": "skip", "line": {"color": FAINT, "width": 1.2, "dash": "dash"},
+            }  # fmt: skip
+            text = f"{title} ({'nats' if unit == 'nats' else '%'})"
+            layout = {"xaxis": axis, "yaxis": titled(text), **UNIFIED}
+            found.append(Plot(f"{title[0].upper()}{title[1:]}", [curve, chord], layout))
+    if "divergence" in points[0]:
+        names = record["summary"]["names"]
+        data = [
+            series(f"from {shorten(names[at], TICK_LETTERS)}", x, [point["divergence"][end] for point in points], at)
+            for at, end in enumerate("ab")
+        ]
+        found.append(Plot("Divergence from both ends", data, {"xaxis": axis, "yaxis": titled(PERCENT), **UNIFIED}))
+    return found
+
+
+def health(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    models = record["models"]
+    ticks = {"tickvals": list(range(len(models))), "ticktext": [label(one["name"], 24) for one in models]}
+    rows = titled("", **ticks, range=[len(models) - 0.4, -0.6], zeroline=False)
+    found = []
+    for at, (key, title, unit) in enumerate(quantities(record)):
+        data = series(
+            title, range(len(models)), [one["readouts"][key] for one in models], at,
+            scale=100.0 if unit == "share" else 1.0, said=lambda one, u=unit: told(one, u),  # type: ignore[misc]
+            where=[label(one["name"]) for one in models], lying=True, lines=False,
+        )  # fmt: skip
+        text = f"{title} ({'nats' if unit == 'nats' else '%'})"
+        layout = {"xaxis": titled(text), "yaxis": rows, "hovermode": "closest", "showlegend": False}
+        found.append(Plot(f"{title[0].upper()}{title[1:]}", [data], layout, 150 + 26 * len(models)))
+    return found
+
+
+def probe(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    models = record["models"]
+    layers = sorted({layer["layer"] for model in models for layer in model["layers"]})
+    ends = (layers[0] - 0.5, layers[-1] + 0.5)
+    data = []
+    for at, model in enumerate(models):
+        x = [layer["layer"] for layer in model["layers"]]
+        trace = series(model["name"], x, [layer["readouts"]["macro_f1"] for layer in model["layers"]], at)
+        chosen = x.index(model["chosen_layer"])
+        trace["marker"]["size"] = [12 if one == chosen else 7 for one in range(len(x))]
+        trace["hovertext"][chosen] += ", chosen within train"
+        data.append(trace)
+    for at, floor in enumerate(record["floors"]):
+        entry = floor["readouts"]["macro_f1"]
+        if entry["value"] is not None:
+            data.append(level_line(floor["name"], 100 * entry["value"], ends, stated(entry), at + 1, FAINT))
+    axis = layer_axis(layers)
+    found = [Plot("Macro F1 by layer", data, {"xaxis": axis, "yaxis": titled("macro F1 (%)"), **UNIFIED})]
+    apart = [
+        series(
+            f"{shorten(models[one['a']]['name'], TICK_LETTERS)} less the first",
+            [layer["layer_a"] for layer in one["layers"]],
+            [layer["readouts"]["macro_f1"] for layer in one["layers"]],
+            one["a"],
+        )
+        for one in record["differences"]
+        if one["b"] == 0
+    ]
+    if apart:
+        layout = {"xaxis": axis, "yaxis": titled("difference (points)"), **UNIFIED}
+        found.append(Plot("Difference from the first, paired", apart, layout))
+    return found
