@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         trajectory,
     )
     from cka_tools.compute import compute_features
+    from cka_tools.evaluation.run_evaluate import evaluate
     from cka_tools.interventions import health, interpolate, transplant
     from cka_tools.models import graft
     from cka_tools.probes import needle, probe
@@ -39,6 +40,7 @@ __all__ = [
     "compute_features",
     "contrast",
     "difference",
+    "evaluate",
     "fill",
     "graft",
     "health",
@@ -64,6 +66,7 @@ _HOME = {
     "compute_features": "compute",
     "contrast": "comparison",
     "difference": "comparison",
+    "evaluate": "evaluation.run_evaluate",
     "fill": "readouts.fill",
     "graft": "models",
     "health": "interventions",

@@ -214,6 +214,19 @@ def settings_in_words(record: dict[str, Any], corpus_letters: int | None = None)
     return words + ([f"protocol {settings['protocol']}"] if settings.get("protocol") else [])
 
 
+def fine_tuning_in_words(settings: dict[str, Any]) -> list[str]:
+    """How models were fine-tuned: a phrase each."""
+    epochs = list(dict.fromkeys(settings["epochs"].values()))
+    return [
+        f"lr {settings['lr']:g}",
+        f"weight decay {settings['weight_decay']:g}",
+        f"batches of {settings['batch_size']}{' of like length' if settings.get('group_by_length') else ''}",
+        f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}",
+        f"at most {settings['max_length']} tokens",
+        str(settings["dtype"]),
+    ]
+
+
 def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
     """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
     origin, lengths = record["provenance"], record["summary"]["lengths"]

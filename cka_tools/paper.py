@@ -18,6 +18,12 @@ BATCH_SIZE: Final = 16
 MODEL_DTYPE: Final = "float16"
 EARLY_SHARE: Final = (1, 3)
 """Layers 0–7 of 22: the first third, rounded up."""
+FINE_TUNING_LR: Final = 5e-5
+FINE_TUNING_WEIGHT_DECAY: Final = 0.01
+FINE_TUNING_BATCH: Final = 16
+FINE_TUNING_EPOCHS: Final = 10
+FINE_TUNING_TAG_EPOCHS: Final = 20
+FINE_TUNING_SEEDS: Final = 5
 
 
 FILE: Final = "published.toml"

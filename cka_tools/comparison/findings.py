@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cka_tools.comparison.readout_results import Health, Interpolation, Probe, Transplant
+from cka_tools.comparison.evaluation_table import headlines
+from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
@@ -382,6 +383,36 @@ def _probe(result: Any) -> Findings:
     return Findings(f"Probe of {named}", [compared], found, [], cautions)
 
 
+def _evaluation(result: Any) -> Findings:
+    run: Evaluation = result
+    record, names = run.record, [printable(model["name"]) for model in run.models]
+    tasks, seeds = run.summary["tasks"], counted(len(run.summary["seeds"]), "seed")
+    compared = f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} fine-tuned with {seeds} on "
+    compared += (
+        f"{' and '.join(printable(task.get('title', task['name'])) for task in tasks)}, and read on test with the "
+    )
+    compared += "epoch that is best on dev."
+    found = []
+    for at, head in enumerate(headlines(record)):
+        t = at if at < len(tasks) else None
+        of = [one for one in record["scores"] if one["task"] == t]
+        scores = ", ".join(f"{names[one['model']]} {stated(one['readouts'][head.name])}" for one in of)
+        found.append(f"{' '.join(f'{printable(head.task)} {head.quantity}'.split())}: {scores}.")
+        floors = [one for one in record["floors"] if one["task"] == t]
+        if floors:
+            told_floors = ", ".join(f"{printable(f['name'])} {stated(f['readouts'][head.name])}" for f in floors)
+            found.append(f"Floors: {told_floors}.")
+        for one in record["differences"]:
+            if one["task"] == t:
+                both = " less ".join(names[one[side]] for side in "ab")
+                found.append(f"{both}, over seeds and documents: {_points(one['readouts'][head.name]['over_both'])}.")
+    cautions = [
+        "Intervals of scores are over seeds: another test set is not in them, as it is in those of differences."
+    ]
+    return Findings(f"Fine-tuning on {' and '.join(printable(task['name']) for task in tasks)}", [compared], found, [],
+                    cautions)  # fmt: skip
+
+
 def _points(entry: Entry) -> str:
     return stated(entry).replace(" %", " points", 1)
 
@@ -403,5 +434,6 @@ RULES: dict[str, Callable[[Any], Findings]] = {
     Interpolation.kind: _interpolation,
     Health.kind: _health,
     Probe.kind: _probe,
+    Evaluation.kind: _evaluation,
 }
 """What is said of each kind of run."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cka_tools.comparison.record import (
     COMPARISON,
+    EVALUATION,
     HEALTH,
     INTERPOLATION,
     NEEDLE,
@@ -17,7 +18,7 @@ from cka_tools.comparison.record import (
     tidy,
 )
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
-from cka_tools.comparison.run_directory import run_kind
+from cka_tools.comparison.run_directory import run_kind, write_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,6 +196,68 @@ class Probe(RunResult):
         return probe_figure(self.record)
 
 
+class Evaluation(RunResult):
+    """How models do on tasks that they were fine-tuned for, over seeds.
+
+    `arrays` holds scores as (models, seeds), by the place of the task and the quantity, such as "0.macro_f1".
+    """
+
+    kind = EVALUATION
+    table = "evaluation.csv"
+
+    def __repr__(self) -> str:
+        tasks, seeds = len(self.summary["tasks"]), len(self.summary["seeds"])
+        return f"<Evaluation of {len(self.models)} models on {tasks} tasks with {seeds} seeds>"
+
+    def save(self, run_dir: str | Path) -> Path:
+        """As the others, into a directory that may hold the runs themselves.
+
+        Raises:
+            UserError: there is no room.
+        """
+        return write_run(
+            Path(run_dir), self.record, self.arrays, self.to_frame, self.figure, table_name=self.table, into=True
+        )
+
+    @property
+    def models(self) -> list[JsonObject]:
+        """One entry a model: its name and the hash of its weights."""
+        return self.record["models"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each floor, and for each model, task and quantity: the mean over seeds, and each seed's."""
+        tasks, rows = self.summary["tasks"], list[JsonObject]()
+
+        def named(t: int | None) -> JsonObject:
+            return {"task": "mean of tasks" if t is None else tasks[t]["name"]}
+
+        for floor in self.record["floors"]:
+            for name, value in floor["readouts"].items():
+                rows.append(named(floor["task"]) | {"model": floor["name"], "quantity": name} | columns("value", value))
+        from_first = {(one["task"], one["a"]): one["readouts"] for one in self.record["differences"] if one["b"] == 0}
+        clear = {one["task"]: one["model"] for one in self.record["best"] if one["clear"]}
+        for one in self.record["scores"]:
+            model = self.models[one["model"]]
+            for name, value in one["readouts"].items():
+                row = named(one["task"]) | {"model": model["name"], "quantity": name, "seed": None}
+                row |= columns("value", value) | {"clearly_best": clear.get(one["task"]) == one["model"]}
+                if apart := from_first.get((one["task"], one["model"]), {}).get(name):
+                    row |= columns("difference_from_first", apart["over_both"], "difference")
+                    row |= columns("difference_over_seeds", apart["over_seeds"])
+                rows.append(row | {"weights_sha256": model["weights_sha256"]})
+                for run in one["runs"]:
+                    row = named(one["task"]) | {"model": model["name"], "quantity": name, "seed": run["seed"]}
+                    rows.append(row | {"value": run["readouts"][name], "best_epoch": run["best_epoch"]})
+        frame = tidy(rows)
+        return frame.astype({"best_epoch": "Int64"})
+
+    def figure(self) -> Figure:
+        """Every model's score on every task, seed by seed, with its interval."""
+        from cka_tools.plotting import evaluation_figure
+
+        return evaluation_figure(self.record)
+
+
 class Needle(RunResult):
     """How well the output of frozen encoders tells that a long document holds a fact.
 
@@ -262,6 +325,7 @@ KINDS: dict[str, type[RunResult]] = {
         Health,
         Probe,
         Needle,
+        Evaluation,
     )
 }
 """The class of each kind of run."""

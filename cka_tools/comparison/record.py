@@ -1,7 +1,7 @@
 """The record of a run, one schema for all kinds: what `result.json` holds, and the tables made of it.
 
-    format, kind     2; comparison, trajectory, matrix, contrast, ablation, transplant, interpolation, health, probe
-                     or needle
+    format, kind     2; comparison, trajectory, matrix, contrast, ablation, transplant, interpolation, health, probe,
+                     needle or evaluation
     summary          documents, interval, early layers, warnings, notes, and what is particular to the kind
     pairs            one entry a pair of models: its role, the two by their position among the models, both
                      mean divergences, every layer pair, and what else the kind knows of it
@@ -42,6 +42,7 @@ FORMAT = 2
 COMPARISON, TRAJECTORY, MATRIX = "comparison", "trajectory", "matrix"
 CONTRAST, ABLATION = "contrast", "ablation"
 TRANSPLANT, INTERPOLATION, HEALTH, PROBE = "transplant", "interpolation", "health", "probe"
+EVALUATION = "evaluation"
 NEEDLE = "needle"
 COMMANDS = {
     COMPARISON: "compare",
@@ -53,6 +54,7 @@ COMMANDS = {
     INTERPOLATION: "interpolate",
     HEALTH: "health",
     PROBE: "probe",
+    EVALUATION: "evaluate",
     NEEDLE: "needle",
 }
 """The command that writes a run of each kind."""

@@ -18,6 +18,7 @@ from cka_tools.comparison.record import (
     COMPARISON,
     CONTRAST,
     ESTIMATORS,
+    EVALUATION,
     HEALTH,
     INTERPOLATION,
     MATRIX,
@@ -135,6 +136,24 @@ PROBED = {
     "differences": [{"a": int, "b": int, "layers": [APART], "chosen": APART}],
 }  # fmt: skip
 
+TUNED = READING | {"lr": float, "weight_decay": float, "batch_size": int, "epochs": {"*": int}}
+OF_SEEDS = {"over_seeds": INTERVAL, "over_both": INTERVAL}
+OF_TASK = {
+    "name": str, "kind": {"label", "labels", "tags"}, "train": int, "dev": int, "test": int, "classes": [str],
+    "headline": str, "quantities": READOUT["quantities"], "notes": [str], "title?": str, "metric?": str,
+}  # fmt: skip
+EVALUATED = {
+    "summary": SUMMARY | {"interval": WITH_INTERVAL["interval"], "seeds": [int], "tasks": [OF_TASK]},
+    "models": [{"name": str, "weights_sha256": TEXT}],
+    "scores": [
+        {"task": WHOLE, "model": int, "readouts": EACH,
+         "runs": [{"seed": int, "best_epoch": int, "dev": [float], "readouts": {"*": float}}]}
+    ],
+    "floors": [{"task": int, "name": str, "readouts": EACH}],
+    "differences": [{"task": WHOLE, "a": int, "b": int, "readouts": {"*": OF_SEEDS}}],
+    "best": [{"task": WHOLE, "model": int, "clear": bool}],
+}  # fmt: skip
+
 READ_OUT = {"accuracy": [INTERVAL], "shuffled?": [INTERVAL], "epoch?": int, "dev_accuracy?": float, "strength?": float}
 BOTH_PROBES = {"mlp": READ_OUT, "logistic": READ_OUT}
 NEEDLES = {
@@ -192,6 +211,7 @@ def _form(record: JsonObject, kind: str) -> Form:
         return SHARED | {"summary": SUMMARY | {"readouts?": [READOUT]}, "axis": str, "pairs": [CELL]}
     others = {
         TRANSPLANT: TRANSPLANTED, INTERPOLATION: INTERPOLATED, HEALTH: MEASURED, PROBE: PROBED, NEEDLE: NEEDLES,
+        EVALUATION: EVALUATED,
     }  # fmt: skip
     return SHARED | others.get(kind, {})
 
@@ -201,7 +221,7 @@ def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) 
     fault = _fault(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
     fault = fault or _fault(record, _form(record, kind), "")
     if not fault and kind != ABLATION:  # version 0.1 kept none of those
-        settings = READING if kind in (TRANSPLANT, HEALTH) else SETTINGS
+        settings = READING if kind in (TRANSPLANT, HEALTH) else TUNED if kind == EVALUATION else SETTINGS
         fault = _fault(record["provenance"], {"settings": settings}, "provenance")
     return fault or _unfit(record, arrays, kind)
 
@@ -305,6 +325,12 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return fault
         depth = max(len(one["layers"]) for one in found)
         shapes = {"accuracy": (len(found), depth, record["summary"]["n_documents"])}
+    elif kind == EVALUATION:
+        if fault := _unfit_evaluation(record):
+            return fault
+        size = (len(models), len(record["summary"]["seeds"]))
+        for t, task in enumerate(record["summary"]["tasks"]):
+            shapes |= {f"{t}.{quantity['name']}": size for quantity in task["quantities"]}
     elif kind == NEEDLE:
         if fault := _unfit_needles(record):
             return fault
@@ -325,6 +351,39 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
             return f"there is no array {name!r}"
         if arrays[name].shape != shape or arrays[name].dtype != np.float64:
             return f"array {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}, not float64 of {shape}"
+    return None
+
+
+def _unfit_evaluation(record: JsonObject) -> str | None:
+    """The same for fine-tuning: every model has every task's scores, and every seed's."""
+    models, tasks, seeds = record["models"], record["summary"]["tasks"], record["summary"]["seeds"]
+    if not tasks or not seeds or len(models) != len(record["provenance"]["models"]) or not models:
+        return "it has no tasks, no seeds, or not the models of provenance.models"
+    columns = [*range(len(tasks)), *([None] if len(tasks) > 1 else [])]
+    places = [(one["task"], one["model"]) for one in record["scores"]]
+    if sorted(places, key=str) != sorted(((t, m) for t in columns for m in range(len(models))), key=str):
+        return "scores are not one a task and model"
+    if [one["task"] for one in record["best"]] != columns or any(
+        not 0 <= one["model"] < len(models) for one in record["best"]
+    ):
+        return "best does not name a model of every task"
+    if any(not 0 <= one["task"] < len(tasks) for one in record["floors"]):
+        return "a floor is of a task that is not there"
+    for one in (*record["scores"], *record["floors"], *record["differences"]):
+        if one["task"] not in columns:
+            return "a difference is of a task that is not there"
+        names = ["mean"] if one["task"] is None else [q["name"] for q in tasks[one["task"]]["quantities"]]
+        if one["task"] is not None and tasks[one["task"]]["headline"] not in names:
+            return "a task's headline is not among its quantities"
+        if fault := _fault(one["readouts"], dict.fromkeys(names, dict), "readouts"):
+            return fault
+        if any(not 0 <= one[side] < len(models) for side in "ab" if side in one):
+            return "a difference is of a model that is not there"
+        if "runs" in one and one["task"] is not None:
+            if [run["seed"] for run in one["runs"]] != seeds:
+                return "scores are not of the seeds of the summary"
+            if fault := _fault(one["runs"], [{"readouts": dict.fromkeys(names, float)}], "runs"):
+                return fault
     return None
 
 

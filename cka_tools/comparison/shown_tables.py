@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cka_tools.comparison.evaluation_table import headlines, rows_of
 from cka_tools.comparison.findings import NAME_LETTERS, in_unit
-from cka_tools.comparison.readout_results import Health, Interpolation, Probe, Transplant
+from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.formatting import (
     MASSIVE_SHARE,
@@ -318,6 +319,16 @@ def _probe(result: Any) -> Shown:
     return "By model and layer", columns, len(floors)
 
 
+def _evaluation(result: Any) -> Shown:
+    run: Evaluation = result
+    rows = rows_of(run.record)
+    columns = [Column("model", [printable(row.name) for row in rows])]
+    for at, head in enumerate(headlines(run.record)):
+        name = " ".join(f"{printable(head.task)} {head.quantity} %".split())
+        columns += _values(name, [row.entries[at] for row in rows])
+    return "By model and task", columns, sum(row.floor for row in rows)
+
+
 def _any(result: RunResult) -> Shown:
     """The saved table of a kind without one of its own, but for columns that say the same in every row."""
     import pandas as pd
@@ -346,5 +357,6 @@ TABLES: dict[str, Callable[[Any], Shown]] = {
     Interpolation.kind: _interpolation,
     Health.kind: _health,
     Probe.kind: _probe,
+    Evaluation.kind: _evaluation,
 }
 """How each kind of run is tabulated."""

@@ -1,4 +1,4 @@
-"""Saved comparisons → one table as a paper prints it, for the terminal, CSV, Markdown and LaTeX."""
+"""Saved runs → one table as a paper prints it, for the terminal, CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ NAME_LETTERS = 40
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says: text, and an interval's ends where it has one."""
+    """What a cell says: text, an interval's ends where it has one, and whether it is marked as the best."""
 
     text: str
     interval: tuple[str, str] | None = None
+    best: bool = False
 
 
 COLUMNS: Final = {
@@ -207,12 +208,12 @@ def _columns(names: list[str], runs: Sequence[Comparison]) -> tuple[list[Column]
     return columns, "; ".join(shared)
 
 
-def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str]) -> Cell:
+def interval_cell(entry: JsonObject | None, write: Callable[[float | None], str], best: bool = False) -> Cell:
     """What a cell says of an interval of the record."""
     if entry is None or entry["value"] is None:
         return Cell(NOTHING)
     low, high = entry["ci_low"], entry["ci_high"]
-    return Cell(write(entry["value"]), None if low is None or high is None else (write(low), write(high)))
+    return Cell(write(entry["value"]), None if low is None or high is None else (write(low), write(high)), best)
 
 
 def _notes(names: list[str], runs: Sequence[Comparison]) -> list[str]:
@@ -283,7 +284,8 @@ def to_markdown(table: SummaryTable) -> str:
 
     def cell(one: Cell) -> str:
         interval = "" if one.interval is None else " ({} to {})".format(*one.interval)
-        return markdown_escaped(one.text) + interval
+        text = markdown_escaped(one.text)
+        return (f"**{text}**" if one.best else text) + interval
 
     heads = [markdown_escaped(column.head) for column in table.columns]
     lines = [heads, ["---" if column.name else "---:" for column in table.columns], *_rows(table, cell)]
@@ -307,10 +309,11 @@ def to_latex(table: SummaryTable, *, fit: bool = False, label: str | None = None
         raise UserError(f"label {quoted(label)} does not fit: use letters, digits and : . _ - / as in tab:cka")
 
     def cell(one: Cell) -> str:
+        text = f"\\textbf{{{_signed(one.text)}}}" if one.best else _signed(one.text)
         if one.interval is None:
-            return _signed(one.text)
+            return text
         low, high = map(_signed, one.interval)
-        return f"{_signed(one.text)} {{\\footnotesize [{low}, {high}]}}"
+        return f"{text} {{\\footnotesize [{low}, {high}]}}"
 
     columns = "".join("l" if column.name else "r" for column in table.columns)
     head = " & ".join(latex_escaped(column.head) for column in table.columns)

@@ -3,6 +3,7 @@
 from cka_tools.plotting.ablation_page import ablation_figure
 from cka_tools.plotting.comparison_page import comparison_figure
 from cka_tools.plotting.contrast_page import contrast_figure
+from cka_tools.plotting.evaluation_page import evaluation_figure
 from cka_tools.plotting.matrix_page import matrix_figure
 from cka_tools.plotting.needle_page import needle_figure
 from cka_tools.plotting.probe_page import probe_figure
@@ -13,6 +14,7 @@ __all__ = [
     "ablation_figure",
     "comparison_figure",
     "contrast_figure",
+    "evaluation_figure",
     "health_figure",
     "interpolation_figure",
     "matrix_figure",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
@@ -39,6 +39,9 @@ DEV_SHARE = 225 / 1050
 
 LEAST_TEST, LEAST_TRAINING = 60, 40
 """With fewer there is nothing to fit or to score."""
+
+MOST_EXAMPLES = 10**6
+"""More would take days to write."""
 
 PROBES = ("mlp", "logistic")
 Pooling = Literal["cls", "mean", "last"]
@@ -89,14 +92,14 @@ def needle(
     if chosen.max_length is not None:
         raise UserError(f"max-length {chosen.max_length}: the lengths of a needle are its own: give --lengths")
     for name, value, least in (("examples", examples, LEAST_TEST), ("training", training, LEAST_TRAINING)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} {value!r} does not fit: give a whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_EXAMPLES:
+            raise UserError(f"{name} {value!r} does not fit: give a whole number of {least} to {MOST_EXAMPLES:,}")
     if pooling not in ("cls", "mean", "last"):
         raise UserError(f"pooling {pooling!r} is not one of cls, mean, last")
     sizes = {TRAIN: training, DEV: max(1, round(training * DEV_SHARE)), TEST: examples}
     asked = Asked(
-        LENGTHS if lengths is None else tuple(lengths), tuple(positions),
-        tuple(known_templates()) if templates is None else tuple(templates), sizes,
+        LENGTHS if lengths is None else _listed(lengths), _listed(positions),
+        tuple(known_templates()) if templates is None else _listed(templates), sizes,
     )  # fmt: skip
     run = open_run(models, corpus, replace(chosen, pooling=pooling))
     given = [run.outlines[at] for at in run.order]
@@ -151,6 +154,11 @@ def needle(
     for entry, model in zip(record["models"], origin["models"], strict=True):
         entry |= {"name": model["name"], "weights_sha256": model.get("weights_sha256")}
     return Needle(record, arrays)
+
+
+def _listed(given: Any) -> tuple[Any, ...]:
+    """A list as it is, anything else as a list of one."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def _fitting(asked: Asked, models: Sequence[LoadedModel], *, chosen: bool) -> Asked:

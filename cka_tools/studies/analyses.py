@@ -189,6 +189,11 @@ def _whole(value: Any, name: str, base: Path) -> int:
     return value
 
 
+def _wholes(value: Any, name: str, base: Path) -> list[int]:
+    listed = value if isinstance(value, list) and value else [value]
+    return [_whole(one, name, base) for one in listed]
+
+
 def _numbers(value: Any, name: str, base: Path) -> list[float]:
     listed = value if isinstance(value, list) else [value]
     fits = all(isinstance(one, int | float) and not isinstance(one, bool) for one in listed)
@@ -291,6 +296,13 @@ ANALYSES: dict[str, Analysis] = {
         {"task": _task, "label_shuffle": _yes_or_no},
         needed=("task",),
         corpus=False,
+    ),
+    "needle": Analysis(
+        "cka_tools.probes:needle",
+        _of_all(1),
+        (MODELS,),
+        {"lengths": _wholes, "positions": _texts, "templates": _texts, "examples": _whole, "training": _whole}
+        | {"pooling": _text, "label_shuffle": _yes_or_no},
     ),
 }
 """Every analysis by its name, which is also that of its command."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
 from cka_tools.comparison.record import JsonObject
+from cka_tools.compute import FeatureRun
 from cka_tools.extraction.batches import make_batch
 from cka_tools.models import ModelSource
-from cka_tools.studies.plan import Passes
 from cka_tools.studies.run_study import Prepared
 
 BATCHES = 3
@@ -34,28 +34,28 @@ class Speed:
     parameters: int
 
 
-def measure(passes: Sequence[Passes], told: Callable[[str], None] | None = None) -> dict[ModelSource, Speed]:
+def measure(
+    samples: Mapping[ModelSource, tuple[FeatureRun, int]], told: Callable[[str], None] | None = None
+) -> dict[ModelSource, Speed]:
     """Load every model that is to run, which makes the checks of loading, and time a few of its batches.
 
     Args:
-        told: called with the name of each model.
+        samples: as `Costs` has them. told: called with the name of each model.
 
     Raises:
         UserError: a model that does not load.
     """
     speeds: dict[ModelSource, Speed] = {}
-    for one in passes:
-        source = one.run.sources[one.at]
-        if source not in speeds and not one.there:
-            if told is not None:
-                told(source.name)
-            speeds[source] = _measure(one)
+    for source, (run, at) in samples.items():
+        if told is not None:
+            told(source.name)
+        speeds[source] = _measure(run, at)
     return speeds
 
 
-def _measure(one: Passes) -> Speed:
-    model, prepared = one.run.load(one.at), one.run.prepared[0]
-    table, batches = prepared.tables[one.at], prepared.plan.batches
+def _measure(run: FeatureRun, at: int) -> Speed:
+    model, prepared = run.load(at), run.prepared[0]
+    table, batches = prepared.tables[at], prepared.plan.batches
     # Evenly apart: batches are sorted by length.
     chosen = [batches[at * (len(batches) - 1) // max(1, BATCHES - 1)] for at in range(BATCHES)]
     times = []
@@ -80,15 +80,15 @@ def estimate(prepared: Prepared, speeds: dict[ModelSource, Speed]) -> JsonObject
     Memory is that of the largest models at once and of the features of the largest run; disk that of features
     which the store does not have.
     """
-    todo = [one for one in prepared.passes if not one.there]
+    todo = [one for one in prepared.costs.passes if not one.there]
     by_job: dict[str, int] = {}
-    for one in prepared.passes:
+    for one in prepared.costs.passes:
         by_job[one.job] = by_job.get(one.job, 0) + one.bytes
     largest = max((one.parameters for one in speeds.values()), default=0)
     return {
         "passes": sum(one.passes for one in todo),
         "tokens": round(sum(one.passes * one.tokens for one in todo)),
-        "seconds": sum(one.passes * one.tokens * speeds[one.run.sources[one.at]].seconds for one in todo),
+        "seconds": sum(one.passes * one.tokens * speeds[one.source].seconds for one in todo),
         "memory": MODELS_IN_MEMORY * largest + max(by_job.values(), default=0),
         "disk": sum(one.bytes for one in todo),
     }

@@ -131,8 +131,9 @@ def study_text(guesses: Sequence[Guess], folder: Path, *, demo: bool = False) ->
         '# analysis = "compare".',
     ]
     if not demo:
-        lines += [f"# [{_key(name)}]  # {one.default}" for name, one in ANALYSES.items() if one.default is not None]
-        lines += [f"# [{_key('probe')}]", '# task = "sections"']
+        for name, analysis in ANALYSES.items():
+            lines.append(f"# [{_key(name)}]  # {analysis.default or 'all models; only where it is named'}")
+            lines += ['# task = "sections"'] if "task" in analysis.needed else []
         return "\n".join(lines) + "\n"
     for name in ANALYSES:
         lines += [f"[{_key(name)}]", *DEMO_OPTIONS.get(name, []), ""]
@@ -143,6 +144,13 @@ DEMO_OPTIONS = {
     "trajectory": [f'checkpoints = ["{START}", "demo:clm-detour"]  # a run\'s folder under detour would give its own'],
     "transplant": ['detour = "demo:clm-detour"', 'baseline = "demo:mlm-baseline"', 'control = "demo:mlm-baseline-2"'],
     "interpolate": ['detour = "demo:clm-detour"', 'baseline = "demo:mlm-baseline"', "points = 5"],
+    "needle": [
+        'models = ["demo:mlm-baseline", "demo:clm-detour"]',
+        "lengths = [128]",
+        'templates = ["drug"]',
+        "examples = 120",
+        "training = 120",
+    ],
     "probe": ['models = ["demo:mlm-baseline", "demo:clm-detour"]', 'task = "sections"'],
 }
 """What the demo's study says of an analysis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -33,7 +33,8 @@ class Job:
     Attributes:
         name: of its directory. corpus: its spec; None where the analysis takes none.
         identity: hash of all that its result depends on.
-        plan: what it opened, and the passes that it makes.
+        documents: of each run of the engine's that it opened, how many.
+        plan: what it opened, and the passes that it makes: tokens and all, so not for long.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Job:
     call: Call
     corpus: str | None
     identity: str = ""
+    documents: list[int] = field(default_factory=list)
     plan: Plan = field(default_factory=Plan)
 
     def make(self, progress: Progress | None = None) -> RunResult:
@@ -57,15 +59,19 @@ class Job:
         return result
 
 
-def plan_jobs(study: Study) -> list[Job]:
+def plan_jobs(study: Study, planned: Callable[[Job], None]) -> list[Job]:
     """Every run of a study, in order, after all checks that can be made before a pass.
 
     A default analysis that the models do not allow is put among those that are left out.
+
+    Args:
+        planned: called with each run while its plan is there.
 
     Raises:
         UserError: what does not fit, with the place in the study.
     """
     _open_models(study)
+    known = len(study.left_out)
     jobs: list[Job] = []
     for entry in list(study.entries):
         found = list(_jobs_of(entry, study, {job.name.lower() for job in jobs}))
@@ -73,22 +79,29 @@ def plan_jobs(study: Study) -> list[Job]:
             for job in found:
                 job.plan = plan_of(job.make)
                 job.identity = _identity(job)
+                job.documents = [len(one.kept) for run in job.plan.runs for one in run.prepared]
         except UserError as error:
             if entry.keys is None:
                 study.entries.remove(entry)
                 study.left_out[entry.kind] = str(error)
                 continue
             raise UserError(f"{study.written.place(entry.keys)}: {entry.name}: {error}") from error
+        for job in found:
+            planned(job)
+            job.plan = Plan()
         jobs += found
     if not jobs:
-        reasons = "; ".join(f"{kind}: {why}" for kind, why in study.left_out.items())
-        raise UserError(f"{study.written.name}: these models allow none of the analyses by default: {reasons}")
+        kind, why = list(study.left_out.items())[known]
+        raise UserError(f"{study.written.name}: no analysis fits by default; {kind}: {why}")
     return jobs
 
 
 def _open_models(study: Study) -> None:
     """Open every model once, so that what is wrong with one is told with its place."""
-    options = load_options(study.settings)
+    try:
+        options = load_options(study.settings)
+    except UserError as error:
+        raise UserError(f"{study.written.place(('settings', 'device'))}: {error}") from error
     for model in study.all_models:
         try:
             model.source.outline(options)
@@ -157,48 +170,53 @@ class Passes:
     """Passes of one model in one run of a study.
 
     Attributes:
-        job: the run. at: the model's place among the distinct ones of `run`.
-        passes: whole passes over the run's documents.
-        documents, tokens: of one pass.
+        job: the run. source: the model.
+        passes: whole passes over the run's documents. tokens: of one pass.
         bytes: that its features take in the store, where they go there.
         there: whether nothing runs, as the store has the features or an earlier run of the study makes them.
     """
 
     job: str
-    run: FeatureRun
-    at: int
+    source: ModelSource
     kind: str
     passes: float
-    documents: int
     tokens: int
     bytes: int = 0
     there: bool = False
 
-    @property
-    def name(self) -> str:
-        """The model."""
-        return self.run.sources[self.at].name
 
+@dataclass
+class Costs:
+    """What runs where: features that several runs of the study ask for are made once.
 
-def count_passes(jobs: list[Job]) -> list[Passes]:
-    """What runs where: features that several runs of the study ask for are made once."""
-    made: set[str] = set()
-    found = []
-    for job in jobs:
+    Attributes:
+        samples: of each model that is to run a run of the engine's, and its place there, to time it by; none where
+            they are not wanted.
+    """
+
+    wants_samples: bool = False
+    passes: list[Passes] = field(default_factory=list)
+    samples: dict[ModelSource, tuple[FeatureRun, int]] = field(default_factory=dict)
+    _made: set[str] = field(default_factory=set)
+
+    def add(self, job: Job) -> None:
+        """Count the passes of one more run, whose plan is there."""
         for work in job.plan.work:
-            found += [one for at in work.passes for one in _of_model(job.name, work, at, made)]
-    return found
+            for at in work.passes:
+                found = list(self._of_model(job.name, work, at))
+                self.passes += found
+                if self.wants_samples and not all(one.there for one in found):
+                    self.samples.setdefault(work.run.sources[at], (work.run, at))
 
-
-def _of_model(job: str, work: Work, at: int, made: set[str]) -> Iterator[Passes]:
-    run: FeatureRun = work.run
-    draws = [(len(one.kept), int(one.tables[at].lengths.sum())) for one in run.prepared]
-    if work.kind != "features":
-        documents, tokens = (sum(numbers) for numbers in zip(*draws, strict=True))
-        yield Passes(job, run, at, work.kind, work.passes[at] / len(draws), documents, tokens)
-        return
-    for (documents, tokens), (key, there) in zip(draws, run.stored(at, work.layers[at]), strict=True):
-        size = feature_bytes(run.outlines[at], documents * (run.settings.draws or 1), work.layers[at])
-        yield Passes(job, run, at, work.kind, 1.0, documents, tokens, size, there or key in made)
-        if key is not None:
-            made.add(key)
+    def _of_model(self, job: str, work: Work, at: int) -> Iterator[Passes]:
+        run: FeatureRun = work.run
+        source = run.sources[at]
+        draws = [(len(one.kept), int(one.tables[at].lengths.sum())) for one in run.prepared]
+        if work.kind != "features":
+            yield Passes(job, source, work.kind, work.passes[at] / len(draws), sum(tokens for _, tokens in draws))
+            return
+        for (documents, tokens), (key, there) in zip(draws, run.stored(at, work.layers[at]), strict=True):
+            size = feature_bytes(run.outlines[at], documents * (run.settings.draws or 1), work.layers[at])
+            yield Passes(job, source, work.kind, 1.0, tokens, size, there or key in self._made)
+            if key is not None:
+                self._made.add(key)

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from cka_tools.studies.folder import (
     save,
     tell_failure,
 )
-from cka_tools.studies.plan import Job, Passes, count_passes, plan_jobs
+from cka_tools.studies.plan import Costs, Job, plan_jobs
 from cka_tools.studies.study_file import Study, read_study
 
 State = Literal["done", "from before", "failed"]
@@ -81,12 +81,14 @@ class StudyRun:
         outcomes: of every run, in order.
         report: of all that did not fail; None where there is nothing to report, or no report could be written:
             `problem` says why.
+        left_out: default analyses that the models do not allow, and why.
     """
 
     folder: Path
     outcomes: list[Outcome]
     report: Path | None
     problem: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[Outcome]:
@@ -110,13 +112,13 @@ class Prepared:
     """A study, all of whose checks are made.
 
     Attributes:
-        jobs: its runs. passes: what they cost. done: of each run whether it is there from before.
+        jobs: its runs. costs: of those that are to be made. done: of each run whether it is there from before.
     """
 
     study: Study
     folder: Path
     jobs: list[Job]
-    passes: list[Passes]
+    costs: Costs
     done: list[bool]
 
     @property
@@ -154,8 +156,13 @@ def study(
         return run_prepared(prepared, progress=progress, told=told)
 
 
-def prepare_study(given: str | PathLike[str] | Mapping[str, Any], out: str | PathLike[str] | None = None) -> Prepared:
+def prepare_study(
+    given: str | PathLike[str] | Mapping[str, Any], out: str | PathLike[str] | None = None, *, timed: bool = False
+) -> Prepared:
     """Make every check of a study, and count what it costs; nothing is written.
+
+    Args:
+        timed: keep what `estimate.measure` times models by.
 
     Raises:
         UserError: as `study`.
@@ -168,11 +175,17 @@ def prepare_study(given: str | PathLike[str] | Mapping[str, Any], out: str | Pat
     read = read_study(given)
     folder = default_folder(read) if out is None else Path(out)
     check_folder(folder, read)
-    jobs = plan_jobs(read)
-    done = [finished(folder / RUNS / job.name, job.identity) for job in jobs]
+    done: list[bool] = []
+    costs = Costs(wants_samples=timed)
+
+    def planned(job: Job) -> None:
+        done.append(finished(folder / RUNS / job.name, job.identity))
+        if not done[-1]:
+            costs.add(job)
+
     with cache_in(None if read.settings.cache else folder / CACHE):
-        passes = count_passes([job for job, is_done in zip(jobs, done, strict=True) if not is_done])
-    return Prepared(read, folder, jobs, passes, done)
+        jobs = plan_jobs(read, planned)
+    return Prepared(read, folder, jobs, costs, done)
 
 
 def run_prepared(
@@ -193,7 +206,7 @@ def run_prepared(
                 outcome = _run(job, prepared.folder, standing)
             outcomes.append(outcome)
             told(outcome)
-        return StudyRun(prepared.folder, outcomes, *_report(prepared, outcomes))
+        return StudyRun(prepared.folder, outcomes, *_report(prepared, outcomes), prepared.study.left_out)
 
 
 def _report(prepared: Prepared, outcomes: Sequence[Outcome]) -> tuple[Path | None, str | None]:
@@ -253,7 +266,7 @@ class _Standing:
         self._progress = progress
         todo = [job.name for job, done in zip(prepared.jobs, prepared.done, strict=True) if not done]
         costs = dict.fromkeys(todo, 1.0)  # statistics and figures too
-        for one in prepared.passes:
+        for one in prepared.costs.passes:
             costs[one.job] += 0.0 if one.there else one.passes * one.tokens
         self._costs, self._all = costs, sum(costs.values())
         self._before = self._own = self._share = 0.0

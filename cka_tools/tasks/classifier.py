@@ -25,12 +25,12 @@ STEPS = 2000
 """Of the solver, at most."""
 
 
-def need_sklearn() -> None:
+def need_sklearn(what: str = "probes") -> None:
     """Raise a UserError where scikit-learn is not installed."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError("probes need scikit-learn: pip install 'cka-tools[probe]'") from error
+        raise UserError(f"{what} need scikit-learn: pip install 'cka-tools[probe]'") from error
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _fit(
     regression, at = (OneVsRestClassifier(plain), "regression__estimator__C") if several else (plain, "regression__C")
     target = gold.astype(int) if several else gold.argmax(1)
     stratified = not several and gold.sum(0).max() >= FOLDS
-    folds = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed)
+    folds = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed % 2**32)
     search = GridSearchCV(
         Pipeline([("first", first), ("regression", regression)]), {at: list(strengths)}, scoring="f1_macro", cv=folds
     )

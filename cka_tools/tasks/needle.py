@@ -232,6 +232,11 @@ def _example(
 
     cut = _fitted(ends, budget, lambda cut: length - haystacks.count(query, written(cut)[1]))
     place, document = written(cut)
+    if haystacks.count(query, document) > length:
+        raise UserError(
+            f"corpus {quoted(haystacks.corpus, 200)}: no word of a text fits into {length} tokens beside a query and a "
+            "fact: give longer lengths, or a corpus with spaces between words"
+        )
     values, said_values = tuple(own.values()), tuple(said.values())
     return Example(
         split, length, position, template.name, label, fact, query, document, values, said_values, place / cut

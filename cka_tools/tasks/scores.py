@@ -25,8 +25,9 @@ def scores(gold: np.ndarray, found: np.ndarray) -> dict[str, Reading]:
     # F1 = 2 TP / (2 TP + FP + FN), by class; without a document are all counts less its own.
     twice, either = 2.0 * right, 2.0 * right + wrong + missed
     has = gold.any(0)
-    macro, micro = _without(twice[:, has], either[:, has]), _without(twice.sum(1)[:, None], either.sum(1)[:, None])
     n = len(gold)
+    macro = _without(twice[:, has], either[:, has]) if has.any() else np.zeros((n + 1, 1))
+    micro = _without(twice.sum(1)[:, None], either.sum(1)[:, None])
     return {
         MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), n),
         MICRO: Reading(float(micro[-1, 0]), micro[:-1, 0], n),

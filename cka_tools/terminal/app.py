@@ -26,6 +26,7 @@ from cka_tools.terminal.compare_commands import (
     trajectory_command,
 )
 from cka_tools.terminal.document_commands import diff_command, documents_command
+from cka_tools.terminal.evaluate_command import evaluate_command
 from cka_tools.terminal.intervention_commands import (
     fill_command,
     health_command,
@@ -79,6 +80,7 @@ app.command("interpolate")(interpolate_command)
 app.command("health")(health_command)
 app.command("fill")(fill_command)
 app.command("probe")(probe_command)
+app.command("evaluate")(evaluate_command)
 app.command("needle")(needle_command)
 app.add_typer(study_app, name="study")
 app.command("show")(show_command)

@@ -23,7 +23,7 @@ def _lengths(text: str, name: str) -> tuple[int, ...]:
         UserError: something else.
     """
     parts = [part.strip().replace("_", "") for part in text.split(",")]
-    if wrong := [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 10)]:
+    if wrong := [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 16)]:
         raise UserError(f"length {quoted(wrong[0])} is not a number of tokens: give whole numbers such as 512,1024")
     return tuple(map(int, parts))
 

@@ -24,6 +24,7 @@ from cka_tools.comparison.record import (
     ABLATION,
     COMPARISON,
     CONTRAST,
+    EVALUATION,
     HEALTH,
     INTERPOLATION,
     MATRIX,
@@ -218,6 +219,7 @@ REPORTS = {
     INTERPOLATION: ("readout_report", "print_interpolation"),
     HEALTH: ("readout_report", "print_health"),
     PROBE: ("probe_report", "print_probe"),
+    EVALUATION: ("evaluation_report", "print_evaluation"),
     NEEDLE: ("needle_report", "print_needle"),
 }
 """Where each kind of run is printed; imported when it is."""

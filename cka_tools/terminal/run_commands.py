@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from cka_tools.comparison.readout_results import open_run
-from cka_tools.comparison.record import COMPARISON, MATRIX, NEEDLE, TRAJECTORY
-from cka_tools.comparison.results import Comparison
+from cka_tools.comparison.readout_results import Evaluation, Needle, open_run
+from cka_tools.comparison.record import COMPARISON, EVALUATION, MATRIX, NEEDLE, TRAJECTORY
+from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import PAGE, Choices, drawn_with
@@ -172,13 +173,13 @@ def summary_command(
     runs: tuple[Path, ...] = option(
         MISSING,
         "Run directories that `cka compare` wrote (what else there is, as in comparisons/*, is passed over), or one of "
-        "`cka needle`.",
+        "`cka needle` or `cka evaluate`.",
         argument=True,
     ),
     *,
-    label: tuple[str, ...] = option((), "Name of a row, once for each run.", shown="the models"),
-    layout: Literal["table", "csv", "markdown", "latex"] = option(
-        "table", "For the terminal, or to paste into a paper.", flag="--format"
+    label: tuple[str, ...] = option((), "Name of a row, once for each run (or model).", shown="the models"),
+    layout: Literal["table", "csv", "markdown", "latex", "model-index"] = option(
+        "table", "For the terminal, or to paste into a paper, or (of an evaluation) into a model card.", flag="--format"
     ),
     columns: str = option(
         "",
@@ -199,14 +200,14 @@ def summary_command(
 
     if layout != "latex" and (fit or latex_label is not None):
         raise UserError(f"{'--fit' if fit else '--latex-label'} is for --format latex, not {layout}: leave it out")
+    kind = run_kind(runs[0]) if len(runs) == 1 else None
+    if layout == "model-index" and kind != EVALUATION:
+        raise UserError("--format 'model-index' is for one run of `cka evaluate`: name it, or take another format")
     chosen = [part.strip() for part in columns.split(",")] if columns.strip() else []
-    if len(runs) == 1 and run_kind(runs[0]) == NEEDLE:
-        from cka_tools.comparison.needle_table import needle_summary
-        from cka_tools.comparison.readout_results import Needle
-
+    if kind in (NEEDLE, EVALUATION):
         if chosen:
             raise UserError(f"--columns {columns!r} is for runs of `cka compare`: leave it out")
-        found = needle_summary(Needle.load(runs[0]), label, caption)
+        found = _table_of_one(open_run(runs[0]), label, caption)
     else:
         read, skipped = read_runs(runs)
         kept = label
@@ -215,10 +216,14 @@ def summary_command(
         found = summary_table([run for run in read if run is not None], kept, chosen, caption)
         for text in skipped:
             tell(f"note: {printable(text)}: passed over")
-    if output.as_json or layout == "table":
+    if layout != "model-index" and (output.as_json or layout == "table"):
         emit(lambda console: print_summary(found, console), _summary_json(found), output)
         return
-    if layout == "latex":
+    if layout == "model-index":
+        from cka_tools.comparison.model_index import model_index_yaml
+
+        text = "\n".join(model_index_yaml(Evaluation.load(runs[0])))
+    elif layout == "latex":
         text = to_latex(found, fit=fit, label=latex_label, floating=caption is not None)
     else:
         text = FORMATS[layout](found)
@@ -226,6 +231,17 @@ def summary_command(
         write_whole(output.out, text)
     elif not output.quiet:
         echo(text, end="")
+
+
+def _table_of_one(run: RunResult, labels: Sequence[str], caption: str | None) -> SummaryTable:
+    """The table of a needle or of an evaluation, whose rows are models."""
+    from cka_tools.comparison.evaluation_table import evaluation_summary
+    from cka_tools.comparison.needle_table import needle_summary
+
+    if isinstance(run, Evaluation):
+        return evaluation_summary(run, labels, caption)
+    assert isinstance(run, Needle)
+    return needle_summary(run, labels, caption)
 
 
 def _summary_json(found: SummaryTable) -> str:

@@ -92,9 +92,9 @@ def run_command(
             from cka_tools.studies.estimate import estimate, measure
 
             with early_warnings(), sharing_draws():
-                prepared = prepare_study(file, output.out)
+                prepared = prepare_study(file, output.out, timed=True)
                 note = None if output.quiet else lambda name: tell(f"timing a few batches of {printable(name)}")
-                cost = estimate(prepared, measure(prepared.passes, note))
+                cost = estimate(prepared, measure(prepared.costs.samples, note))
             data = plan_data(prepared, cost)
             answer(lambda console: print_plan(data, prepared.study.left_out, console), as_json(data), output)
             return
@@ -166,6 +166,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 
 
 def _say_end(run: StudyRun, console: Console) -> None:
+    for kind, why in run.left_out.items():
+        _row(console, "left out", f"{kind}: {why}")
     if run.report is not None:
         say(console, "Report: ", printable(str(run.report)), style="bold")
 
@@ -175,6 +177,7 @@ def run_data(run: StudyRun) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "report": None if run.report is None else str(run.report),
+        "left_out": dict(run.left_out),
         "runs": [
             {
                 "name": one.name,
@@ -202,7 +205,7 @@ def plan_data(prepared: Prepared, cost: dict[str, Any]) -> dict[str, Any]:
             "corpus": job.corpus,
             "options": job.entry.given,
             "from_before": done,
-            "documents": [len(one.kept) for run in job.plan.runs for one in run.prepared],
+            "documents": job.documents,
         }
         for job, done in zip(prepared.jobs, prepared.done, strict=True)
     ]
@@ -214,9 +217,9 @@ def plan_data(prepared: Prepared, cost: dict[str, Any]) -> dict[str, Any]:
         "runs": runs,
         "left_out": study.left_out,
         "passes": [
-            {"run": one.job, "model": one.name, "kind": one.kind, "passes": one.passes, "tokens": one.tokens,
+            {"run": one.job, "model": one.source.name, "kind": one.kind, "passes": one.passes, "tokens": one.tokens,
              "runs": not one.there}
-            for one in prepared.passes
+            for one in prepared.costs.passes
         ],
         "cost": cost,
     }  # fmt: skip

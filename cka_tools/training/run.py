@@ -171,7 +171,7 @@ def check_claim(out: Path, identity: Mapping[str, Any], name: str, what: str, be
     file = out / name
     if not file.is_file():
         if out.exists() and (out.is_file() or {place.name for place in out.iterdir()} - {f".{name}.partial"}):
-            raise UserError(f"output directory {str(out)!r} holds something else than a training {what}: name another")
+            raise UserError(f"output directory {str(out)!r} holds something else than this {what}: name another")
         return
     try:
         there = {**before, **json.loads(file.read_text(encoding="utf-8"))}

@@ -11,12 +11,15 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from cka_tools import compare, contrast, health, interpolate, matrix, needle, probe, trajectory, transplant
+from cka_tools import compare, contrast, evaluate, health, interpolate, matrix, needle, probe, trajectory, transplant
+from cka_tools.comparison.evaluation_table import evaluation_summary
+from cka_tools.comparison.model_index import model_index_yaml
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.record import (
     ABLATION,
     COMPARISON,
     CONTRAST,
+    EVALUATION,
     HEALTH,
     INTERPOLATION,
     MATRIX,
@@ -47,6 +50,9 @@ def runs(tiny_model, tmp_path_factory):
         TRANSPLANT: transplant(a, b, texts, layers=[[0], [1]], parts=["all", "mlp"], control=c, reverse=True),
         INTERPOLATION: interpolate(a, b, texts, points=3),
         HEALTH: health([a, b], texts),
+        EVALUATION: evaluate(
+            [a, b], [labelled_texts(folder / "t.jsonl", texts)], seeds=2, epochs=1, batch_size=12, device="cpu"
+        ),
         PROBE: probe([a, b], labelled_texts(folder / "t.jsonl", texts), label_shuffle=True),
         NEEDLE: needle(with_pairs([a, b], folder), lengths=[60], templates=["allergy"], examples=60, training=40,
                        documents=60, layers=[0], label_shuffle=True),
@@ -94,6 +100,9 @@ def shown(run_dir, kind):
     result = KINDS[kind].load(run_dir)
     print_result(result, Terminal(file=io.StringIO(), width=80))
     result.to_frame()
+    if kind == EVALUATION:
+        to_csv(evaluation_summary(result))
+        model_index_yaml(result)
     if kind == COMPARISON:
         to_csv(summary_table([result]))
     return result

@@ -165,6 +165,13 @@ def test_every_analysis_states_what_it_does_by_default(cka: Cka, place: Path) ->
     assert "left out contrast: needs 2 models or more a group" in said
     assert "4 of language-model readings" in said
     assert "no [analyses] are named" in said
+    # Where nothing fits, the first reason is the line.
+    file = write(place, "corpora = 'words.jsonl'\nsettings.documents = 999\n")
+    code, _, err = cka("study", file)
+    assert (code, "no analysis fits by default; compare: " in err, "999" in err) == (2, True, True), err
+    file = write(place, "settings.device = 'warp'\n")
+    code, _, err = cka("study", file)
+    assert (code, f"{file}, line 5: device 'warp'" in err) == (2, True), err
 
 
 def test_a_failing_analysis_does_not_stop_the_others(cka: Cka, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,3 +174,11 @@ def test_a_rare_class_fits_without_a_word() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 < classifier.probe(features, of, 0).readings["macro_f1"].value <= 1
+
+
+def test_any_seed_of_the_settings_makes_folds() -> None:
+    rng = np.random.default_rng(8)
+    gold = one_hot(np.arange(20) % 2, 2)
+    features, of = with_features(make_task(gold, gold, several=False), rng, 1.0)
+    one, other = (classifier.probe(features, of, seed) for seed in (3, 2**32 + 3))
+    assert one.found.tolist() == other.found.tolist()

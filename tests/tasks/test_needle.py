@@ -142,6 +142,9 @@ def test_a_corpus_that_is_too_small_or_full_of_the_values_is_refused(haystacks: 
     full = Haystacks([Document(str(at), f"Text {at} of {', '.join(slot)}.") for at in range(60)], TOKENIZER, "full")
     with pytest.raises(UserError, match="too few for 100 tokens without the fact's own values"):
         make_examples(full, Asked((100,), POSITIONS, ("allergy",), SIZES), 0)
+    unbroken = Haystacks([Document(str(at), f"{at}" + "無空白" * 400) for at in range(60)], TOKENIZER, "unbroken")
+    with pytest.raises(UserError, match="no word of a text fits into 200 tokens"):
+        make_examples(unbroken, Asked((200,), POSITIONS, ("allergy",), SIZES), 0)
     with pytest.raises(UserError, match="length 40 leaves no haystack beside a query and a fact"):
         make_examples(haystacks, Asked((40,), POSITIONS, ("drug",), SIZES), 0)
 
