@@ -76,7 +76,9 @@ def ablate_command(
     settings: Settings,
     output: AblationOutput,
 ) -> None:
-    """Ablate the detour along an axis: train what is lacking, compare, write a table and a figure.
+    """Vary the detour along an axis: train, compare, one table.
+
+    What is not trained yet is trained; it ends with a table and a figure.
 
     Example: cka ablate length --preset demo --corpus texts.jsonl.gz --compare-on heldout.jsonl --dry-run
     """

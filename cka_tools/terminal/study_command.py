@@ -53,7 +53,8 @@ class _RunByDefault(TyperGroup):
 study_app = typer.Typer(
     cls=_RunByDefault,
     no_args_is_help=True,
-    help="Everything that one file asks for: `cka study FILE`, `cka study init DIR…` writes such a file.",
+    help="Run all that one file asks for (`cka study init` writes it).\n\n"
+    "`cka study FILE` runs it, `cka study FILE --dry-run` says what it would cost.",
 )
 
 
@@ -80,7 +81,9 @@ def run_command(
     dry_run: bool = option(False, "Make every check, and print what would run and what it costs."),
     output: StudyOutput,
 ) -> None:
-    """Run all analyses of a study, each once, from one pass a model and corpus.
+    """Run all analyses of a study; run again, only what changed.
+
+    Each once, from one pass a model and corpus.
 
     Example: cka study study.toml --dry-run
     """
@@ -302,7 +305,9 @@ def init_command(
     demo: bool = option(False, "The bundled models and every analysis."),
     output: FileOutput,
 ) -> None:
-    """Write a commented study file; what each model is, its training's manifest tells.
+    """Write a study file with comments, roles guessed.
+
+    What each model is, its training's manifest tells.
 
     Example: cka study init runs/detour runs/baseline runs/baseline-2 --out study.toml
     """
