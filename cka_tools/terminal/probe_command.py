@@ -16,7 +16,8 @@ def probe_command(
         (), "One or more: demo:NAME, a directory, org/name or org/name@revision.", argument=True
     ),
     task: str = option(
-        MISSING, "sections or entities (bundled), NAME=FILE of a known task, a file with text, label and split, or a .toml."
+        MISSING,
+        "sections or entities (bundled), NAME=FILE of a known task, a file with text, label and split, or a .toml.",
     ),
     label_shuffle: bool = option(False, "Also fit every probe on shuffled labels: what true ones add."),
     settings: Settings,
