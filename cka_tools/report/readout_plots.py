@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from cka_tools.comparison.findings import stated, told
-from cka_tools.formatting import shorten
-from cka_tools.plotting.readout_pages import CALLED, first_quantities, quantities
+from cka_tools.formatting import quantities, shorten
+from cka_tools.plotting.readout_pages import CALLED, first_quantities
 from cka_tools.report.plotly_parts import (
     FAINT,
     PERCENT,

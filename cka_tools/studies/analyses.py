@@ -159,9 +159,8 @@ def _contrast(roles: Roles) -> list[Call]:
     groups = {DETOUR: roles.get(DETOUR, []), BASELINE: [*roles.get(BASELINE, []), *roles.get(CONTROL, [])]}
     for name, members in groups.items():
         if len(members) < 2:
-            raise UserError(
-                f"needs 2 models or more a group, and there {'is' if len(members) == 1 else 'are'} {counted(len(members), name)}"
-            )
+            there = f"{'is' if len(members) == 1 else 'are'} {counted(len(members), name)}"
+            raise UserError(f"needs 2 models or more a group, and there {there}")
     words = " against ".join(f"{counted(len(members), name)}" for name, members in groups.items())
     return [Call("", {"groups": groups}, words)]
 

@@ -53,7 +53,8 @@ class _RunByDefault(TyperGroup):
 study_app = typer.Typer(
     cls=_RunByDefault,
     no_args_is_help=True,
-    help="Run all that one file asks for (`cka study init` writes it).\n\n`cka study FILE` runs it, `cka study FILE --dry-run` says what it would cost.",
+    help="Run all that one file asks for (`cka study init` writes it).\n\n"
+    "`cka study FILE` runs it, `cka study FILE --dry-run` says what it would cost.",
 )
 
 
