@@ -57,9 +57,7 @@ def evaluate_in_study(
     common: dict[str, Any] = {"device": device, "max_length": max_length, "trust_remote_code": trust_remote_code}
     common["allow_bin"] = allow_bin
     if settings is not None:
-        common = {name: getattr(settings, name) for name in TAKEN}
-    if common["device"] == "cuda":  # which transformers takes of itself
-        common["device"] = "auto"
+        common = options_in(settings)
     own: dict[str, Any] = {
         "seeds": seeds,
         "lr": lr,
@@ -77,6 +75,14 @@ def evaluate_in_study(
         parts.mkdir(parents=True, exist_ok=True)
     place = None if parts is None else parts / key_of(plan.identity)[:PLACE_LETTERS]
     return evaluate(plan, out=place, progress=progress)
+
+
+def options_in(settings: Settings) -> dict[str, Any]:
+    """What settings say of fine-tuning."""
+    common = {name: getattr(settings, name) for name in TAKEN}
+    if common["device"] == "cuda":  # which transformers takes of itself
+        common["device"] = "auto"
+    return common
 
 
 def _announce(plan: Plan, settings: Settings) -> None:
