@@ -139,6 +139,13 @@ def test_the_longest_name_is_saved(tmp_path):
     assert (tmp_path / ("y" * 255)).read_text() == "text"
 
 
+def test_a_file_in_the_place_of_a_folder_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--out '.*file/report.html' could not be written \(not a directory\): name "):
+        write_whole(tmp_path / "file" / "report.html", "text")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
 def test_a_device_is_written_to_and_stays_one(tmp_path):
     write_whole(Path("/dev/null"), b"text")
     assert Path("/dev/null").is_char_device()
