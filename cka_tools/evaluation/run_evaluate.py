@@ -142,6 +142,7 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
     read = [one if isinstance(one, Task) else read_task(one) for one in tasks]
     if twice := [task.name for at, task in enumerate(read) if task.name in [one.name for one in read[:at]]]:
         raise UserError(f"two tasks are called {twice[0]!r}: rename one file")
+    _need_accelerate()
     classifier.need_sklearn("floors of evaluations")
     if any(task.kind == "tags" for task in read):
         tagger.need_seqeval()
@@ -165,6 +166,13 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
                 }
     content = [_content(source, loading) for source in sources]
     return Plan(sources, outlines, content, read, options, max_length, splits, list(dict.fromkeys(notes)))
+
+
+def _need_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise UserError("fine-tuning needs accelerate: pip install 'cka-tools[evaluate]'") from error
 
 
 def check_out(plan: Plan, out: Path) -> None:

@@ -266,6 +266,7 @@ PASSES_IN_WORDS = {
     "streamed": "streamed features of models",
     "readings": "language-model readings",
     "hybrids": "models that are made of two, at most",
+    "trained": "fine-tuning, in which a pass backwards counts as two",
 }
 
 
