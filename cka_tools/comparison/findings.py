@@ -33,11 +33,7 @@ from cka_tools.formatting import (
     tokens_in_words,
 )
 from cka_tools.manifest import NOISE_IN_WORDS
-<<<<<<< HEAD
-=======
 from cka_tools.plotting.needle_page import PROBES
-from cka_tools.plotting.readout_pages import quantities
->>>>>>> main
 
 NAME_LETTERS, TITLE_LETTERS = 60, 40
 

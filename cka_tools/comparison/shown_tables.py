@@ -25,11 +25,7 @@ from cka_tools.formatting import (
     times,
     times_interval,
 )
-<<<<<<< HEAD
-=======
 from cka_tools.plotting.needle_page import PROBES
-from cka_tools.plotting.readout_pages import quantities
->>>>>>> main
 
 if TYPE_CHECKING:
     import pandas as pd
