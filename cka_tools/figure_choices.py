@@ -20,6 +20,12 @@ HEAT = "cividis"
 """Perceptually uniform, monotonous in grey, the same to colour-blind readers."""
 
 SMALLEST_FONT, LARGEST_FONT = 4.0, 24.0
+SMALLEST_RANGE, LARGEST_RANGE = 1e-9, 1e9
+"""Of a colour range: beyond these matplotlib's arithmetic fails, and no value lies there."""
+
+MOST_TITLE = 200
+"""Letters of a title."""
+
 PAGE = "page"
 
 
@@ -35,7 +41,7 @@ def parse_range(text: str, name: str = "range") -> tuple[float, float] | None:
         low, high = map(float, text.split(":"))
     except ValueError:
         low, high = np.nan, np.nan
-    if not (np.isfinite([low, high]).all() and low < high):
+    if not (low < high and high - low >= SMALLEST_RANGE and max(abs(low), abs(high)) <= LARGEST_RANGE):
         raise UserError(f"--{name} {quoted(text)} does not fit: write it like 0:1, the lower end first, or auto")
     return low, high
 
@@ -77,6 +83,8 @@ class Choices:
             raise UserError(f"--cmap {quoted(self.cmap)} is not known: {hint}")
         if self.font is not None and not SMALLEST_FONT <= self.font <= LARGEST_FONT:
             raise UserError(f"--font {self.font:g} must be from {SMALLEST_FONT:g} to {LARGEST_FONT:g} points")
+        if self.title is not None and len(self.title) > MOST_TITLE:
+            raise UserError(f"--title {quoted(self.title)} is too long: give at most {MOST_TITLE} letters")
         for name in ("font", "size"):
             if self.what == PAGE and getattr(self, name) not in (None, "double"):
                 raise UserError(

@@ -21,6 +21,7 @@ from cka_tools.formatting import (
     percent,
     percent_interval,
     printable,
+    quantities,
     ratio_refusals,
     ratio_sentence,
     recovery_refusals,
@@ -33,7 +34,6 @@ from cka_tools.formatting import (
 )
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.plotting.needle_page import PROBES
-from cka_tools.plotting.readout_pages import quantities
 
 NAME_LETTERS, TITLE_LETTERS = 60, 40
 
@@ -109,9 +109,13 @@ def told(entry: Entry, unit: str) -> str:
     if entry["value"] is None:
         return f"undefined ({printable(entry['reason'])})" if entry.get("reason") else "undefined"
     if entry.get("ci_low") is None:
-        return f"{in_unit(entry['value'], unit)} (no interval)"
+        return f"{_in_words(entry['value'], unit)} (no interval)"
     low, high = (in_unit(entry[end], unit).removesuffix(" %") for end in ("ci_low", "ci_high"))
-    return f"{in_unit(entry['value'], unit)} ({low} to {high})"
+    return f"{_in_words(entry['value'], unit)} ({low} to {high})"
+
+
+def _in_words(value: float, unit: str) -> str:
+    return in_unit(value, unit) + (" nats" if unit == "nats" else "")
 
 
 def _documents(result: RunResult) -> str:
@@ -313,10 +317,11 @@ def _transplant(result: Any) -> Findings:
             best = max(known, key=lambda one: one["readouts"][key]["recovery"]["value"])
             recovery = best["readouts"][key]["recovery"]
             sentence += (
-                f"; of the grafts of some layers, {printable(best['label'])} moves most: {stated(recovery)} of it"
+                f"; of the grafts of some layers, that of {printable(best['label'])} moves most: "
+                f"{stated(recovery)} of it"
             )
         found.append(f"{sentence}.")
-    warned = [("no recovery", _sentence(line)) for line in recovery_refusals(run.hybrids)]
+    warned = [("no recovery", _sentence(line)) for line in recovery_refusals(record)]
     cautions = [
         "The graft that moves most was picked among several; its interval does not allow for that.",
         "What moves with a graft in these models need not be where training put it in others.",
@@ -338,8 +343,9 @@ def _interpolation(result: Any) -> Findings:
         known = low is not None and high is not None
         verdict_ = "no interval can be given" if not known else "a barrier" if low > 0 else "no barrier is shown"
         where = f" at {one['alpha']:.3g}" if one["alpha"] is not None else ""
+        excess = told(one, unit).replace(" %", " points", 1)
         found.append(
-            f"{_sentence(title)[:-1]}: the largest excess over the line between the ends is {told(one, unit)}{where}, "
+            f"{_sentence(title)[:-1]}: the largest excess over the line between the ends is {excess}{where}, "
             f"with an interval for all points at once: {verdict_}."
         )
     cautions = ["Between the points nothing was measured: a narrow barrier may be missed."]

@@ -239,7 +239,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         staging.replace(place)
     except OSError as error:
         if staging is not None:
-            staging.unlink(missing_ok=True)
+            with suppress(OSError):  # where a file stands in the way of a folder, there is nothing
+                staging.unlink()
         raise UserError(f"--out {str(path)!r} could not be written ({reason_of(error)}): name another place") from error
 
 

@@ -19,13 +19,13 @@ from cka_tools.formatting import (
     percent,
     percent_interval,
     printable,
+    quantities,
     shown_names,
     three_digits,
     times,
     times_interval,
 )
 from cka_tools.plotting.needle_page import PROBES
-from cka_tools.plotting.readout_pages import quantities
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.evaluation.runs import CLAIM, KEY_LETTERS, RUNS, Run, keep_model, key_of, share_runs
 from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
-from cka_tools.formatting import quoted
+from cka_tools.formatting import counted, quoted
 from cka_tools.models import LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source
 from cka_tools.progress import Progress, Report, reporter
 from cka_tools.statistics.paired import Reading
@@ -268,7 +268,7 @@ def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[s
             score = (
                 ""
                 if tuned is None
-                else f": best of {len(tuned.dev)} epochs is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
+                else f": best of {counted(len(tuned.dev), 'epoch')} is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
             )
             told(f"{plan.tasks[run.task].name}, {plan.sources[run.model].name}, seed {run.seed}{score}")
 

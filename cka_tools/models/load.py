@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from cka_tools.errors import UserError, failing_as
 from cka_tools.models.attention import attention_for
-from cka_tools.models.blocks import Block, find_blocks, text_config, text_part
+from cka_tools.models.blocks import OTHERS, Block, find_blocks, text_config, text_part
 from cka_tools.models.check import check_blocks, check_padding
 from cka_tools.models.folder import ModelSpec, check_folder, hash_json, hash_tokenizer, hash_weight_files, weight_files
 from cka_tools.models.language import HEADS, HeadKind, check_head, head_factory
@@ -119,7 +119,11 @@ def take_stack(given: str, model: Any, stack: str | None) -> Any:
                 f"model {given!r} is an encoder-decoder ({model.config.model_type}), which has two stacks of layers: "
                 "take its encoder with --stack encoder"
             )
-        return model.get_encoder()
+        encoder = model.get_encoder()
+        if not hasattr(encoder, "config"):  # FSMT's, which runs inside its model alone
+            kind = type(encoder).__name__
+            raise UserError(f"model {given!r}: {kind} is not a model of its own, so it cannot be hooked: {OTHERS}")
+        return encoder
     part = text_part(model) if stack == "text" else None
     return model if part is None else part
 

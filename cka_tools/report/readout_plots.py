@@ -8,9 +8,9 @@ import numpy as np
 
 from cka_tools.comparison.evaluation_table import headlines
 from cka_tools.comparison.findings import stated, told
-from cka_tools.formatting import percent, shorten
+from cka_tools.formatting import percent, quantities, shorten
 from cka_tools.plotting.needle_page import PROBES
-from cka_tools.plotting.readout_pages import CALLED, first_quantities, quantities
+from cka_tools.plotting.readout_pages import CALLED, first_quantities
 from cka_tools.report.plotly_parts import (
     FAINT,
     PERCENT,

@@ -35,8 +35,11 @@ from typing import Any, Protocol
 
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.errors import UserError
+from cka_tools.figure_choices import MOST_TITLE
 from cka_tools.formatting import quoted, slug
+from cka_tools.models import resolve_device
 from cka_tools.settings import FIELDS, Settings
+from cka_tools.statistics.measures import find_measure
 from cka_tools.studies.analyses import ANALYSES, MODELS, Analysis, Call
 from cka_tools.studies.models import CONTROL, ROLES, Roles, StudyModel, find_model, resolve_corpus
 from cka_tools.studies.toml_text import Keys, read_toml
@@ -49,7 +52,12 @@ DEFAULT_CORPUS = "sample"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 """Of an analysis or a corpus: it becomes a part of a directory's name."""
 
-MOST_TITLE = 200
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "measures": lambda names: [find_measure(one) for one in names],
+    "device": resolve_device,
+}
+"""Of settings whose values other modules know: an analysis refuses them later, and would be left out for that."""
 
 
 class Written(Protocol):
@@ -269,6 +277,8 @@ class _Reader:
                 raise self._error((*keys, key), f"{key!r} says again what another key says: leave one out")
             values[name] = self._checked((*keys, key), lambda: setting(name, key, value))  # noqa: B023
             self._checked((*keys, key), lambda: Settings(**{name: values[name]}))  # noqa: B023
+            if check := _CHECKS.get(name):
+                self._checked((*keys, key), lambda: check(values[name]))  # noqa: B023
         return dataclasses.replace(base, **values)
 
     def _entries(self, data: dict[str, Any], study: Study) -> None:

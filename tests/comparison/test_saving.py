@@ -9,10 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cka_tools.comparison.record import csv_bytes
+from cka_tools.comparison.record import circumstances, csv_bytes
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_run, write_whole
 from cka_tools.errors import UserError
 from cka_tools.store.directory import locked
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("/usr/lib/cka_tools/__main__.py", "python -m cka_tools demo -o 'my run'"),
+        ("/home/me/.venv/bin/cka", "cka demo -o 'my run'"),
+        ("/home/me/__main__.py", "__main__.py demo -o 'my run'"),
+    ],
+)
+def test_the_command_that_is_kept_can_be_given_again(monkeypatch, first, said):
+    monkeypatch.setattr("sys.argv", [first, "demo", "-o", "my run"])
+    assert circumstances()["command"] == said
 
 
 class Drawing:
@@ -137,6 +150,13 @@ def test_the_longest_name_is_saved(tmp_path):
     assert files(save(tmp_path / ("x" * 255))) == FILES
     write_whole(tmp_path / ("y" * 255), "text")
     assert (tmp_path / ("y" * 255)).read_text() == "text"
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--out '.*file/report.html' could not be written \(not a directory\): name "):
+        write_whole(tmp_path / "file" / "report.html", "text")
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_a_device_is_written_to_and_stays_one(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import FSMTConfig, FSMTModel
 from zoo import BEGIN, PAGE, ZOO, Animal, largest_errors, make
 
 from cka_tools.errors import UserError
@@ -45,3 +46,14 @@ def test_the_table_in_the_docs_lists_them_all() -> None:
     words = {"works": "works", "unpadded": "works without padding", "refused": "refused"}
     assert [(name, result) for name, result, _, _ in cells] == [(one.label, words[one.result]) for one in ZOO]
     assert all(float(error) < 1e-6 for _, result, _, error in cells if result != "refused")
+
+
+def test_an_encoder_that_is_not_a_model_of_its_own_is_refused(fresh_tokenizer: Callable[..., Any]) -> None:
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+             "encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 16}  # fmt: skip
+    config = FSMTConfig(langs=["en", "de"], src_vocab_size=125, tgt_vocab_size=125, **sizes)
+    with pytest.raises(
+        UserError, match=r"FSMTEncoder is not a model of its own, so it cannot be hooked: give an "
+    ) as e:
+        load_model((FSMTModel(config), fresh_tokenizer()), stack="encoder")
+    assert "\n" not in str(e.value)

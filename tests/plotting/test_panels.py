@@ -133,7 +133,15 @@ def test_ranges(text: str, ends: tuple[float, float] | None) -> None:
     assert parse_range(text) == ends
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:0", "0:0", "a:b", "0:1:2", "nan:1", "0:inf", "0-1"])
+def test_a_title_that_no_figure_holds_is_refused() -> None:
+    assert Choices(title="x" * 200).title == "x" * 200
+    with pytest.raises(UserError, match=r"--title 'x+…x+' is too long: give at most 200 letters"):
+        Choices(title="x" * 201)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1:0", "0:0", "a:b", "0:1:2", "nan:1", "0:inf", "0-1", "-1e308:1e308", "0:1e-20"]
+)
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="does not fit: write it like 0:1"):
         parse_range(text)

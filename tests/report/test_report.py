@@ -22,6 +22,7 @@ from cka_tools.comparison.record import csv_bytes
 from cka_tools.comparison.results import RunResult
 from cka_tools.comparison.shown_tables import shown_tables
 from cka_tools.errors import EarlyWarning, UserError
+from cka_tools.formatting import percent
 from cka_tools.report import write, write_report
 from cka_tools.report.plots import plots
 
@@ -47,7 +48,7 @@ class Parsed(HTMLParser):
 
     def handle_data(self, data):
         if self._open:
-            self.texts[self._open[-1]][-1] += data
+            self.texts[self._open[-1]][-1] += data.replace("\u00a0", " ")  # keeps a number and its % in one line
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -80,6 +81,17 @@ def test_a_report_of_every_kind_says_what_its_record_says(tmp_path):
     mean = open_run(RESULTS / "detour").summary["mean_divergence"]["debiased"]
     numbers = [f"{100 * mean[key]:.2f}" for key in ("value", "ci_low", "ci_high")]
     assert "{} % (95 % interval {} to {})".format(*numbers) in text
+
+
+def test_findings_of_readouts_name_their_units():
+    units = {}
+    for name in ("transplant", "line-theta0-clm-detour"):
+        units[name] = [sentence for sentence in findings(open_run(RESULTS / name)).found if "asked-LM" in sentence]
+        assert len(units[name]) == 2
+        assert " nats (" in units[name][0]
+    value = open_run(RESULTS / "line-theta0-clm-detour").record["barrier"]["mlm.accuracy"]["value"]
+    assert f"is {percent(value)} points (" in units["line-theta0-clm-detour"][1]
+    assert "that of " in units["transplant"][0]
 
 
 @pytest.mark.parametrize("name", SAVED)

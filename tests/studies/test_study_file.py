@@ -106,6 +106,8 @@ BAD = [
     ("[models]\ndetour = 'demo:theta0'\n[models]\n", 3, "this is not TOML"),
     ("modles = 3\n" + MODELS, 1, "did you mean 'models'?"),
     ("models = 3\n", 1, "no models are named"),
+    (MODELS + "[settings]\nmeasures = [1, 2]\n", MODELS.count("\n") + 2, "measure '1' is not known"),
+    (MODELS + "[settings]\ndevice = 'nope'\n", MODELS.count("\n") + 2, "device 'nope' is unknown"),
     ("[models]\n", 1, "no models are named"),
     ("[models]\ndetuor = 'demo:theta0'", 2, "did you mean 'detour'?"),
     ("[models]\ndetour = []", 2, "names nothing"),
