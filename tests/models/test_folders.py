@@ -57,6 +57,15 @@ def edit_config(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.parametrize(("method", "why"), [("of-our-own", "does not know this method"), ("gptq", "requires optimum")])
+def test_quantized_weights_that_nothing_here_reads_are_refused(copied: Path, method: str, why: str) -> None:
+    """One of an unknown method would else be read as if its numbers were the weights."""
+    edit_config(copied, quantization_config={"quant_method": method, "bits": 8})
+    message = refusal(copied)
+    assert f"its weights are quantized ({method}): install what reads them" in message
+    assert why in message
+
+
 # Pickled weights.
 
 
