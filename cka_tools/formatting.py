@@ -385,18 +385,31 @@ def p_value(p: float | None) -> str:
     return NOTHING if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def recovery_refusals(hybrids: Sequence[dict[str, Any]]) -> list[str]:
+def quantities(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Key, title and unit of every quantity of a run, in order."""
+    return [
+        (f"{readout['name']}.{one['name']}", f"{readout['title']} {one['title']}", one["unit"])
+        if readout["name"] != "divergence"
+        else (f"{readout['name']}.{one['name']}", one["title"], one["unit"])
+        for readout in record["summary"]["readouts"]
+        for one in readout["quantities"]
+    ]
+
+
+def recovery_refusals(record: dict[str, Any]) -> list[str]:
     """Why hybrids of a transplant have no recovery: for each kind of reason a line, with one's numbers.
 
     Args:
-        hybrids: of the record.
+        record: of a transplant.
     """
+    hybrids = record["hybrids"]
+    titles = {key: title for key, title, _ in quantities(record)}
     by_kind: dict[str, list[str]] = {}
     for hybrid in hybrids:
         for quantity, found in hybrid["readouts"].items():
             if found["recovery"].get("reason"):
                 kind = f"{quantity} {found['recovery']['reason'].split(':')[0]}"
-                where = f"{quantity} of {hybrid['label']} ({hybrid['direction']})"
+                where = f"{titles[quantity]} of {hybrid['label']} ({hybrid['direction']})"
                 by_kind.setdefault(kind, []).append(f"{where}: {printable(found['recovery']['reason'])}")
     return [
         lines[0] + (f" (so in {len(lines)} of {counted(len(hybrids), 'hybrid')})" if len(lines) > 1 else "")

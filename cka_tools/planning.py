@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-WorkKind = Literal["features", "streamed", "readings", "hybrids"]
+WorkKind = Literal["features", "streamed", "readings", "hybrids", "trained"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Work:
     Attributes:
         run: a `compute.FeatureRun`.
         kind: pooled features, which the store keeps for whoever asks for the same; features that are only summed;
-            what a readout reads of models; what it reads of models that are made of others.
+            what a readout reads of models; what it reads of models that are made of others; what models are trained
+            on, a step counting as the passes that it costs.
         passes: of each distinct model that runs, by its place in the run, how many, in whole passes.
         layers: of each distinct model those whose features the store is asked for; None is all.
     """
@@ -92,7 +93,12 @@ def announce(work: Work) -> None:
         plan.work.append(work)
 
 
+def is_planning() -> bool:
+    """Whether only a plan was asked for, so that what it costs to tell of it is worth it."""
+    return _plan.get() is not None
+
+
 def stop_if_planning() -> None:
     """Go no further where only a plan was asked for."""
-    if _plan.get() is not None:
+    if is_planning():
         raise Planned

@@ -198,7 +198,7 @@ def probes_figure(table: pd.DataFrame, notes: Sequence[str]) -> Figure:
         figure.legend(list(handles.values()), list(handles), loc="upper left", ncols=3, bbox_to_anchor=(0.02, 0.995))
         height = figure.get_figheight()
         figure.subplots_adjust(
-            left=0.075, right=0.99, top=1 - 0.72 / height, bottom=(0.45 + 0.13 * len(lines)) / height, wspace=0.2,
+            left=0.095, right=0.99, top=1 - 0.72 / height, bottom=(0.45 + 0.13 * len(lines)) / height, wspace=0.2,
             hspace=0.28,
         )  # fmt: skip
         figure.text(0.02, 0.08 / height, "\n".join(lines), fontsize=6.5, va="bottom")

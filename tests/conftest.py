@@ -96,6 +96,7 @@ def cka(
     monkeypatch.setattr("cka_tools.terminal.output.SECONDS_A_LINE", float("inf"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # what making the models has said
         code = call_cka(monkeypatch, *arguments)
         out, err = capsys.readouterr()
         return code, out, err

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cka_tools.ablation.fine_tuned import FineTuned
 from cka_tools.ablation.plan import Plan
 from cka_tools.ablation.readouts import read_cells, readouts_of
 from cka_tools.ablation.starts import Start
@@ -43,6 +44,9 @@ from cka_tools.models.language import HeadKind
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL, Interval
 from cka_tools.training.start_model import ENCODER, check_start
+
+FINE_TUNED = "fine-tuned"
+"""In an ablation's folder: what is finished of a readout that trains."""
 
 NO_CONTROL = "no baseline of another seed"
 
@@ -100,6 +104,7 @@ def compare_trios(
     notes: Sequence[str] = (),
     progress: Progress | None = None,
     saved: Ablation | None = None,
+    parts: Path | None = None,
 ) -> Ablation:
     """Compare the checkpoints of all cells, each of which runs once, and once more for each readout.
 
@@ -108,6 +113,7 @@ def compare_trios(
         readout: names of readouts, such as "probe:sections", that are read of every checkpoint as well.
         training: where the checkpoints come from, for provenance; their folders where None.
         saved: an earlier result, which is given back where all that it was made of is the same.
+        parts: where finished fine-tunings of a readout "evaluate:TASK" are kept and found again.
 
     Raises:
         UserError: what a comparison refuses.
@@ -123,7 +129,7 @@ def compare_trios(
     if saved is not None and plain and _is_of(saved.record, run, asked, trios, training, packages):
         return saved
     draw = compare_pairs(run, asked.pairs, progress)[0]
-    read = read_cells(run, readouts, progress)
+    read = read_cells(run, readouts, progress, parts)
     cells = list(zip(trios, asked.places, strict=True))
     record = {
         "kind": ABLATION,
@@ -285,8 +291,13 @@ class _Untrained:
         raise AssertionError(f"{self.name} is not trained yet")
 
 
-def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings, readout: Sequence[str] = ()) -> None:
+def check_comparison(
+    plan: Plan, out: Path, compare_on: Any, settings: Settings, readout: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Make every check of `compare_plan` that can be made before anything is trained.
+
+    Returns:
+        what readouts cost that train, each with its name, checkpoints, texts, and passes over these.
 
     Raises:
         UserError: what a comparison refuses.
@@ -302,7 +313,7 @@ def check_comparison(plan: Plan, out: Path, compare_on: Any, settings: Settings,
         )
         run = open_run(asked.sources, compare_on, settings)
         check_pairs(run, asked.pairs)
-        readouts_of(run, readout)
+        return [one.cost(run) for one in readouts_of(run, readout) if isinstance(one, FineTuned)]
 
 
 def compare_plan(
@@ -335,6 +346,7 @@ def compare_plan(
         notes=notes,
         progress=progress,
         saved=saved,
+        parts=out / FINE_TUNED,
     )
 
 

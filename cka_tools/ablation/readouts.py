@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from cka_tools.ablation.fine_tuned import EVALUATE, FineTuned, fine_tuned
 from cka_tools.comparison.record import JsonObject, interval_entry
 from cka_tools.compute import FeatureRun, Progress
 from cka_tools.errors import UserError
@@ -17,7 +19,7 @@ from cka_tools.statistics.intervals import Interval
 from cka_tools.statistics.paired import Reading
 
 
-def readouts_of(run: FeatureRun, names: Sequence[str]) -> list[Readout]:
+def readouts_of(run: FeatureRun, names: Sequence[str]) -> list[Readout | FineTuned]:
     """The readouts that were asked for, none by default; checked as far as that needs no weights.
 
     Raises:
@@ -25,10 +27,17 @@ def readouts_of(run: FeatureRun, names: Sequence[str]) -> list[Readout]:
     """
     if DIVERGENCE in names:
         raise UserError("readout 'divergence' is what an ablation compares anyway: leave it out")
-    found = choose_readouts(run, names) if names else []
+    if bare := [name for name in names if name in (EVALUATE, EVALUATE.rstrip(":"))]:
+        raise UserError(f"readout {bare[0]!r} does not fit: write it like {EVALUATE}TASK")
+    plain = [name for name in names if not name.startswith(EVALUATE)]
+    found = choose_readouts(run, plain) if plain else []
     for readout in found:
         readout.inputs(run.outlines[0], drawn_inputs(run, 0, run.outlines), run.settings)
-    return found
+    tuned = [fine_tuned(run, name) for name in dict.fromkeys(names) if name not in plain]
+    called = [one.name for one in tuned]
+    if twice := next((name for at, name in enumerate(called) if name in called[:at]), None):
+        raise UserError(f"two readouts have the name {twice!r}: rename a file, or leave one out")
+    return [*found, *tuned]
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,16 @@ class CellReadouts:
         return found
 
 
-def read_cells(run: FeatureRun, readouts: Sequence[Readout], progress: Progress | None = None) -> CellReadouts:
-    """Read every distinct checkpoint, one pass a readout.
+def read_cells(
+    run: FeatureRun,
+    readouts: Sequence[Readout | FineTuned],
+    progress: Progress | None = None,
+    parts: Path | None = None,
+) -> CellReadouts:
+    """Read every distinct checkpoint, one pass a readout; or fine-tune it.
+
+    Args:
+        parts: where finished fine-tunings are kept and found again.
 
     Raises:
         UserError: as `read_models`.
@@ -72,6 +89,11 @@ def read_cells(run: FeatureRun, readouts: Sequence[Readout], progress: Progress 
     each: list[dict[str, Reading]] = [{} for _ in run.sources]
     notes: list[str] = []
     for readout in readouts:
+        if isinstance(readout, FineTuned):
+            for own, scores in zip(each, readout.read(run, parts, progress), strict=True):
+                own |= {f"{readout.name}.{name}": reading for name, reading in scores.items()}
+            notes.append(readout.note())
+            continue
         for own, found in zip(each, read_models(whole, readout, progress), strict=True):
             own |= {f"{readout.name}.{name}": reading for name, reading in found.readings.items()}
             notes += found.notes

@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cka_tools.comparison.evaluation_table import headlines
-from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Probe, Transplant
+from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Needle, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
     contrast_sentence,
     counted,
+    fine_tuning_in_words,
     layers_in_words,
     level_in_words,
+    needle_in_words,
     noise_sentence,
     percent,
     percent_interval,
     printable,
+    quantities,
     ratio_refusals,
     ratio_sentence,
     recovery_refusals,
@@ -30,7 +33,7 @@ from cka_tools.formatting import (
     tokens_in_words,
 )
 from cka_tools.manifest import NOISE_IN_WORDS
-from cka_tools.plotting.readout_pages import quantities
+from cka_tools.plotting.needle_page import PROBES
 
 NAME_LETTERS, TITLE_LETTERS = 60, 40
 
@@ -62,8 +65,10 @@ def findings(result: RunResult) -> Findings:
     said = RULES.get(result.kind, _any)(result)
     record, summary = result.record, result.summary
     if "settings" in record["provenance"]:
-        said.compared.append(_sentence(", ".join(settings_in_words(record))))
-        if tokens := tokens_in_words(record):
+        in_words = SETTINGS_IN_WORDS.get(result.kind, settings_in_words)
+        said.compared.append(_sentence(", ".join(in_words(record))))
+        # Of a needle these would be of its examples in all splits.
+        if result.kind != Needle.kind and (tokens := tokens_in_words(record)):
             said.compared.append(_sentence(tokens))
     warned = []
     for warning in summary["warnings"]:
@@ -104,9 +109,13 @@ def told(entry: Entry, unit: str) -> str:
     if entry["value"] is None:
         return f"undefined ({printable(entry['reason'])})" if entry.get("reason") else "undefined"
     if entry.get("ci_low") is None:
-        return f"{in_unit(entry['value'], unit)} (no interval)"
+        return f"{_in_words(entry['value'], unit)} (no interval)"
     low, high = (in_unit(entry[end], unit).removesuffix(" %") for end in ("ci_low", "ci_high"))
-    return f"{in_unit(entry['value'], unit)} ({low} to {high})"
+    return f"{_in_words(entry['value'], unit)} ({low} to {high})"
+
+
+def _in_words(value: float, unit: str) -> str:
+    return in_unit(value, unit) + (" nats" if unit == "nats" else "")
 
 
 def _documents(result: RunResult) -> str:
@@ -308,10 +317,11 @@ def _transplant(result: Any) -> Findings:
             best = max(known, key=lambda one: one["readouts"][key]["recovery"]["value"])
             recovery = best["readouts"][key]["recovery"]
             sentence += (
-                f"; of the grafts of some layers, {printable(best['label'])} moves most: {stated(recovery)} of it"
+                f"; of the grafts of some layers, that of {printable(best['label'])} moves most: "
+                f"{stated(recovery)} of it"
             )
         found.append(f"{sentence}.")
-    warned = [("no recovery", _sentence(line)) for line in recovery_refusals(run.hybrids)]
+    warned = [("no recovery", _sentence(line)) for line in recovery_refusals(record)]
     cautions = [
         "The graft that moves most was picked among several; its interval does not allow for that.",
         "What moves with a graft in these models need not be where training put it in others.",
@@ -333,8 +343,9 @@ def _interpolation(result: Any) -> Findings:
         known = low is not None and high is not None
         verdict_ = "no interval can be given" if not known else "a barrier" if low > 0 else "no barrier is shown"
         where = f" at {one['alpha']:.3g}" if one["alpha"] is not None else ""
+        excess = told(one, unit).replace(" %", " points", 1)
         found.append(
-            f"{_sentence(title)[:-1]}: the largest excess over the line between the ends is {told(one, unit)}{where}, "
+            f"{_sentence(title)[:-1]}: the largest excess over the line between the ends is {excess}{where}, "
             f"with an interval for all points at once: {verdict_}."
         )
     cautions = ["Between the points nothing was measured: a narrow barrier may be missed."]
@@ -381,6 +392,43 @@ def _probe(result: Any) -> Findings:
         found.append(f"Floors: {floors}.")
     cautions = ["What a probe can read, the model need not use."]
     return Findings(f"Probe of {named}", [compared], found, [], cautions)
+
+
+def _needle(result: Any) -> Findings:
+    run: Needle = result
+    summary, names = run.summary, [printable(model["name"]) for model in run.models]
+    whole = next(at for at, one in enumerate(run.groups) if one["length"] is None and one["position"] is None)
+    chance = summary["chance"]
+    sizes = summary["examples"]
+    compared = f"Probes of what leaves the frozen {' and '.join(names)}, fitted on {sizes['train']:,} examples, told "
+    compared += f"whether a long document states a fact, in {sizes['test']:,} examples of test."
+    found, reasons = [], []
+    for probe, title in PROBES.items():
+        entries = [
+            next(one for one in model["layers"] if one["output"])["probes"][probe]["accuracy"][whole]
+            for model in run.models
+        ]
+        reasons += [one["reason"].replace("document", "example") for one in entries if one.get("reason")]
+        above = [
+            name
+            for name, one in zip(names, entries, strict=True)
+            if one.get("ci_low") is not None and one["ci_low"] > chance
+        ]
+        words = ", ".join(f"{name} {stated(one)}" for name, one in zip(names, entries, strict=True))
+        words = f"{_sentence(title)[:-1]}, accuracy: {words}; clearly above chance ({percent(chance)} %): "
+        found.append(f"{words}{' and '.join(above) or 'none'}.")
+        for one in run.record["differences"]:
+            both = " less ".join(names[one[side]] for side in "ab")
+            apart = next(layer for layer in one["layers"] if layer["output"])["probes"][probe]["accuracy"][whole]
+            found.append(f"{both}: {_points(apart)}.")
+    warned = [("not given", _sentence(printable(reason))) for reason in dict.fromkeys(reasons)]
+    power = summary["power"]
+    cautions = ["What a probe can read, the model need not use."]
+    cautions.append(
+        f"With {sizes['test']:,} examples of test a difference of {100 * power['difference']:g} points would be clear "
+        f"of 0 in {percent(power['independent'])} % of such runs, if the models' errors were independent."
+    )
+    return Findings("Needle in a haystack", [compared], found, warned, cautions)
 
 
 def _evaluation(result: Any) -> Findings:
@@ -434,6 +482,13 @@ RULES: dict[str, Callable[[Any], Findings]] = {
     Interpolation.kind: _interpolation,
     Health.kind: _health,
     Probe.kind: _probe,
+    Needle.kind: _needle,
     Evaluation.kind: _evaluation,
 }
 """What is said of each kind of run."""
+
+SETTINGS_IN_WORDS: dict[str, Callable[[Entry], list[str]]] = {
+    Needle.kind: needle_in_words,
+    Evaluation.kind: lambda record: fine_tuning_in_words(record["provenance"]["settings"]),
+}
+"""Of kinds that do not read the documents of a corpus as they are."""

@@ -249,8 +249,14 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> JsonObject:
             **{name: version(name) for name in packages},
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{_program(Path(sys.argv[0]))} {shlex.join(sys.argv[1:])}".rstrip(),
     }
+
+
+def _program(path: Path) -> str:
+    """What starts this program again: `python -m cka_tools` leaves the path of a module."""
+    own = path.name == "__main__.py" and path.parent.name == "cka_tools"
+    return "python -m cka_tools" if own else shlex.quote(path.name)
 
 
 # Tables: one row a layer pair, then one for each mean.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cka_tools.comparison.evaluation_table import headlines, rows_of
 from cka_tools.comparison.findings import NAME_LETTERS, in_unit
-from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Probe, Transplant
+from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Needle, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.formatting import (
     MASSIVE_SHARE,
@@ -19,12 +19,13 @@ from cka_tools.formatting import (
     percent,
     percent_interval,
     printable,
+    quantities,
     shown_names,
     three_digits,
     times,
     times_interval,
 )
-from cka_tools.plotting.readout_pages import quantities
+from cka_tools.plotting.needle_page import PROBES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -319,6 +320,30 @@ def _probe(result: Any) -> Shown:
     return "By model and layer", columns, len(floors)
 
 
+def _needle(result: Any) -> Shown:
+    run: Needle = result
+    layers = [(model, layer) for model in run.models for layer in model["layers"]]
+    rows = [(model, layer, at) for model, layer in layers for at in range(len(run.groups))]
+    groups = [run.groups[at] for *_, at in rows]
+    chance: list[Any] = [{"value": run.summary["chance"]}]
+    columns = [Column("model", [*(printable(model["name"]) for model, *_ in rows), "chance"])]
+    if len(layers) > len(run.models):
+        names = ["output" if layer["output"] else str(layer["layer"]) for _, layer, _ in rows]
+        columns.append(Column("layer", [*names, NOTHING], [*(float(layer["layer"]) for _, layer, _ in rows), None]))
+    lengths = [one["length"] for one in groups]
+    columns += [
+        Column("tokens", [*("all" if one is None else f"{one:,}" for one in lengths), NOTHING], [*lengths, None]),
+        Column("position", [*(printable(one["position"] or "all") for one in groups), NOTHING]),
+        _plain("examples", [*(one["examples"] for one in groups), None], _whole),
+    ]
+    for name, title in PROBES.items():
+        for key, head in (("accuracy", title), ("shuffled", f"{title}, shuffled labels")):
+            if key == "accuracy" or run.summary["label_shuffle"]:
+                entries = [layer["probes"][name][key][at] for _, layer, at in rows]
+                columns += _values(f"{head} %", entries + chance)
+    return "By model, length and position", columns, 1
+
+
 def _evaluation(result: Any) -> Shown:
     run: Evaluation = result
     rows = rows_of(run.record)
@@ -357,6 +382,7 @@ TABLES: dict[str, Callable[[Any], Shown]] = {
     Interpolation.kind: _interpolation,
     Health.kind: _health,
     Probe.kind: _probe,
+    Needle.kind: _needle,
     Evaluation.kind: _evaluation,
 }
 """How each kind of run is tabulated."""

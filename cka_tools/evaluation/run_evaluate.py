@@ -6,8 +6,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from cka_tools.comparison.readout_results import Evaluation
 from cka_tools.comparison.record import EVALUATION, PACKAGES, JsonObject, circumstances
 from cka_tools.errors import UserError
 from cka_tools.evaluation.examples import encode, outputs_of
-from cka_tools.evaluation.fine_tune import Split, Tuned, fine_tune, headline
+from cka_tools.evaluation.fine_tune import Split, Tuned, fine_tune, headline, readings
 from cka_tools.evaluation.heads import check_head
 from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.evaluation.runs import CLAIM, KEY_LETTERS, RUNS, Run, keep_model, key_of, share_runs
 from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
-from cka_tools.formatting import quoted
+from cka_tools.formatting import counted, quoted
 from cka_tools.models import LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source
 from cka_tools.progress import Progress, Report, reporter
+from cka_tools.statistics.paired import Reading
 from cka_tools.tasks import Task, classifier, read_task, tagger
 from cka_tools.tasks.task import DEV, TEST, TRAIN
 from cka_tools.training.run import check_claim, claim
@@ -72,12 +73,38 @@ def evaluate(
         if isinstance(models, Plan)
         else make_plan(models, tasks, replace(options or EvaluationOptions(), **given))
     )
+    with _finished(plan, out, progress, told) as place:
+        return _result(plan, place)
+
+
+def readings_of(
+    plan: Plan, *, out: str | Path | None = None, progress: Progress | None = None
+) -> list[dict[str, Reading]]:
+    """Fine-tune every model of a plan of one task and one seed: its scores on test as readings over documents.
+
+    Args:
+        out, progress: as `evaluate` takes them.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    (task,) = plan.tasks
+    gold = [one.labels for one in task.test]
+    with _finished(plan, out, progress, None) as place:
+        return [readings(task, gold, tuned.found) for _, tuned in _read(plan, place)]
+
+
+@contextmanager
+def _finished(
+    plan: Plan, out: str | Path | None, progress: Progress | None, told: Callable[[str], None] | None
+) -> Iterator[Path]:
+    """The directory in which all runs of a plan are finished."""
     with ExitStack() as stack:
         place = Path(out or stack.enter_context(tempfile.TemporaryDirectory(prefix="cka-evaluate-")))
         claim(place, plan.identity, **CLAIM)
         (place / RUNS).mkdir(exist_ok=True)
         _make_runs(plan, place, reporter(progress), told)
-        return _result(plan, place)
+        yield place
 
 
 @dataclass(frozen=True)
@@ -142,9 +169,7 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
     read = [one if isinstance(one, Task) else read_task(one) for one in tasks]
     if twice := [task.name for at, task in enumerate(read) if task.name in [one.name for one in read[:at]]]:
         raise UserError(f"two tasks are called {twice[0]!r}: rename one file")
-    classifier.need_sklearn("floors of evaluations")
-    if any(task.kind == "tags" for task in read):
-        tagger.need_seqeval()
+    need_packages(read)
     loading = _loading(options)
     sources = [as_source(one) for one in models]
     outlines = [source.outline(loading) for source in sources]
@@ -165,6 +190,17 @@ def make_plan(models: Sequence[ModelGiven], tasks: Sequence[str | Task], options
                 }
     content = [_content(source, loading) for source in sources]
     return Plan(sources, outlines, content, read, options, max_length, splits, list(dict.fromkeys(notes)))
+
+
+def need_packages(tasks: Sequence[Task]) -> None:
+    """Raise a UserError where a package that fine-tuning or its scores need is not installed."""
+    classifier.need_sklearn("floors of evaluations")
+    if any(task.kind == "tags" for task in tasks):
+        tagger.need_seqeval()
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise UserError("fine-tuning needs accelerate: pip install 'cka-tools[evaluate]'") from error
 
 
 def check_out(plan: Plan, out: Path) -> None:
@@ -232,7 +268,7 @@ def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[s
             score = (
                 ""
                 if tuned is None
-                else f": best of {len(tuned.dev)} epochs is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
+                else f": best of {counted(len(tuned.dev), 'epoch')} is {tuned.best} (dev {100 * max(tuned.dev):.1f})"
             )
             told(f"{plan.tasks[run.task].name}, {plan.sources[run.model].name}, seed {run.seed}{score}")
 
@@ -249,12 +285,17 @@ def _tokens(plan: Plan, run: Run) -> int:
     return plan.options.epochs_of(plan.tasks[run.task].kind) * sum(len(row.ids) for row in rows)
 
 
-def _result(plan: Plan, out: Path) -> Evaluation:
-    found: dict[tuple[int, int], list[tuple[int, Tuned]]] = {}
+def _read(plan: Plan, out: Path) -> Iterator[tuple[Run, Tuned]]:
     for run in plan.runs():
         tuned = run.read(out)
         if tuned is None:
             raise UserError(f"the record {str(run.file(out))!r} was damaged meanwhile: start again to make it anew")
+        yield run, tuned
+
+
+def _result(plan: Plan, out: Path) -> Evaluation:
+    found: dict[tuple[int, int], list[tuple[int, Tuned]]] = {}
+    for run, tuned in _read(plan, out):
         found.setdefault((run.task, run.model), []).append((run.seed, tuned))
     record, arrays = table_of(plan.tasks, len(plan.sources), found)
     notes = plan.notes + _cut_notes(plan)

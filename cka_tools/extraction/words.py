@@ -11,7 +11,7 @@ import numpy as np
 
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import PooledForward, resolve_layers
-from cka_tools.extraction.extract import Prepared, Progress, layout_of, run_batches
+from cka_tools.extraction.extract import Prepared, Progress, layout_of, run_batches, without_packing, without_padding
 from cka_tools.extraction.features import FeatureStore, ModelFeatures
 from cka_tools.extraction.tokens import TextDocument
 from cka_tools.models.model import LoadedModel
@@ -181,6 +181,7 @@ def word_features(
     Raises:
         UserError: as `run_batches`; the disk is full.
     """
+    prepared = without_packing(without_padding(prepared, [model]))
     forward = PooledForward(model, settings.sites, resolve_layers(model, layers), "token")
     whole = layout_of(forward, prepared, settings)
     layout = replace(whole, documents=int(words.starts[-1]), draws=None)

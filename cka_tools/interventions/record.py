@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from cka_tools.comparison.pairs import DrawResult
 from cka_tools.comparison.record import JsonObject
 from cka_tools.compute import FeatureRun
 from cka_tools.extraction.extract import describe
-from cka_tools.readouts import Readout
+from cka_tools.readouts import Quantity, Readout
 from cka_tools.settings import Settings
 from cka_tools.statistics.intervals import LEVEL
 
@@ -18,7 +18,15 @@ NO_FEATURES = ("pooling", "sites", "layers", "early", "pairs", "measures", "resc
 """Settings that say nothing where no features are made."""
 
 
-def describe_readouts(readouts: Sequence[Readout]) -> list[JsonObject]:
+class Described(Protocol):
+    """What has a name and quantities: a readout, or another way to read models."""
+
+    name: str
+    title: str
+    quantities: Sequence[Quantity]
+
+
+def describe_readouts(readouts: Sequence[Described]) -> list[JsonObject]:
     """Names, titles and quantities, as summaries hold them."""
     return [
         {"name": one.name, "title": one.title, "quantities": [asdict(quantity) for quantity in one.quantities]}

@@ -94,11 +94,11 @@ def _footnotes(record: Record) -> list[str]:
     summary = record["summary"]
     interval = summary["interval"]
     reason = f" alone: {interval['reason']}" if "reason" in interval else ""
-    notes = [
-        contrast_sentence(record),
-        f"Bars: {level_in_words(summary)} intervals over {interval['over']}{reason}. Stars: layers in "
-        "which the groups differ, with one error rate of 5 % for all layers (maximum statistic over them).",
-    ]
+    bars = f"Bars: {level_in_words(summary)} intervals over {interval['over']}{reason}."
+    if significant_layers(record):
+        bars += " Stars: layers in which the groups differ, with one error rate of 5 % for all layers "
+        bars += "(maximum statistic over them)."
+    notes = [contrast_sentence(record), bars]
     entries = [entry | {"layer_a": entry["layer"]} for entry in record["layers"]]
     notes += [f"No ratio {line}." for line in ratio_refusals(entries)]
     return notes + warning_notes(summary, "pair")

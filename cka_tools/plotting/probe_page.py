@@ -90,7 +90,7 @@ def probe_figure(record: dict[str, Any]) -> StyledFigure:
             below.plot(x, value, gid=f"difference {one['a']}", **look)
             draw_intervals(below, x, low, high, look, f"difference {one['a']}")
         layer_axis(below, layers)
-        below.set_ylabel("less the first\n(points)")
+        below.set_ylabel("− first (points)")
         below.set_xlabel("layer")
         below.grid(axis="y")
     return page.figure

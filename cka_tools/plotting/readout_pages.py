@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import recovery_refusals, shorten
+from cka_tools.formatting import quantities, recovery_refusals, shorten
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.plotting.layer_curves import numbers
 from cka_tools.plotting.style import (
@@ -48,17 +48,6 @@ STEP = 0.24
 Record = dict[str, Any]
 
 
-def quantities(record: Record) -> list[tuple[str, str, str]]:
-    """Key, title and unit of every quantity of a run, in order."""
-    return [
-        (f"{readout['name']}.{one['name']}", f"{readout['title']} {one['title']}", one["unit"])
-        if readout["name"] != "divergence"
-        else (f"{readout['name']}.{one['name']}", one["title"], one["unit"])
-        for readout in record["summary"]["readouts"]
-        for one in readout["quantities"]
-    ]
-
-
 def first_quantities(record: Record) -> list[tuple[str, str, str]]:
     """The first quantity of each readout."""
     found: dict[str, tuple[str, str, str]] = {}
@@ -92,7 +81,7 @@ def transplant_figure(record: Record) -> StyledFigure:
     ]
     if "noise" in record["summary"]:
         notes.append(f"The control is {NOISE_IN_WORDS[record['summary']['noise']]}.")
-    notes += [f"No recovery: {line}." for line in recovery_refusals(record["hybrids"])]
+    notes += [f"No recovery: {line}." for line in recovery_refusals(record)]
     block = ABOVE + height + BELOW
     page = Page(
         [f"Parts of {donor}", f"in {base}"],

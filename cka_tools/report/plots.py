@@ -35,7 +35,7 @@ from cka_tools.report.plotly_parts import (
     titled,
     with_one,
 )
-from cka_tools.report.readout_plots import health, interpolation, probe, transplant
+from cka_tools.report.readout_plots import evaluation, health, interpolation, needle, probe, transplant
 
 HOVER = "%{customdata}<br>%{z:.3r} %"
 """Of a cell of a heatmap of divergences."""
@@ -337,5 +337,7 @@ PLOTS: dict[str, Callable[[Entry, Mapping[str, np.ndarray]], list[Plot]]] = {
     "interpolation": interpolation,
     "health": health,
     "probe": probe,
+    "needle": needle,
+    "evaluation": evaluation,
 }
 """The plots of each kind of run."""

@@ -1,4 +1,4 @@
-"""The record of a run of readouts → interactive plots: transplants, interpolations, health, probes."""
+"""The record of a run of readouts → interactive plots: grafts, lines, health, probes, needles, fine-tuning."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cka_tools.comparison.evaluation_table import headlines
 from cka_tools.comparison.findings import stated, told
-from cka_tools.formatting import shorten
-from cka_tools.plotting.readout_pages import CALLED, first_quantities, quantities
+from cka_tools.formatting import percent, quantities, shorten
+from cka_tools.plotting.needle_page import PROBES
+from cka_tools.plotting.readout_pages import CALLED, first_quantities
 from cka_tools.report.plotly_parts import (
     FAINT,
     PERCENT,
@@ -141,3 +143,113 @@ def probe(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         layout = {"xaxis": axis, "yaxis": titled("difference (points)"), **UNIFIED}
         found.append(Plot("Difference from the first, paired", apart, layout))
     return found
+
+
+def needle(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    models, groups, summary = record["models"], record["groups"], record["summary"]
+    lengths, positions = summary["lengths"], [None, *summary["positions"]]
+    chance = 100 * summary["chance"]
+    step = len(lengths) + 1  # a position's lengths, and a gap
+    members = [
+        next((at for at, one in enumerate(groups) if (one["length"], one["position"]) == (length, position)), None)
+        for position in positions
+        for length in (*lengths, None)
+    ]
+    members = [None if at % step == step - 1 else member for at, member in enumerate(members)]
+    names = ["all positions" if position is None else label(position) for position in positions]
+    heads = [
+        {"xref": "x", "yref": "paper", "x": at * step + (len(lengths) - 1) / 2, "y": 1, "yanchor": "top",
+         "text": name, "showarrow": False, "font": {"size": 11, "color": FAINT}}
+        for at, name in enumerate(names)
+    ]  # fmt: skip
+    places = [at for at, member in enumerate(members) if member is not None]
+    ticks = {"tickvals": places, "ticktext": [f"{groups[members[at]]['length']:,}" for at in places]}
+    axis = titled("tokens", range=[-0.6, len(members) - 1.4], zeroline=False, **ticks)
+    where = [
+        "" if member is None else f"{names[at // step]}, {groups[member]['length']:,} tokens"
+        for at, member in enumerate(members)
+    ]
+    found = []
+    for probe_name, title in PROBES.items():
+        data = []
+        for at, model in enumerate(models):
+            (output,) = [layer for layer in model["layers"] if layer["output"]]
+            accuracy = output["probes"][probe_name]["accuracy"]
+            entries = [{"value": None} if member is None else accuracy[member] for member in members]
+            apart = (at - (len(models) - 1) / 2) * 0.12
+            x = [place + apart for place in range(len(members))]
+            data.append(series(model["name"], x, entries, at, where=where))
+        data.append(_chance(chance, (-0.6, len(members) - 1.4), len(models)))
+        layout = {"xaxis": axis, "yaxis": titled("accuracy (%)"), "annotations": heads, "hovermode": "closest"}
+        found.append(Plot(f"{title[0].upper()}{title[1:]}: accuracy by position and length", data, layout, wide=True))
+    if any(len(model["layers"]) > 1 for model in models):
+        found += [_needle_layers(record, probe_name, title) for probe_name, title in PROBES.items()]
+    return found
+
+
+def _chance(level: float, ends: tuple[float, float], look: int) -> Entry:
+    return level_line("chance", level, ends, f"{percent(level / 100)} %", look, FAINT)
+
+
+def _needle_layers(record: Entry, probe_name: str, title: str) -> Plot:
+    """Accuracy over all examples of every layer that was read; what leaves the encoder stands last."""
+    layers = sorted({layer["layer"] for model in record["models"] for layer in model["layers"]})
+    whole = next(at for at, one in enumerate(record["groups"]) if one["length"] is None and one["position"] is None)
+    data = [
+        series(
+            model["name"],
+            [layer["layer"] for layer in model["layers"]],
+            [layer["probes"][probe_name]["accuracy"][whole] for layer in model["layers"]],
+            at,
+        )
+        for at, model in enumerate(record["models"])
+    ]
+    data.append(_chance(100 * record["summary"]["chance"], (layers[0] - 0.5, layers[-1] + 0.5), len(data)))
+    layout = {"xaxis": layer_axis(layers), "yaxis": titled("accuracy (%)"), **UNIFIED}
+    return Plot(f"{title[0].upper()}{title[1:]}: accuracy by layer, all examples", data, layout)
+
+
+def evaluation(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
+    models, tasks = record["models"], record["summary"]["tasks"]
+    ticks = {"tickvals": list(range(len(models))), "ticktext": [label(one["name"], 24) for one in models]}
+    rows = titled("", **ticks, range=[len(models) - 0.4, -0.6], zeroline=False)
+    found = []
+    for at, head in enumerate(headlines(record)):
+        t = at if at < len(tasks) else None
+        scores = [one for m in range(len(models)) for one in record["scores"] if (one["task"], one["model"]) == (t, m)]
+        best = {one["model"] for one in record["best"] if one["task"] == t and one["clear"]}
+        means = series(
+            "mean over seeds", range(len(models)), [one["readouts"][head.name] for one in scores],
+            where=[label(one["name"]) for one in models], lying=True, lines=False,
+        )  # fmt: skip
+        for m in best:
+            means["hovertext"][m] += ", clearly the best"
+        means["marker"] |= {"size": [12 if m in best else 8 for m in range(len(models))]}
+        each = [(run["seed"], one["model"], run["readouts"][head.name]) for one in scores for run in one["runs"]]
+        seeds = series(
+            "a seed", [m for _, m, _ in each], [{"value": value} for *_, value in each], 3, lying=True, lines=False,
+            said=lambda one: f"{percent(one['value'])} %", colour=FAINT,
+            where=[f"{label(models[m]['name'])}, seed {seed}" for seed, m, _ in each],
+        )  # fmt: skip
+        seeds["marker"] |= {"size": 4}
+        data = [*([seeds] if each else []), means]
+        for look, floor in enumerate((one for one in record["floors"] if one["task"] == t), 1):
+            entry = floor["readouts"][head.name]
+            if entry["value"] is not None:
+                line = level_line(
+                    floor["name"], 100 * entry["value"], (-0.6, len(models) - 0.4), stated(entry), look, FAINT
+                )
+                data.append(line | {"x": line["y"], "y": line["x"]})
+        title = " ".join(f"{head.task} {head.quantity}".split())
+        layout = {"xaxis": titled("score (%)", **_within(scores, head.name)), "yaxis": rows, "hovermode": "closest"}
+        found.append(Plot(title, data, layout, 190 + 28 * len(models)))
+    return found
+
+
+def _within(scores: list[Entry], name: str) -> Entry:
+    """Of few seeds an interval may leave what a score can be: the axis does not."""
+    ends = [100 * one["readouts"][name][end] for one in scores for end in ("ci_low", "ci_high")
+            if one["readouts"][name].get(end) is not None]  # fmt: skip
+    if not ends or (min(ends) >= 0 and max(ends) <= 100):
+        return {}
+    return {"range": [-3, 103]}

@@ -109,7 +109,8 @@ def share_of_gap(part: Reading, gap: Reading, what: str = "the gap") -> Interval
     needed = max(half, CLEAR_CONTROL * error)
     if abs(gap.value) <= max(ROUNDING, 0.0 if few else needed):
         bounds = "" if few else f" ({100 * LEVEL:g} % interval {gap.value - half:.3g} to {gap.value + half:.3g})"
-        return Interval(None, reason=f"{NOT_CLEAR}: {what} {gap.value:.3g}{bounds} is not clear of 0")
+        by = "" if few or abs(gap.value) <= half else f" by {CLEAR_CONTROL:g} standard errors"
+        return Interval(None, reason=f"{NOT_CLEAR}: {what} {gap.value:.3g}{bounds} is not clear of 0{by}")
     share = part.value / gap.value
     if few:
         return too_few(share, len(gap.without))

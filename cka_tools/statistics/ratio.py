@@ -134,7 +134,8 @@ def divisor_refusal(what: str, value: float, variance: Variance) -> str | None:
     """
     low = t_interval(value, variance).ci_low or 0.0
     if low <= ROUNDING or value < CLEAR_CONTROL * math.sqrt(variance.total):
-        return f"{NOT_CLEAR}: {what} {100 * value:.2f} % (95 % bound {100 * low:.2f} %) is not clear of 0"
+        by = "" if low <= ROUNDING else f" by {CLEAR_CONTROL:g} standard errors"
+        return f"{NOT_CLEAR}: {what} {100 * value:.2f} % (95 % bound {100 * low:.2f} %) is not clear of 0{by}"
     return None
 
 

@@ -53,6 +53,8 @@ class Analysis:
         options: of its own. needed: those that have no default.
         corpus: whether it takes one; a task has texts of its own.
         default: in words, which models it takes; None: it runs only where it is asked for.
+        settings: those that it has; None: those of the command of its name.
+        keeps_parts: whether it goes on with what is finished of it, which it keeps in its argument `parts`.
     """
 
     function: str
@@ -62,6 +64,8 @@ class Analysis:
     needed: tuple[str, ...] = ()
     corpus: bool = True
     default: str | None = None
+    settings: tuple[str, ...] | None = None
+    keeps_parts: bool = False
 
     def run(self, call: Call, **others: Any) -> Any:
         """Call the function."""
@@ -159,7 +163,8 @@ def _contrast(roles: Roles) -> list[Call]:
     groups = {DETOUR: roles.get(DETOUR, []), BASELINE: [*roles.get(BASELINE, []), *roles.get(CONTROL, [])]}
     for name, members in groups.items():
         if len(members) < 2:
-            raise UserError(f"needs 2 models or more a group, and the {name}s are {len(members)}")
+            there = "is" if len(members) == 1 else "are"
+            raise UserError(f"needs 2 models or more a group, and there {there} {counted(len(members), name)}")
     words = " against ".join(f"{counted(len(members), name)}" for name, members in groups.items())
     return [Call("", {"groups": groups}, words)]
 
@@ -202,6 +207,16 @@ def _numbers(value: Any, name: str, base: Path) -> list[float]:
     return [float(one) for one in listed]
 
 
+def _number(value: Any, name: str, base: Path) -> float:
+    (number,) = _numbers([value], name, base)
+    return number
+
+
+def _seeds(value: Any, name: str, base: Path) -> int | list[int]:
+    """How many, or which."""
+    return _wholes(value, name, base) if isinstance(value, list) else _whole(value, name, base)
+
+
 def _texts(value: Any, name: str, base: Path) -> list[str]:
     """A list of texts, or one text with commas."""
     found = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -221,6 +236,10 @@ def _task(value: Any, name: str, base: Path) -> str:
     text = _text(value, name, base)
     known, equals, file = text.rpartition("=")
     return f"{known}{equals}{resolve_path(file, base) or file}"
+
+
+def _tasks(value: Any, name: str, base: Path) -> list[str]:
+    return [_task(one, name, base) for one in _texts(value, name, base)]
 
 
 def _readouts(value: Any, name: str, base: Path) -> list[str]:
@@ -303,6 +322,17 @@ ANALYSES: dict[str, Analysis] = {
         (MODELS,),
         {"lengths": _wholes, "positions": _texts, "templates": _texts, "examples": _whole, "training": _whole}
         | {"pooling": _text, "label_shuffle": _yes_or_no},
+    ),
+    "evaluate": Analysis(
+        "cka_tools.evaluation.in_study:evaluate_in_study",
+        _of_all(1),
+        (MODELS,),
+        {"tasks": _tasks, "seeds": _seeds, "lr": _number, "weight_decay": _number, "epochs": _whole}
+        | {"batch_size": _whole, "precision": _text, "group_by_length": _yes_or_no},
+        needed=("tasks",),
+        corpus=False,
+        settings=("device", "max_length", "trust_remote_code", "allow_bin"),
+        keeps_parts=True,
     ),
 }
 """Every analysis by its name, which is also that of its command."""

@@ -5,6 +5,7 @@ runs/NAME/            a run directory of each analysis
 report.html           what was found
 earlier/NAME/         runs that a changed study has made anew
 failed/NAME.txt       why an analysis failed
+parts/                what is finished of analyses that take long, such as fine-tunings
 cache/                features, where the study's settings have cache = false
 """
 
@@ -24,7 +25,8 @@ from cka_tools.errors import UserError, reason_of
 from cka_tools.store.directory import locked
 from cka_tools.studies.study_file import Study
 
-RECORD, RUNS, EARLIER, FAILED, CACHE, REPORT = "study.json", "runs", "earlier", "failed", "cache", "report.html"
+RECORD, RUNS, EARLIER, FAILED, PARTS, CACHE = "study.json", "runs", "earlier", "failed", "parts", "cache"
+REPORT = "report.html"
 LOCK = ".study.lock"
 IDENTITY = "study"
 """The key of a run's record that says of which study it is, and what it depends on."""

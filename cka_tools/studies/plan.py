@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from cka_tools import __version__
@@ -45,16 +46,21 @@ class Job:
     documents: list[int] = field(default_factory=list)
     plan: Plan = field(default_factory=Plan)
 
-    def make(self, progress: Progress | None = None) -> RunResult:
+    def make(self, progress: Progress | None = None, parts: Path | None = None) -> RunResult:
         """Run it.
+
+        Args:
+            parts: where an analysis that goes on with what is finished of it keeps that.
 
         Raises:
             UserError: what the analysis refuses.
         """
         settings = dataclasses.replace(self.entry.settings, cache=True)
-        corpus = {} if self.corpus is None else {"corpus": self.corpus}
+        more: dict[str, Any] = {} if self.corpus is None else {"corpus": self.corpus}
+        if self.entry.analysis.keeps_parts and parts is not None:
+            more["parts"] = parts
         result: RunResult = self.entry.analysis.run(
-            self.call, **corpus, **self.entry.options, settings=settings, progress=progress
+            self.call, **more, **self.entry.options, settings=settings, progress=progress
         )
         return result
 

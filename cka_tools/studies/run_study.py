@@ -24,6 +24,7 @@ from cka_tools.store.directory import cache_in
 from cka_tools.store.snapshot import kept_until_saved
 from cka_tools.studies.folder import (
     CACHE,
+    PARTS,
     REPORT,
     RUNS,
     check_folder,
@@ -238,7 +239,7 @@ def _run(job: Job, folder: Path, standing: _Standing) -> Outcome:
 
     try:
         with kept_until_saved():
-            result = job.make(standing)
+            result = job.make(standing, folder / PARTS)
             lacking = None
             try:
                 save(result, folder, job.name, job.identity)

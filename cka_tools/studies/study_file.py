@@ -322,7 +322,7 @@ class _Reader:
             if key not in known:
                 raise self._unknown((*at, key), f"key of {kind}", tuple(known))
             if key == CORPORA and not analysis.corpus:
-                raise self._error((*at, key), f"{kind} takes no corpus: its task has texts of its own")
+                raise self._error((*at, key), f"{kind} takes no corpus: a task has texts of its own")
         values: dict[str, Any] = {}
         for key, value in table.items():
             if (option := options.get(key, key)) in analysis.options:
@@ -379,9 +379,10 @@ def _of(kind: str, calls: Callable[[Roles], list[Call]], models: Roles) -> list[
 def settings_of(command: str | None) -> dict[str, str]:
     """Of each spelling of a setting that a command has, or any where None, the field's name."""
     found: dict[str, str] = {}
+    own = ANALYSES[command].settings if command in ANALYSES else None
     for name, fact in FIELDS.items():
         facts = fact.field.metadata
-        if facts["help"] and command not in facts["lacking"]:
+        if facts["help"] and command not in facts["lacking"] and (own is None or name in own):
             flags = [] if fact.type is bool else (facts["flag"] or "").split()
             spellings = [name.replace("_", "-"), name, *(flag.lstrip("-") for flag in flags)]
             found |= dict.fromkeys(spellings, name)

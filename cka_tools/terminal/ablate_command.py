@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cka_tools.errors import UserError
-from cka_tools.formatting import printable
+from cka_tools.formatting import counted, printable
 from cka_tools.settings import Settings, option, parse_numbers
 from cka_tools.terminal.options import Output, RunOutput, with_options
 from cka_tools.terminal.output import (
@@ -23,12 +23,15 @@ from cka_tools.terminal.output import (
     print_saved,
     run_and_save,
     save_run,
+    say,
     tell,
 )
 from cka_tools.terminal.tracking import check_trackers, log_run
 from cka_tools.training.options import AblationSettings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cka_tools.ablation.plan import Plan
     from cka_tools.ablation.train import Speeds
     from cka_tools.ablation.tree import Segment
@@ -64,7 +67,10 @@ def ablate_command(
     checkpoints: tuple[Path, ...] = option((), "Train nothing: compare these directories, told by their manifests."),
     compare_on: str = option("sample", "Corpus of the comparisons, never trained on."),
     readout: tuple[str, ...] = option(
-        (), "Also read of every checkpoint, as probe:sections,mlm.", shown="none", parse=_names
+        (),
+        "Also read of every checkpoint, as probe:sections,mlm; evaluate:TASK fine-tunes it.",
+        shown="none",
+        parse=_names,
     ),
     dry_run: bool = option(False, "Print the tree of what is trained, and its cost."),
     tokens_per_second: list[float] | None = option(
@@ -76,7 +82,9 @@ def ablate_command(
     settings: Settings,
     output: AblationOutput,
 ) -> None:
-    """Ablate the detour along an axis: train what is lacking, compare, write a table and a figure.
+    """Vary the detour along an axis: train, compare, one table.
+
+    What is not trained yet is trained; it ends with a table and a figure.
 
     Example: cka ablate length --preset demo --corpus texts.jsonl.gz --compare-on heldout.jsonl --dry-run
     """
@@ -111,21 +119,32 @@ def ablate_command(
         raise UserError(f"--tokens-per-second {given!r} does not fit: give numbers above 0")
     plan = make_plan(asked)
     check_claim(out, plan.identity, **CLAIM)
-    check_comparison(plan, out, compare_on, settings, readout)
+    fine_tuning = check_comparison(plan, out, compare_on, settings, readout)
     if dry_run:
-        show_plan(plan, out, tokens_per_second, output)
+        show_plan(plan, out, tokens_per_second, output, fine_tuning)
     else:
         train_and_compare(plan, compare_on, settings, out, output, readout)
 
 
-def show_plan(plan: Plan, out: Path, given: list[float] | None, output: Output) -> None:
-    """Print what would be trained, and what it costs."""
+def show_plan(
+    plan: Plan, out: Path, given: list[float] | None, output: Output, fine_tuning: list[dict[str, Any]]
+) -> None:
+    """Print what would be trained, and what it costs; so of readouts that train."""
     from cka_tools.ablation.train import finished_tokens, given_speeds, probe_speeds
     from cka_tools.terminal.ablation_report import plan_data, print_plan
 
     speeds: Speeds = given_speeds(plan, given) if given else probe_speeds(plan, cpu=plan.settings.device == "cpu")
     data = plan_data(plan, speeds, finished_tokens(plan, out))
-    answer(lambda console: print_plan(plan, data, console), as_json(data), output)
+    data |= {"fine_tuning": fine_tuning} if fine_tuning else {}
+
+    def tell_all(console: Console) -> None:
+        print_plan(plan, data, console)
+        for one in fine_tuning:
+            words = f"{counted(one['checkpoints'], 'checkpoint')} once each: {one['passes']:,} passes over "
+            words += f"{counted(one['texts'], 'text')} of train, in which one backwards counts as two"
+            say(console, (f"{printable(one['readout'])} ", "bold"), f"fine-tunes {words}")
+
+    answer(tell_all, as_json(data), output)
 
 
 def train_and_compare(

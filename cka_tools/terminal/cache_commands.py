@@ -60,7 +60,9 @@ def list_command(output: Output) -> None:
 @cache_app.command("verify")
 @with_options()
 def verify_command(output: Output) -> None:
-    """Read every byte of every finished entry and compare its checksum; nothing is removed.
+    """Check every byte of what the cache holds; remove nothing.
+
+    Every finished entry is compared with its checksum.
 
     Exit code 1 where an entry is damaged.
 
@@ -128,7 +130,7 @@ def remove_command(
 @cache_app.command("path")
 @with_options()
 def path_command(output: Output) -> None:
-    """Print where the cache lies (CKA_TOOLS_CACHE names another place).
+    """Print where the cache lies (CKA_TOOLS_CACHE moves it).
 
     Example: cka cache path
     """

@@ -35,7 +35,7 @@ def compare_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Compare two models layer by layer: a table, a figure and a saved run.
+    """Compare two models layer by layer: table, figure, saved run.
 
     Example: cka compare demo:clm-detour demo:mlm-baseline --corpus abstracts.jsonl.gz --out comparisons/detour
     """
@@ -55,7 +55,7 @@ def compare_command(
 def demo_command(
     *, documents: int = option(500, "Documents to draw from the bundled corpus."), output: RunOutput
 ) -> None:
-    """Compare the bundled pair, with its seed noise, on the bundled corpus, offline.
+    """Compare the bundled pair and its seed noise, offline.
 
     Example: cka demo --out comparisons/demo
     """
@@ -89,7 +89,9 @@ def trajectory_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Follow the divergence of checkpoints from a reference along a training, one pass a model.
+    """Follow how checkpoints of a training leave a reference.
+
+    One pass a model, however many pairs it is in.
 
     Example: cka trajectory runs/baseline/final runs/detour --control runs/baseline-2/final --out comparisons/along
     """
@@ -121,7 +123,9 @@ def matrix_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Compare every pair of models, one pass a model: a matrix, a dendrogram and a saved run.
+    """Compare every pair of models: a matrix and a dendrogram.
+
+    One pass a model, however many pairs it is in.
 
     Example: cka matrix demo:clm-detour demo:mlm-baseline demo:mlm-baseline-2 --documents 200
     """
@@ -145,7 +149,9 @@ def contrast_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Test whether two groups of checkpoints are further apart than their own members are.
+    """Test whether two groups are further apart than seeds are.
+
+    Are detours and baselines further apart than two detours, or two baselines, are?
 
     Example: cka contrast --group detour=runs/d1,runs/d2,runs/d3 --group baseline=runs/b1,runs/b2,runs/b3
     """

@@ -31,7 +31,9 @@ def diff_command(
     ),
     output: Output,
 ) -> None:
-    """Give the difference of divergences of two runs over the same documents, with paired intervals.
+    """Say whether one run's divergence is larger than another's.
+
+    The difference over the same documents, with paired intervals.
 
     Example: cka diff comparisons/clm comparisons/mlm
     """
@@ -83,7 +85,7 @@ class Top:
 def documents_command(
     run: Path = option(MISSING, "A run directory of `cka compare`.", argument=True), *, top: Top, output: Output
 ) -> None:
-    """List the documents that move a comparison's mean divergence most.
+    """List the documents that move the mean divergence most.
 
     Example: cka documents comparisons/detour --top 20
     """

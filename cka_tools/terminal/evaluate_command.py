@@ -41,13 +41,15 @@ def evaluate_command(
         (), "One or more: demo:NAME, a directory, org/name or org/name@revision.", argument=True
     ),
     task: tuple[str, ...] = option(
-        MISSING, "A named task, NAME=FILE, a file with text, label and split, or a .toml; repeatable."
+        MISSING, "sections or entities (bundled), NAME=FILE, a file with text, label and split, or a .toml; repeatable."
     ),
     options: EvaluationOptions,
     model_index: bool = option(False, "Print the table as the model-index of a model card, for each model."),
     output: EvaluationOutput,
 ) -> None:
-    """Fine-tune models on tasks with several seeds: F1 with intervals, and what differs clearly.
+    """Fine-tune models on tasks, over seeds: F1 with intervals.
+
+    Of two models or more it says which differ clearly.
 
     Every model, task and seed is a run that is kept; a run that was stopped is made again from its beginning.
     The same command at the same time in another terminal takes a share of the runs.

@@ -56,7 +56,9 @@ def transplant_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Graft parts of one model into another and read how much of their difference moves with each part.
+    """Graft parts of one model into another, read what moves.
+
+    How much of the difference of two models moves with each part.
 
     Example: cka transplant demo:mlm-baseline demo:clm-detour --control demo:mlm-baseline-2 --documents 60
     """
@@ -90,7 +92,7 @@ def interpolate_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Read the models along the straight line between two: is there a barrier?
+    """Read models on the line between two: is there a barrier?
 
     Example: cka interpolate demo:mlm-baseline demo:clm-detour --points 5 --documents 60
     """
@@ -114,7 +116,9 @@ def health_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Language-model loss and accuracy of checkpoints on the same documents, with paired intervals.
+    """Language-model loss and accuracy of checkpoints.
+
+    On the same documents, with paired intervals.
 
     Example: cka health demo:theta0 demo:mlm-baseline demo:clm-detour --documents 200
     """

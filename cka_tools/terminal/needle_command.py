@@ -52,7 +52,9 @@ def needle_command(
     settings: Settings,
     output: RunOutput,
 ) -> None:  # fmt: skip
-    """Put a fact into a long document and probe the frozen encoder for it: accuracy by length and position.
+    """Probe frozen encoders for one fact in a long document.
+
+    Accuracy by length of the document and position of the fact.
 
     Example: cka needle demo:mlm-baseline demo:clm-detour --lengths 256,512 --corpus abstracts.jsonl.gz
     """

@@ -16,13 +16,16 @@ def probe_command(
         (), "One or more: demo:NAME, a directory, org/name or org/name@revision.", argument=True
     ),
     task: str = option(
-        MISSING, "sections (ships with this), NAME=FILE of a known task, a file with text, label and split, or a .toml."
+        MISSING,
+        "sections or entities (bundled), NAME=FILE of a known task, a file with text, label and split, or a .toml.",
     ),
     label_shuffle: bool = option(False, "Also fit every probe on shuffled labels: what true ones add."),
     settings: Settings,
     output: RunOutput,
 ) -> None:
-    """Read a task's labels from every layer by logistic regression: F1 with intervals, beside floors.
+    """Read a task's labels from every layer of frozen models.
+
+    By logistic regression: F1 with intervals, beside floors.
 
     Example: cka probe demo:mlm-baseline demo:clm-detour --task sections
     """

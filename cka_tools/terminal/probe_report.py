@@ -32,10 +32,10 @@ def print_probe(result: Probe, console: Console) -> None:
         say(console, (f"{floor['name']} ", "bold"), _told(floor["readouts"][SHOWN]))
     for letter, model in zip(letters, models, strict=True):
         (best,) = [layer for layer in model["layers"] if layer["layer"] == model["chosen_layer"]]
-        text = f"{_told(best['readouts'][SHOWN])}; less bag of words {_told(best['above_words'][SHOWN])}"
+        text = f"{_told(best['readouts'][SHOWN])}; less bag of words, in points: {_told(best['above_words'][SHOWN])}"
         say(console, (f"{letter}, layer {best['layer']}, chosen within train: ", "bold"), text)
     for one in record["differences"]:
-        name = f"{letters[one['a']]} − {letters[one['b']]} of the chosen layers: "
+        name = f"{letters[one['a']]} − {letters[one['b']]} of the chosen layers, in points: "
         say(console, (name, "bold"), _told(one["chosen"]["readouts"][SHOWN]))
     for reason in dict.fromkeys(_reasons(models)):
         say(console, ("no interval ", "bold"), printable(reason))

@@ -50,7 +50,7 @@ def print_transplant(result: Transplant, console: Console) -> None:
         shown = f"{first['name']}.{first['quantities'][0]['name']}"
         if one["direction"] == "transplant" and one["quantity"] == shown and one["sum"]["value"] is not None:
             say(console, ("additive? ", "bold"), _additivity(one))
-    for line in recovery_refusals(result.hybrids):
+    for line in recovery_refusals(result.record):
         say(console, ("no recovery ", "bold"), line)
     say_remarks(console, summary, "pair", ", such as ")
     cost = summary["cost"]

@@ -25,7 +25,9 @@ def report_command(
     title: str | None = option(None, "Over the report.", shown="what was compared"),
     output: ReportOutput,
 ) -> None:
-    """Write one HTML file of runs to send to others: findings, plots, tables, provenance.
+    """Write one HTML file of runs, to send to others.
+
+    Findings, plots, tables and provenance.
 
     Example: cka report comparisons/detour comparisons/decay --out report.html
     """

@@ -72,7 +72,7 @@ class FigureOutput(Output):
 
 @with_options()
 def plot_command(run: Path = RUN, *, choices: Choices, output: FigureOutput) -> None:
-    """Draw the figure of a saved run again, as a whole page or one panel of it.
+    """Draw a saved run's figure again, the page or one panel.
 
     Example: cka plot comparisons/detour --out detour.pdf
 
@@ -191,7 +191,9 @@ def summary_command(
     fit: bool = option(False, "In LaTeX, shrink the table to the width of the text where it is wider."),
     output: Output,
 ) -> None:
-    """Put several runs into one table, as a paper prints it; CSV and JSON hold fractions.
+    """Put several runs into one table, as a paper prints it.
+
+    CSV and JSON hold fractions.
 
     Example: cka summary comparisons/base comparisons/large --label Base --label Large --format latex --out table.tex
     """

@@ -53,7 +53,8 @@ class _RunByDefault(TyperGroup):
 study_app = typer.Typer(
     cls=_RunByDefault,
     no_args_is_help=True,
-    help="Everything that one file asks for: `cka study FILE`, `cka study init DIR…` writes such a file.",
+    help="Run all that one file asks for (`cka study init` writes it).\n\n"
+    "`cka study FILE` runs it, `cka study FILE --dry-run` says what it would cost.",
 )
 
 
@@ -80,7 +81,9 @@ def run_command(
     dry_run: bool = option(False, "Make every check, and print what would run and what it costs."),
     output: StudyOutput,
 ) -> None:
-    """Run all analyses of a study, each once, from one pass a model and corpus.
+    """Run all analyses of a study; run again, only what changed.
+
+    Each once, from one pass a model and corpus.
 
     Example: cka study study.toml --dry-run
     """
@@ -263,6 +266,7 @@ PASSES_IN_WORDS = {
     "streamed": "streamed features of models",
     "readings": "language-model readings",
     "hybrids": "models that are made of two, at most",
+    "trained": "fine-tuning, in which a pass backwards counts as two",
 }
 
 
@@ -301,7 +305,9 @@ def init_command(
     demo: bool = option(False, "The bundled models and every analysis."),
     output: FileOutput,
 ) -> None:
-    """Write a commented study file; what each model is, its training's manifest tells.
+    """Write a study file with comments, roles guessed.
+
+    What each model is, its training's manifest tells.
 
     Example: cka study init runs/detour runs/baseline runs/baseline-2 --out study.toml
     """
@@ -325,4 +331,4 @@ def init_command(
         for one in guesses:
             echo(f"{one.role:<10}{printable(one.given)}  ({printable(one.reason)})")
         written = printable(str(out))
-        echo(f"Wrote {written}: check the roles, then `cka study {written} --dry-run`")
+        echo(f"Wrote {written}: check the roles and name your corpus, then `cka study {written} --dry-run`")

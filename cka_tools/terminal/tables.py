@@ -43,7 +43,7 @@ def fitted_table(
     left_out: list[Column] = []
     while True:
         shown = [column for column in columns if column not in left_out]
-        table = _table(shown, [" ".join(column.head.split()) for column in left_out], file, ends, bold)
+        table = _table(shown, _names(left_out, columns), file, ends, bold)
         needed = natural_width(table)
         spare = [column for column in shown if column.keep < ALWAYS]
         if needed <= width:
@@ -68,6 +68,17 @@ def _table(
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells),
                       style="bold" if at in bold else None, end_section=at in ends)  # fmt: skip
     return table
+
+
+def _names(left_out: Sequence[Column], columns: Sequence[Column]) -> list[str]:
+    """Columns as the caption names them: one that is headed "interval" alone by the column that it belongs to."""
+    names: dict[int, str] = {}
+    owner = ""
+    for column in columns:
+        head = " ".join(column.head.split())
+        names[id(column)] = f"{head} of {owner}" if head == "interval" and owner else head
+        owner = owner if head.endswith("interval") else head
+    return [names[id(column)] for column in left_out]
 
 
 def plain_table(**options: Any) -> Table:

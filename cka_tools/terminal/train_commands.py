@@ -57,7 +57,7 @@ def train_command(
     options: TrainingOptions,
     output: TrainOutput,
 ) -> None:
-    """Train a model by a recipe; started again, a stopped run goes on where it was.
+    """Train a model by a recipe; a stopped run goes on.
 
     Two runs of one --data-seed read the same data in the same order; another --seed gives them other masks.
 

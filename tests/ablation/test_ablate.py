@@ -276,6 +276,22 @@ def test_the_dry_run_prints_tree_and_costs_and_writes_nothing(cka, options, tmp_
     data = json.loads(cka(*dry, "--json")[1])
     assert data["tokens"] == {"shared": shared, "unshared": unshared, "left": shared, "by_size": {"3x32": shared}}
     assert data["seconds"]["shared"] > 0
+    assert "fine_tuning" not in data
+
+
+def test_the_dry_run_says_what_fine_tuning_costs(cka, options, tmp_path):
+    dry = ("ablate", "length", *options, "--dry-run", "--tokens-per-second", "1000", "--readout", "evaluate:sections")
+    code, out, _ = cka(*dry)
+    assert code == 0
+    leaves = sum("→" in line for line in out.splitlines())
+    words = (
+        f"evaluate:sections fine-tunes {leaves} checkpoints once each: {leaves * 30:,} passes over 480 texts of train"
+    )
+    assert words in " ".join(out.split())
+    # Ten epochs forwards, and backwards at twice that.
+    cost = {"readout": "evaluate:sections", "checkpoints": leaves, "texts": 480, "passes": 30 * leaves}
+    assert json.loads(cka(*dry, "--json")[1])["fine_tuning"] == [cost]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_corpus_too_small_for_the_default_takes_what_there_is_and_says_so(cka, options):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cka_tools import health, probe
+from cka_tools import evaluate, health, probe
 from cka_tools.ablation.measure import Trained, Trio, compare_trios
 from cka_tools.comparison.results import Ablation
 from cka_tools.errors import UserError
@@ -119,6 +119,9 @@ def test_layers_of_the_comparison_are_not_those_of_a_readout(
     [
         (["probes:x"], {}, "readout 'probes:x' is not known: did you mean 'probe'"),
         (["probe:none"], {}, "task 'none' is not known"),
+        (["evaluate:none"], {}, "task 'none' is not known"),
+        (["evaluate:"], {}, "write it like evaluate:TASK"),
+        (["evaluate"], {}, "write it like evaluate:TASK"),
         (["divergence"], {}, "is what an ablation compares anyway"),
         (["clm"], {}, "readout 'clm' needs a causal-LM head"),
         (["probe:sections"], {"pooling": "token"}, "pooling 'token' gives a text several rows"),
@@ -139,3 +142,36 @@ def test_causal_views_are_probed_and_their_heads_are_not_read(folders: list[Path
     assert found.cells[0]["readouts"]["probe:halves.accuracy"]["detour"]["value"] > 0
     with pytest.raises(UserError, match="is seen causally, where its head cannot be read"):
         compare_trios("direction", trios(folders, causal=True), texts, SETTINGS, readout=["mlm"])
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_read_as_evaluate_does_it(
+    folders: list[Path], texts: list[str], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cka_tools.evaluation.options.paper.FINE_TUNING_EPOCHS", 1)
+    found = compare_trios(
+        "length", trios(folders), texts, SETTINGS, readout=[f"evaluate:{task}"], parts=tmp_path / "parts"
+    )
+    by_hand = evaluate(folders, [task], seeds=[1], device="cpu")
+    (summary,) = found.summary["readouts"]
+    assert (summary["name"], summary["title"]) == ("evaluate:halves", "halves, fine-tuned")
+    assert summary["quantities"][0]["name"] == "macro_f1"
+    cell = found.cells[0]["readouts"]["evaluate:halves.macro_f1"]
+    scores = [one["readouts"]["macro_f1"]["value"] for one in by_hand.record["scores"]]
+    assert [cell[role]["value"] for role in ("detour", "baseline", "control")] == pytest.approx(scores, abs=1e-12)
+    assert cell["difference"]["value"] == pytest.approx(scores[0] - scores[1])
+    assert cell["difference"]["ci_low"] is not None  # paired, over texts of test
+    assert cell["noise"]["value"] == pytest.approx(scores[2] - scores[1])
+    assert any("one seed (1) of fine-tuning" in note for note in found.summary["notes"])
+    Ablation.load(found.save(tmp_path / "run"))
+    # What is finished is found again.
+    monkeypatch.setattr("cka_tools.evaluation.run_evaluate.fine_tune", lambda *_, **__: pytest.fail("it trains"))
+    again = compare_trios(
+        "length", trios(folders), texts, SETTINGS, readout=[f"evaluate:{task}"], parts=tmp_path / "parts"
+    )
+    assert again.cells == found.cells
+
+
+def test_causal_views_are_not_fine_tuned(folders: list[Path], texts: list[str], task: str) -> None:
+    with pytest.raises(UserError, match="is seen causally"):
+        compare_trios("direction", trios(folders, causal=True), texts, SETTINGS, readout=[f"evaluate:{task}"])

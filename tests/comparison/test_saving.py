@@ -9,10 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cka_tools.comparison.record import csv_bytes
+from cka_tools.comparison.record import circumstances, csv_bytes
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_run, write_whole
 from cka_tools.errors import UserError
 from cka_tools.store.directory import locked
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("/usr/lib/cka_tools/__main__.py", "python -m cka_tools demo -o 'my run'"),
+        ("/home/me/.venv/bin/cka", "cka demo -o 'my run'"),
+        ("/home/me/__main__.py", "__main__.py demo -o 'my run'"),
+    ],
+)
+def test_the_command_that_is_kept_can_be_given_again(monkeypatch, first, said):
+    monkeypatch.setattr("sys.argv", [first, "demo", "-o", "my run"])
+    assert circumstances()["command"] == said
 
 
 class Drawing:

@@ -12,18 +12,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seqeval.metrics
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 from cka_tools import evaluate
 from cka_tools.errors import UserError
 from cka_tools.evaluation import table
-from cka_tools.evaluation.fine_tune import Tuned, reproducible
+from cka_tools.evaluation.examples import IGNORED, encode, labels_of, outputs_of
+from cka_tools.evaluation.fine_tune import Tuned, readings, reproducible
 from cka_tools.evaluation.heads import model_with_head
 from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.evaluation.run_evaluate import make_plan
 from cka_tools.evaluation.runs import Run, share_runs
 from cka_tools.models import CausalSource, LoadOptions, as_source
+from cka_tools.tasks import Example, Task
 
 FAST: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 5e-3, "device": "cpu"}
 
@@ -172,3 +183,58 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
     with pytest.raises(UserError, match=r"loss is not finite at step \d+: .*--lr 1e\+30"):
         evaluate(models[1:], [tasks("label")], out=tmp_path / "run", seeds=[1], **FAST | {"lr": 1e30})
     assert not list((tmp_path / "run" / "runs").iterdir())
+
+
+def test_words_beyond_the_cut_and_without_a_piece_count_as_o() -> None:
+    """Of words cut into many pieces the first is tagged, the others are ignored, and what is lost is counted."""
+    backend = Tokenizer(WordPiece({"[CLS]": 0, "[PAD]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "##a": 5, "b": 6}))
+    backend.normalizer = normalizers.Replace("_", "")
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+    )
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    config = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    outline = as_source((BertModel(config), tokenizer)).outline(LoadOptions(device="cpu"))
+    words, labels = ("aaa", "_", "b", "aa", "b"), ("B-X", "O", "I-X", "B-Y", "B-X")
+    one = Example("1", " ".join(words), labels, words)
+    task = Task("t", "t", "tags", ("X", "Y"), [one], [], [one])
+    rows = encode([one], task, outline, max_length=7)
+    (row,) = rows.rows
+    assert row.ids == [0, 4, 5, 5, 6, 4, 2]
+    assert row.firsts == (1, -1, 4, 5, -1)
+    names = outputs_of(task)
+    assert names == ("O", "B-X", "I-X", "B-Y", "I-Y")
+    assert row.target == [
+        IGNORED,
+        names.index("B-X"),
+        IGNORED,
+        IGNORED,
+        names.index("I-X"),
+        names.index("B-Y"),
+        IGNORED,
+    ]
+    assert (rows.cut, rows.beyond) == (1, 2)
+    likeliest = np.array([[9, 1, 0, 0, 2, 3, 9, 9]])  # padded to a longer batch
+    assert labels_of(likeliest, rows, task) == [("B-X", "O", "I-X", "B-Y", "O")]
+    found = readings(task, [labels], labels_of(likeliest, rows, task))["micro_f1"].value
+    assert found == pytest.approx(seqeval.metrics.f1_score([list(labels)], [["B-X", "O", "I-X", "B-Y", "O"]]))
+    assert found == pytest.approx(2 * 3 / (4 + 3))  # the entity beyond the cut is missed
+
+
+@pytest.mark.slow
+def test_scores_of_tags_are_seqevals_on_the_kept_predictions(
+    models: list[str], tasks: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_floors", lambda t, task: [])
+    found = evaluate(models[:1], [tasks("tags")], out=tmp_path / "run", seeds=[1], **FAST | {"epochs": 12})
+    (path,) = (tmp_path / "run" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    said = [[record["outputs"][at] for at in one] for one in record["found"]]
+    rows = [json.loads(line) for line in Path(tasks("tags")).read_text(encoding="utf-8").splitlines()]
+    gold = [row["tags"] for row in rows if row["split"] == "test"]
+    assert found.record["summary"]["tasks"][0]["headline"] == "micro_f1"
+    (run,) = found.record["scores"][0]["runs"]
+    assert run["readouts"]["micro_f1"] == pytest.approx(seqeval.metrics.f1_score(gold, said))
+    assert run["readouts"]["micro_f1"] > 0

@@ -74,6 +74,7 @@ def test_significant_layers_are_starred_and_no_others():
     axes = between.axes
     assert axes.get_ylim()[1] > max(stars.get_ydata()) > max(wanted)
     assert contrast_sentence(found)[:40] in texts(figure)
+    assert "Stars: layers in which the groups differ" in texts(figure)
     assert "[orders-differ] C holds the order too." in texts(figure)
 
 
@@ -92,6 +93,7 @@ def test_nothing_is_written_over_the_pages_edges():
 def test_an_undefined_layer_and_small_groups_are_drawn():
     figure = contrast_figure(record(2, [5.0, 5.0, 5.0], undefined=1))
     assert not artists(figure, "significant")
+    assert "Stars" not in texts(figure)
     assert "undefined" in texts(figure)
     assert "a group of 2 says nothing of training seeds" in texts(figure)
     assert "No ratio in layer 1" in texts(figure)

@@ -9,8 +9,9 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
-from runs import EVIL, RESULTS, SAVED, hostile, made_matrix, saved
+from runs import EVIL, RESULTS, SAVED, hostile, made_evaluation, made_matrix, saved
 from synthetic_comparison import make_comparison
 
 from cka_tools.comparison import html
@@ -21,6 +22,7 @@ from cka_tools.comparison.record import csv_bytes
 from cka_tools.comparison.results import RunResult
 from cka_tools.comparison.shown_tables import shown_tables
 from cka_tools.errors import EarlyWarning, UserError
+from cka_tools.formatting import percent
 from cka_tools.report import write, write_report
 from cka_tools.report.plots import plots
 
@@ -46,7 +48,7 @@ class Parsed(HTMLParser):
 
     def handle_data(self, data):
         if self._open:
-            self.texts[self._open[-1]][-1] += data
+            self.texts[self._open[-1]][-1] += data.replace("\u00a0", " ")  # keeps a number and its % in one line
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -81,6 +83,17 @@ def test_a_report_of_every_kind_says_what_its_record_says(tmp_path):
     assert "{} % (95 % interval {} to {})".format(*numbers) in text
 
 
+def test_findings_of_readouts_name_their_units():
+    units = {}
+    for name in ("transplant", "line-theta0-clm-detour"):
+        units[name] = [sentence for sentence in findings(open_run(RESULTS / name)).found if "asked-LM" in sentence]
+        assert len(units[name]) == 2
+        assert " nats (" in units[name][0]
+    value = open_run(RESULTS / "line-theta0-clm-detour").record["barrier"]["mlm.accuracy"]["value"]
+    assert f"is {percent(value)} points (" in units["line-theta0-clm-detour"][1]
+    assert "that of " in units["transplant"][0]
+
+
 @pytest.mark.parametrize("name", SAVED)
 def test_plots_hold_the_numbers_of_the_record(name):
     result = open_run(RESULTS / name)
@@ -96,6 +109,102 @@ def test_plots_hold_the_numbers_of_the_record(name):
             assert ends == pytest.approx((100 * one["ci_low"], 100 * one["ci_high"]), abs=1e-4)
         heat = next(trace for one in drawn for trace in one.data if trace["type"] == "heatmap")
         assert heat["z"][2][5] == pytest.approx(result.arrays["matrix.debiased"][2, 5], abs=1e-4)
+
+
+def interval_of(trace: dict, at: int, along: str = "y") -> tuple[float, float, float]:
+    """Value and interval of a point as it is drawn."""
+    value, bars = trace[along][at], trace[f"error_{along}"]
+    return value, value - bars["arrayminus"][at], value + bars["array"][at]
+
+
+def in_percent(entry: dict) -> tuple[float, float, float]:
+    return tuple(100 * entry[key] for key in ("value", "ci_low", "ci_high"))
+
+
+def test_a_needle_is_drawn_and_told_by_length_and_position():
+    result = open_run(RESULTS / "needle")
+    drawn = plots("needle", result.record, result.arrays)
+    assert [one.title.partition(":")[0] for one in drawn] == ["Two-layer probe", "Logistic regression"]
+    table = shown_tables(result)[0]
+    cells = {column.head: column for column in table.columns}
+    rows = list(zip(*(cells[head].cells for head in ("model", "tokens", "position")), strict=True))
+    for plot, probe in zip(drawn, ("mlp", "logistic"), strict=True):
+        *traces, chance = plot.data
+        assert (chance["name"], chance["y"]) == ("chance", [50.0, 50.0])
+        for model, trace in zip(result.models, traces, strict=True):
+            seen = {text.partition("<br>")[0]: at for at, text in enumerate(trace["hovertext"])}
+            for group, entry in zip(result.groups, model["layers"][0]["probes"][probe]["accuracy"], strict=True):
+                row = rows.index(
+                    (model["name"], f"{group['length']:,}" if group["length"] else "all", group["position"] or "all")
+                )
+                title = "two-layer probe %" if probe == "mlp" else "logistic regression %"
+                assert cells[title].values[row] == entry["value"]
+                if group["length"] is not None:
+                    place = f"{group['position'] or 'all positions'}, {group['length']:,} tokens"
+                    assert interval_of(trace, seen[place]) == pytest.approx(in_percent(entry), abs=1e-4)
+    assert rows[-1] == ("chance", "–", "–")
+    # Every interval that lies above one half names its model, and no other does.
+    first = result.models[0]["layers"][0]["probes"]["mlp"]["accuracy"][0]
+    told = next(one for one in findings(result).found if one.startswith("Two-layer probe"))
+    above = [m["name"] for m in result.models if m["layers"][0]["probes"]["mlp"]["accuracy"][0]["ci_low"] > 0.5]
+    assert told.endswith(f"clearly above chance (50.0 %): {' and '.join(above) or 'none'}.")
+    assert f"{100 * first['value']:.1f} %" in told
+
+
+def test_layers_of_a_needle_have_a_plot_and_a_column():
+    result = open_run(RESULTS / "needle")
+    for model in result.models:
+        model["layers"].insert(0, {**model["layers"][0], "layer": 3, "output": False})
+    drawn = plots("needle", result.record, result.arrays)
+    assert [one.data[0]["x"] for one in drawn[2:]] == [[3, 8], [3, 8]]
+    layer = next(one for one in shown_tables(result)[0].columns if one.head == "layer")
+    assert set(layer.cells) == {"3", "output", "–"}
+
+
+def test_an_evaluation_is_drawn_task_by_task_with_intervals_over_seeds():
+    result = made_evaluation()
+    drawn = plots("evaluation", result.record, result.arrays)
+    assert [one.title for one in drawn] == ["first macro F1", "second macro F1", "mean of tasks"]
+    for t, plot in enumerate(drawn):
+        task = t if t < 2 else None
+        (means,) = [one for one in plot.data if one["name"] == "mean over seeds"]
+        own = [one for one in result.record["scores"] if one["task"] == task]
+        for m, one in enumerate(own):
+            entry = one["readouts"]["mean" if task is None else "macro_f1"]
+            assert interval_of(means, m, "x") == pytest.approx(in_percent(entry), abs=1e-4)
+        clear = [one["model"] for one in result.record["best"] if one["task"] == task and one["clear"]]
+        assert [at for at, text in enumerate(means["hovertext"]) if "clearly the best" in text] == clear == [1]
+        dots = [one for one in plot.data if one["name"] == "a seed"]
+        if task is None:
+            assert not dots
+        else:
+            by_model = np.reshape(dots[0]["x"], (2, 3))
+            assert by_model == pytest.approx(100 * result.arrays[f"{t}.macro_f1"], abs=1e-4)
+            floors = [(one["name"], one["x"], one["y"]) for one in plot.data if one["name"] == "majority"]
+            level = next(f for f in result.record["floors"] if (f["name"], f["task"]) == ("majority", t))
+            level = 100 * level["readouts"]["macro_f1"]["value"]
+            assert floors == [("majority", [level, level], [-0.6, 1.6])]
+
+
+def test_an_interval_of_two_seeds_does_not_stretch_the_axis():
+    result = made_evaluation(2)
+    drawn = plots("evaluation", result.record, result.arrays)
+    ranges = [one.layout["xaxis"].get("range") for one in drawn]
+    for at, one in enumerate(drawn[:2]):
+        means = next(trace for trace in one.data if trace["name"] == "mean over seeds")
+        beyond = any(low < 0 or high > 100 for _, low, high in (interval_of(means, m, "x") for m in range(2)))
+        assert ranges[at] == ([-3, 103] if beyond else None)
+    assert [-3, 103] in ranges
+
+
+def test_an_evaluation_is_reported(tmp_path):
+    result = made_evaluation()
+    saved(result, tmp_path / "run")
+    page = Parsed(write_report([tmp_path / "run"], tmp_path / "r.html").read_text())
+    text = " ".join(text for texts in page.texts.values() for text in texts)
+    for sentence in (*findings(result).found, *findings(result).cautions):
+        assert sentence in text
+    assert f"Lr {result.record['provenance']['settings']['lr']:g}, weight decay" in text
 
 
 def test_tables_are_downloaded_as_they_are_saved_and_formulas_are_defused(tmp_path):
@@ -133,11 +242,12 @@ def test_the_library_is_the_published_file():
     assert "MIT License" in (write.ASSETS / "plotly-LICENSE.txt").read_text()
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", [*SAVED, "evaluation"])
 def test_hostile_text_is_text(tmp_path, name):
     saved(hostile(name), tmp_path / "run")
     text = write_report([tmp_path / "run"], tmp_path / "r.html").read_text()
-    page, clean = Parsed(text), Parsed(write_report([RESULTS / name], tmp_path / "c.html").read_text())
+    harmless = saved(made_evaluation(), tmp_path / "clean") if name == "evaluation" else RESULTS / name
+    page, clean = Parsed(text), Parsed(write_report([harmless], tmp_path / "c.html").read_text())
     for tag in ("script", "img", "a", "svg", "iframe"):
         assert len(page.all(tag)) == len(clean.all(tag))
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
@@ -146,7 +256,7 @@ def test_hostile_text_is_text(tmp_path, name):
         assert evil in " ".join(page.texts["li"])
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", [*SAVED, "evaluation"])
 def test_a_notebook_shows_findings_and_table_without_scripts(name):
     result = hostile(name)
     page = Parsed(result._repr_html_())
@@ -217,8 +327,8 @@ def test_comparisons_over_the_same_documents_are_held_against_the_first(tmp_path
 
 
 def test_a_kind_without_plots_of_its_own_shows_its_table(tmp_path, monkeypatch):
-    class Needle(RunResult):
-        kind, table = "needle", "needle.csv"
+    class Survey(RunResult):
+        kind, table = "survey", "survey.csv"
 
         def to_frame(self):
             import pandas as pd
@@ -231,11 +341,11 @@ def test_a_kind_without_plots_of_its_own_shows_its_table(tmp_path, monkeypatch):
 
     summary = {"n_documents": 3, "warnings": [{"code": "few", "text": "too few"}], "notes": []}
     record = {
-        "kind": "needle",
+        "kind": "survey",
         "summary": summary,
         "provenance": {"models": [], "corpus": {"spec": "c"}, "command": "x"},
     }
-    monkeypatch.setitem(KINDS, "needle", Needle)
+    monkeypatch.setitem(KINDS, "survey", Survey)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text(json.dumps(record))
     page = Parsed(write_report([tmp_path / "run"], tmp_path / "r.html").read_text())

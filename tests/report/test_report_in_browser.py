@@ -35,7 +35,7 @@ def browser():
 def reports(tmp_path_factory):
     """Reports by name: of one comparison, of hostile runs of all kinds, of the largest runs."""
     folder = tmp_path_factory.mktemp("reports")
-    bad = [saved(hostile(name), folder / "hostile" / name) for name in SAVED]
+    bad = [saved(hostile(name), folder / "hostile" / name) for name in (*SAVED, "evaluation")]
     large = [
         saved(make_comparison(28, n=40, control="c", names=(LONG_NAME, f"{LONG_NAME}-2")), folder / "wide"),
         saved(made_matrix(), folder / "matrix"),

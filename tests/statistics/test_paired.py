@@ -93,6 +93,15 @@ def test_a_gap_that_is_not_clear_of_0_is_refused_with_its_bounds() -> None:
     assert same.value is None
 
 
+def test_a_gap_whose_interval_leaves_out_0_is_refused_in_words_that_fit() -> None:
+    gap = np.linspace(-1.0, 1.0, 101) + 0.145  # 2.5 standard errors of the mean above 0
+    found = share_of_gap(Reading.mean(gap / 2), Reading.mean(gap))
+    assert found.reason is not None
+    low = float(found.reason.split("interval ")[1].split(" to ")[0])
+    assert low > 0
+    assert found.reason.endswith("is not clear of 0 by 3 standard errors")
+
+
 def test_few_documents_give_a_value_and_no_interval() -> None:
     base, hybrid, donor = sample(n=20)
     found = share_of_gap(Reading.mean(hybrid - base), Reading.mean(donor - base))

@@ -189,14 +189,17 @@ def test_a_failing_analysis_does_not_stop_the_others(cka: Cka, place: Path, monk
     monkeypatch.setitem(analyses.ANALYSES, "health", broken)
     code, out, err = cka("study", file)
     assert code == 1
-    assert [line[:12].strip() for line in out.splitlines() if line[:1] in "df"] == ["done", "failed", "done"]
+    # A long path is wrapped, so a line may also begin within one.
+    states = [word for line in out.splitlines() if (word := line[:12].strip()) in ("done", "failed", "from before")]
+    assert states == ["done", "failed", "done"]
     assert "ZeroDivisionError: two lines" in " ".join(out.split())
     assert err == "cka: 1 run of 3 failed: health\n"
     assert "Traceback" in (place / "cka-study/failed/health.txt").read_text()
     monkeypatch.setitem(analyses.ANALYSES, "health", health)
     code, out, err = cka("study", file)
     assert (code, err) == (0, "")
-    assert [line[:12].strip() for line in out.splitlines()[:3]] == ["from before", "done", "from before"]
+    states = [word for line in out.splitlines() if (word := line[:12].strip()) in ("done", "failed", "from before")]
+    assert states == ["from before", "done", "from before"]
     assert not (place / "cka-study/failed/health.txt").exists()
 
 
@@ -370,3 +373,78 @@ def test_the_dictionary_of_python_is_the_file(place: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match="no run of the study is called 'x'"):
         run.load("x")
     assert run.folder == Path("folder")
+
+
+EVALUATE = """
+settings.device = 'cpu'
+[analyses.evaluate]
+tasks = ['task.jsonl']
+models = ['detour', 'baseline']
+seeds = 2
+epochs = 3
+lr = 1e-3
+"""
+
+
+def write_task(place: Path) -> None:
+    """40 texts of train, 8 of dev and 20 of test, in which one half of the words says the class."""
+    splits = ["train"] * 40 + ["dev"] * 8 + ["test"] * 20
+    rows = [
+        {"split": split, "label": "ab"[at % 2],
+         "text": " ".join(f"w{60 * (at % 2) + (at * k) % 60}" for k in range(1, 3 + at % 7))}
+        for at, split in enumerate(splits)
+    ]  # fmt: skip
+    (place / "task.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_fine_tuning_is_planned_without_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cka_tools.evaluation.run_evaluate.fine_tune", lambda *_, **__: pytest.fail("it trains"))
+    write_task(place)
+    prepared = prepare_study(write(place, EVALUATE))
+    assert [job.entry.kind for job in prepared.jobs] == ["evaluate"]
+    tokens = sum(2 + 2 + at % 7 for at in range(40))  # a word is one, and a text has two more
+    for one in prepared.costs.passes:
+        assert one.kind == "trained"
+        # Of 40 texts: both seeds go through them 3 times, forwards and, at twice that, backwards; 8 and 20 are read.
+        assert one.passes * 40 == pytest.approx(2 * (3 * 3 * 40 + 3 * 8 + 20))
+        assert one.tokens == tokens
+    assert sorted(one.source.name.split("/")[-1] for one in prepared.costs.passes) == ["baseline", "detour"]
+    assert not prepared.folder.exists()
+    with pytest.raises(UserError, match=r"study\.toml, line 7: evaluate: task .*none\.jsonl"):
+        prepare_study(write(place, EVALUATE.replace("task.jsonl", "none.jsonl")))
+    with pytest.raises(UserError, match=r"line 7: evaluate: --lr '?0(\.0)?'? does not fit"):
+        prepare_study(write(place, EVALUATE.replace("1e-3", "0")))
+
+
+@pytest.mark.slow
+def test_fine_tuning_goes_on_with_what_is_finished(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cka_tools.evaluation import run_evaluate
+
+    write_task(place)
+    file, train = write(place, EVALUATE.replace("epochs = 3", "epochs = 1")), run_evaluate.fine_tune
+    by_hand = run_evaluate.evaluate(
+        [place / "detour", place / "baseline"], [str(place / "task.jsonl")], seeds=2, epochs=1, lr=1e-3, device="cpu"
+    )
+    made: list[int] = []
+    most = 3
+
+    def counted(*given: Any, **named: Any) -> Any:
+        if len(made) == most:
+            raise KeyboardInterrupt
+        made.append(given[6])
+        return train(*given, **named)
+
+    monkeypatch.setattr(run_evaluate, "fine_tune", counted)
+    with pytest.raises(KeyboardInterrupt):
+        study(file)
+    assert made == [1, 1, 2]
+    made.clear()
+    run = study(file)
+    assert [one.state for one in run.outcomes] == ["done"]
+    assert made == [2]  # the last one of two models with two seeds
+    assert run.load("evaluate").record["scores"] == by_hand.record["scores"]
+    assert [one.state for one in study(file).outcomes] == ["from before"]
+    made.clear()
+    file.write_text(file.read_text().replace("seeds = 2", "seeds = [1, 3]"))
+    assert [one.state for one in study(file).outcomes] == ["done"]
+    assert made == [3, 3]

@@ -150,6 +150,15 @@ def test_help_shows_an_example_of_each_command(cka, command):
         assert option in out
 
 
+@pytest.mark.parametrize("group", [(), ("study",), ("cache",), ("recipe",)])
+def test_no_command_of_a_list_is_cut_short_at_80_columns(cka, group):
+    code, out, _ = cka(*group, "--help")
+    assert code == 0
+    lines = out.split("Commands:")[1].strip().splitlines()
+    assert lines
+    assert [line for line in lines if len(line) > 80 or line.endswith("...")] == []
+
+
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory, models) -> Path:
     """A folder of things that are no models and no corpora."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,10 +122,13 @@ def test_bad_input_is_one_line_before_any_forward_pass(
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 
-def test_a_missing_extra_is_one_line(cka: Run, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
+@pytest.mark.parametrize(("package", "extra"), [("sklearn", "probe"), ("accelerate", "evaluate")])
+def test_a_missing_extra_is_one_line(
+    cka: Run, models: list[str], monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     code, _, err = cka("evaluate", models[0], "--task", "sections")
-    assert (code, "pip install 'cka-tools[probe]'" in err, len(err.splitlines())) == (2, True, 1)
+    assert (code, f"pip install 'cka-tools[{extra}]'" in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_no_model_is_one_line(cka: Run) -> None:

@@ -53,7 +53,7 @@ def test_transplant(cka: Run, models: list[str], corpus: Path, tmp_path: Path) -
     assert percent(first["divergence.donor"]["recovery"]["value"]) in out
     # Random weights are equally bad: there is no gap in loss.
     assert first["mlm.loss"]["recovery"]["value"] is None
-    assert "no recovery mlm.loss of layers 0–1 (transplant): nothing to divide by: the gap between base" in words
+    assert "no recovery masked-LM loss of layers 0–1 (transplant): nothing to divide by: the gap between base" in words
     rows = list(csv.DictReader((tmp_path / "run" / "transplant.csv").open()))
     assert len(rows) == 3 * (3 + 3 * 8)
     assert {row["quantity"] for row in rows} == {"mlm.loss", "mlm.accuracy", "divergence.donor"}
