@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -105,19 +106,31 @@ class Choices:
         """The user's own settings of matplotlib, those alone that the file gives.
 
         Raises:
-            UserError: the file is not there, or not in matplotlib's form.
+            UserError: the file is not there, or not in matplotlib's form; of --style also a key that is not known.
         """
         import matplotlib as mpl
 
         path = Path(mpl.matplotlib_fname()) if self.style is None else self.style
         if self.style is None and path.is_relative_to(mpl.get_data_path()):
             return {}
+        told: list[str] = []  # matplotlib prints what it does not know in lines of its own
+
+        def keep(record: logging.LogRecord) -> bool:
+            told.append(record.getMessage())
+            return False
+
+        log = logging.getLogger("matplotlib")
+        log.addFilter(keep)
+        named = f"{'--style' if self.style is not None else 'your matplotlibrc'} {str(path)!r}"
         try:
             found: Any = mpl.rc_params_from_file(path, fail_on_error=True, use_default_template=False)
-            return dict(found)
         except (OSError, ValueError, KeyError) as error:
-            named = "--style" if self.style is not None else "your matplotlibrc"
-            raise UserError(f"{named} {str(path)!r} cannot be read as matplotlib's: {one_line(error)}") from error
+            raise UserError(f"{named} cannot be read as matplotlib's: {one_line(error)}") from error
+        finally:
+            log.removeFilter(keep)
+        if told and self.style is not None:
+            raise UserError(f"{named} cannot be read as matplotlib's: {one_line(ValueError(told[0]))}")
+        return dict(found)
 
 
 def _colormaps() -> Any:
@@ -137,10 +150,20 @@ _NOW: ContextVar[_Chosen | None] = ContextVar("choices of a figure", default=Non
 
 @contextmanager
 def drawn_with(choices: Choices, *, own: bool = True) -> Iterator[None]:
-    """Figures that are drawn and written inside follow these choices and, if asked, the user's matplotlib settings."""
-    token = _NOW.set(_Chosen(choices, choices.settings() if own else {}))
+    """Figures that are drawn and written inside follow these choices and, if asked, the user's matplotlib settings.
+
+    Raises:
+        UserError: those settings cannot be read, or nothing can be drawn with them.
+    """
+    settings = choices.settings() if own else {}
+    token = _NOW.set(_Chosen(choices, settings))
     try:
         yield
+    except Exception as error:
+        if not settings or isinstance(error, UserError | OSError | MemoryError):
+            raise
+        named = "your matplotlibrc" if choices.style is None else f"--style {str(choices.style)!r}"
+        raise UserError(f"nothing can be drawn with {named}: correct it ({one_line(error)})") from error
     finally:
         _NOW.reset(token)
 

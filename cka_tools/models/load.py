@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import logging
 
 from cka_tools.errors import UserError, failing_as
@@ -168,6 +169,8 @@ def load_weights(
         problem += f", its weights are quantized ({getattr(method, 'value', method)}): install what reads them, or"
         problem += " give a checkpoint in full precision"
     with failing_as(problem), quiet_transformers():
+        if isinstance(quantized, dict) and not AutoHfQuantizer.supports_quant_method(quantized):
+            raise ValueError("transformers does not know this method")  # and would take the numbers as they stand
         factory = AutoModel if head is None else head_factory(head)
         whole, report = factory.from_pretrained(
             checkpoint.folder,

@@ -57,6 +57,14 @@ def edit_config(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def test_weights_quantized_by_an_unknown_method_are_refused(copied: Path) -> None:
+    """They would else be read as if their numbers were the weights."""
+    edit_config(copied, quantization_config={"quant_method": "of-our-own", "bits": 8})
+    message = refusal(copied)
+    assert "its weights are quantized (of-our-own): install what reads them" in message
+    assert "does not know this method" in message
+
+
 # Pickled weights.
 
 

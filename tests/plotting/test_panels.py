@@ -13,6 +13,7 @@ from synthetic_comparison import make_comparison, with_diagonal
 
 from cka_tools.comparison import Comparison
 from cka_tools.comparison.results import RunResult
+from cka_tools.comparison.run_directory import write_figure
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import Choices, drawn_with, parse_range
 from cka_tools.plotting.heatmap import draw_mesh
@@ -131,6 +132,25 @@ def test_a_users_matplotlibrc_is_respected_in_what_is_drawn_for_them(
 @pytest.mark.parametrize(("text", "ends"), [("auto", None), ("0:1", (0.0, 1.0)), (" -0.5:0.25 ", (-0.5, 0.25))])
 def test_ranges(text: str, ends: tuple[float, float] | None) -> None:
     assert parse_range(text) == ends
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("figure.dpi: -5\n", "nothing can be drawn with --style '.*': correct it .dpi must be positive"),
+        ("lines.widht: 4\n", "--style '.*' cannot be read as matplotlib's: Bad key lines.widht"),
+        ('{"text": "a"}\n', "--style '.*' cannot be read as matplotlib's: Bad key"),
+    ],
+)
+def test_a_style_that_does_not_fit_is_told_in_one_line(
+    tmp_path: Path, comparison: Comparison, caplog: pytest.LogCaptureFixture, text: str, message: str
+) -> None:
+    (tmp_path / "style").write_text(text)
+    choices = Choices(what="layers", style=tmp_path / "style")
+    with pytest.raises(UserError, match=message) as error, drawn_with(choices):
+        write_figure(comparison.figure(), tmp_path / "a.png")
+    assert "\n" not in str(error.value)
+    assert not caplog.text
 
 
 def test_a_title_that_no_figure_holds_is_refused() -> None:
