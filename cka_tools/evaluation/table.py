@@ -88,7 +88,7 @@ def _scores(t: int, m: int, runs: Sequence[tuple[int, Tuned]], by_seed: BySeed) 
             for (seed, tuned), scores in zip(runs, by_seed, strict=True)
         ],
         "readouts": {
-            name: interval_entry(over_seeds([one[name].value for one in by_seed])) for name in by_seed[0]
+            name: interval_entry(over_seeds([one[name].value for one in by_seed], share=True)) for name in by_seed[0]
         },
     }  # fmt: skip
 
@@ -144,7 +144,7 @@ def _add_means(
     for m, of_tasks in enumerate(columns):
         by_seed = [float(np.mean([one[k].value for one in of_tasks])) for k in range(len(of_tasks[0]))]
         record["scores"].append(
-            {"task": None, "model": m, "runs": [], "readouts": {MEAN: interval_entry(over_seeds(by_seed))}}
+            {"task": None, "model": m, "runs": [], "readouts": {MEAN: interval_entry(over_seeds(by_seed, share=True))}}
         )
     apart = [_apart(None, a, b, {MEAN: columns[a]}, {MEAN: columns[b]}) for b, a in combinations(range(models), 2)]
     record["differences"] += apart

@@ -241,15 +241,6 @@ def evaluation(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
                 )
                 data.append(line | {"x": line["y"], "y": line["x"]})
         title = " ".join(f"{head.task} {head.quantity}".split())
-        layout = {"xaxis": titled("score (%)", **_within(scores, head.name)), "yaxis": rows, "hovermode": "closest"}
+        layout = {"xaxis": titled("score (%)"), "yaxis": rows, "hovermode": "closest"}
         found.append(Plot(title, data, layout, 190 + 28 * len(models)))
     return found
-
-
-def _within(scores: list[Entry], name: str) -> Entry:
-    """Of few seeds an interval may leave what a score can be: the axis does not."""
-    ends = [100 * one["readouts"][name][end] for one in scores for end in ("ci_low", "ci_high")
-            if one["readouts"][name].get(end) is not None]  # fmt: skip
-    if not ends or (min(ends) >= 0 and max(ends) <= 100):
-        return {}
-    return {"range": [-3, 103]}

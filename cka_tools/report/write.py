@@ -20,7 +20,7 @@ from warnings import warn
 from markupsafe import Markup
 
 from cka_tools import __version__
-from cka_tools.comparison.findings import Findings, findings
+from cka_tools.comparison.findings import TITLE_LETTERS, Findings, findings
 from cka_tools.comparison.html import environment, picture
 from cka_tools.comparison.readout_results import open_run
 from cka_tools.comparison.record import csv_bytes
@@ -30,7 +30,16 @@ from cka_tools.comparison.run_directory import RESULT, resolved, write_whole
 from cka_tools.comparison.shown_tables import Column, ShownTable, shown_tables
 from cka_tools.comparison.summary import summary_table
 from cka_tools.errors import EarlyWarning, UserError
-from cka_tools.formatting import NOTHING, counted, p_value, percent, percent_interval, printable, size_in_words
+from cka_tools.formatting import (
+    NOTHING,
+    counted,
+    p_value,
+    percent,
+    percent_interval,
+    printable,
+    shown_names,
+    size_in_words,
+)
 from cka_tools.report.plots import Plot, difference_plot, plots
 
 ASSETS = Path(__file__).parent / "assets"
@@ -191,10 +200,11 @@ def _differences(runs: Sequence[Path], results: Sequence[RunResult]) -> list[_Se
 
 def _overview(results: Sequence[RunResult]) -> _Overview | None:
     """The comparisons among the runs side by side, where there are several."""
-    comparisons = [one for one in results if isinstance(one, Comparison)]
-    if len(comparisons) < 2:
+    numbered = [(number, one) for number, one in enumerate(results, 1) if isinstance(one, Comparison)]
+    if len(numbered) < 2:
         return None
-    found = summary_table(comparisons)
+    names = [f"{number}. {' vs '.join(shown_names(one.record, TITLE_LETTERS)[:2])}" for number, one in numbered]
+    found = summary_table([one for _, one in numbered], names)
     columns = []
     for column in found.columns:
         cells = [c.text if c.interval is None else "{} ({} to {})".format(c.text, *c.interval) for c in column.cells]

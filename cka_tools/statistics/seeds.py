@@ -12,14 +12,21 @@ from cka_tools.statistics.paired import Reading
 ONE_SEED = "one seed tells nothing of the chance of seeds"
 
 
-def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
+def over_seeds(values: Sequence[float], level: float = LEVEL, *, share: bool = False) -> Interval:
     """The mean of one number a seed ± Student's t (K − 1 degrees of freedom) × s / √K.
 
     It holds the chance of seeds alone: documents of test are as they are.
+
+    Args:
+        share: whether the numbers are shares; the interval of few seeds, often wider, is then cut at 0 and 1.
     """
     if len(values) < 2:
         return Interval(float(np.mean(values)), reason=ONE_SEED)
-    return t_interval(float(np.mean(values)), seed_variance(values), level)
+    found = t_interval(float(np.mean(values)), seed_variance(values), level)
+    if not share:
+        return found
+    low, high = (float(np.clip(end, 0, 1)) for end in (found.ci_low, found.ci_high) if end is not None)
+    return Interval(found.value, low, high)
 
 
 def seed_variance(values: Sequence[float]) -> Variance:

@@ -57,3 +57,11 @@ def test_the_interval_of_both_covers_a_known_difference(tasks: int) -> None:
         assert found.ci_high is not None
         inside += found.ci_low <= 0.3 <= found.ci_high
     assert 0.93 <= inside / 1500 <= 0.975
+
+
+def test_the_interval_of_a_share_ends_at_what_a_share_can_be() -> None:
+    free, cut = over_seeds([0.2, 0.6]), over_seeds([0.2, 0.6], share=True)
+    assert free.ci_low is not None
+    assert free.ci_low < 0
+    assert (cut.value, cut.ci_low, cut.ci_high) == (pytest.approx(0.4), 0.0, 1.0)
+    assert over_seeds([0.5, 0.51, 0.52], share=True) == over_seeds([0.5, 0.51, 0.52])
