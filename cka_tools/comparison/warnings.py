@@ -112,9 +112,8 @@ def find_warnings(pair: PairResult, models: Sequence[JsonObject] | None = None) 
     if documents := len(pair.deciding):
         moved = "read which they are"
         if (without := pair.without_deciding) is not None:
-            moved = f"without them it is {(left := percent(without))} %"
-            given = percent(plain.mean.debiased.value)
-            moved += " as well" if left == given else f", not {given} %"
+            shown, others = percent(plain.mean.debiased.value), percent(without)
+            moved = f"without them it is {others} %" + (" as well" if others == shown else f", not {shown} %")
         who = f"{counted(documents, 'document')} ({percent(documents / len(plain.left_out))} %)"
         text = f"{who} hold half of the sampling variance of the mean divergence: {moved} (see `cka documents`)."
         warn("few-documents-decide", text, [])

@@ -98,7 +98,7 @@ def test_both_hold_what_is_published_and_nothing_else(built: tuple[Path, Path]) 
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert {name.split("/")[0] for name in names} == {"cka_tools", f"cka_tools-{__version__}.dist-info"}
     assert not [name for name in names if name.endswith(".py") and "/data/" in name]
-    for extra in ("train", "probe", "adapters"):
+    for extra in ("train", "probe", "evaluate", "adapters"):
         assert f"Provides-Extra: {extra}" in metadata
     with tarfile.open(sdist) as opened:
         parts = [Path(member.name).parts[1:] for member in opened]
