@@ -409,7 +409,7 @@ def recovery_refusals(record: dict[str, Any]) -> list[str]:
         for quantity, found in hybrid["readouts"].items():
             if found["recovery"].get("reason"):
                 kind = f"{quantity} {found['recovery']['reason'].split(':')[0]}"
-                where = f"{titles[quantity]} of {hybrid['label']} ({hybrid['direction']})"
+                where = f"{titles.get(quantity, printable(quantity))} of {hybrid['label']} ({hybrid['direction']})"
                 by_kind.setdefault(kind, []).append(f"{where}: {printable(found['recovery']['reason'])}")
     return [
         lines[0] + (f" (so in {len(lines)} of {counted(len(hybrids), 'hybrid')})" if len(lines) > 1 else "")

@@ -133,12 +133,15 @@ def study_text(guesses: Sequence[Guess], folder: Path, *, demo: bool = False) ->
     if not demo:
         for name, analysis in ANALYSES.items():
             lines.append(f"# [{_key(name)}]  # {analysis.default or 'all models; only where it is named'}")
-            lines += ['# task = "sections"'] if "task" in analysis.needed else []
+            lines += [f"# {line}" for line in NEEDED_OPTIONS if line.split()[0] in analysis.needed]
         return "\n".join(lines) + "\n"
     for name in ANALYSES:
         lines += [f"[{_key(name)}]", *DEMO_OPTIONS.get(name, []), ""]
     return "\n".join(lines)
 
+
+NEEDED_OPTIONS = ('task = "sections"', 'tasks = ["sections"]')
+"""What analyses cannot do without, as an example."""
 
 DEMO_OPTIONS = {
     "trajectory": [f'checkpoints = ["{START}", "demo:clm-detour"]  # a run\'s folder under detour would give its own'],
@@ -151,7 +154,8 @@ DEMO_OPTIONS = {
         "examples = 120",
         "training = 120",
     ],
-    "probe": ['models = ["demo:mlm-baseline", "demo:clm-detour"]', 'task = "sections"'],
+    "probe": ['models = ["demo:mlm-baseline", "demo:clm-detour"]', NEEDED_OPTIONS[0]],
+    "evaluate": ['models = ["demo:mlm-baseline", "demo:clm-detour"]', NEEDED_OPTIONS[1], "seeds = 2", "epochs = 1"],
 }
 """What the demo's study says of an analysis."""
 

@@ -331,4 +331,5 @@ def init_command(
         for one in guesses:
             echo(f"{one.role:<10}{printable(one.given)}  ({printable(one.reason)})")
         written = printable(str(out))
-        echo(f"Wrote {written}: check the roles and name your corpus, then `cka study {written} --dry-run`")
+        echo(f"Wrote {written}: check the roles and name your corpus, then")
+        echo(f"`cka study {written} --dry-run`")
