@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,7 +24,7 @@ from cka_tools.models import LoadedModel, LoadOptions, ModelGiven, ModelOutline,
 from cka_tools.planning import Work, announce, opened, stop_if_planning
 from cka_tools.processes import from_first
 from cka_tools.progress import Progress, reporter
-from cka_tools.settings import FINAL_NORM, Settings
+from cka_tools.settings import FINAL_NORM, Reading, Settings
 from cka_tools.statistics.hsic import ROUNDING_STEPS
 from cka_tools.statistics.measures import find_measure
 from cka_tools.store.cached_extraction import extract_cached, find_stored
@@ -359,8 +359,7 @@ def _draw(corpus: CorpusGiven, settings: Settings, seed: int) -> DocumentDraw:
     drawn = _drawn.get()
     if drawn is None or not isinstance(corpus, str | PathLike):
         return draw_documents(corpus, settings.documents, seed, settings)
-    asked = (settings.documents, seed, settings.column, settings.text_unit, settings.document_limit)
-    key = (fspath(corpus), *asked)
+    key = (fspath(corpus), settings.documents, seed, *(getattr(settings, one.name) for one in fields(Reading)))
     if key not in drawn:
         drawn[key] = draw_documents(corpus, settings.documents, seed, settings)
     return drawn[key]

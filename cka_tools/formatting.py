@@ -227,6 +227,27 @@ def fine_tuning_in_words(settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def three_decimals(value: float | None) -> str:
+    """A measure's value, or a loss, as tables print it."""
+    return NOTHING if value is None else f"{value:z.3f}"
+
+
+def in_unit(value: float | None, unit: str) -> str:
+    """A number of a readout: nats with three decimals, a share in percent."""
+    return three_decimals(value) if unit == "nats" else percent(value)
+
+
+def interval_in_unit(entry: dict[str, Any], unit: str) -> str:
+    """Its interval, "–" where there is none."""
+    if entry.get("ci_low") is None:
+        return NOTHING
+    return f"{in_unit(entry['ci_low'], unit)} to {in_unit(entry['ci_high'], unit)}"
+
+
+NEEDLE_PROBES = {"mlp": "two-layer probe", "logistic": "logistic regression"}
+"""Those of a needle run, by their names in the record."""
+
+
 def needle_in_words(record: dict[str, Any], corpus_letters: int | None = None) -> list[str]:
     """The same of a needle run: its haystacks, their lengths and whose tokens these are, whose row is read."""
     origin, lengths = record["provenance"], record["summary"]["lengths"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -102,6 +103,22 @@ def cka(
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def halves() -> Callable[[], list[dict[str, Any]]]:
+    """Rows of a task of two classes: texts of known words, of one class with another half of them more often."""
+
+    def rows() -> list[dict[str, Any]]:
+        rng = np.random.default_rng(0)
+        found = []
+        for split, size in {"train": 60, "test": 40}.items():
+            for at in range(size):
+                words = rng.integers(0, 60, 12) + 60 * (rng.random(12) < 0.35 + 0.3 * (at % 2))
+                found.append({"split": split, "text": " ".join(f"w{w}" for w in words), "label": f"half {at % 2}"})
+        return found
+
+    return rows
 
 
 @pytest.fixture(params=list(_ARCHITECTURES), scope="session")

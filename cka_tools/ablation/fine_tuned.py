@@ -9,10 +9,9 @@ from pathlib import Path
 from cka_tools.comparison.record import JsonObject
 from cka_tools.compute import FeatureRun, Progress
 from cka_tools.evaluation.heads import check_head
-from cka_tools.evaluation.in_study import BACKWARD, PLACE_LETTERS, options_in
+from cka_tools.evaluation.in_study import BACKWARD, options_in, place_in
 from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.evaluation.run_evaluate import make_plan, need_packages, readings_of
-from cka_tools.evaluation.runs import key_of
 from cka_tools.evaluation.table import quantities_of
 from cka_tools.readouts.readout import Quantity
 from cka_tools.statistics.paired import Reading
@@ -50,11 +49,7 @@ class FineTuned:
             UserError: as `evaluate`.
         """
         plan = make_plan(run.sources, [self.task], self.options)
-        if parts is not None:
-            parts.mkdir(parents=True, exist_ok=True)
-        return readings_of(
-            plan, out=None if parts is None else parts / key_of(plan.identity)[:PLACE_LETTERS], progress=progress
-        )
+        return readings_of(plan, out=place_in(parts, plan), progress=progress)
 
     def note(self) -> str:
         """What its intervals hold."""

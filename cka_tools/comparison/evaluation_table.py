@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from cka_tools.comparison.readout_results import Evaluation
 from cka_tools.comparison.record import JsonObject
-from cka_tools.comparison.summary import Cell, Column, SummaryTable, interval_cell
-from cka_tools.errors import UserError
+from cka_tools.comparison.summary import Cell, Column, SummaryTable, check_labels, interval_cell
 from cka_tools.formatting import counted, percent, printable
 
 
@@ -73,8 +72,7 @@ def evaluation_summary(run: Evaluation, labels: Sequence[str] = (), caption: str
         UserError: another number of labels than of models.
     """
     models, heads, rows = run.models, headlines(run.record), rows_of(run.record)
-    if labels and len(labels) != len(models):
-        raise UserError(f"{len(labels)} labels for {len(models)} models: give --label once for each, or not at all")
+    check_labels(labels, len(models), "models")
     names = [*labels, *(row.name for row in rows[len(labels) :])]
     columns = [Column("model", [Cell(printable(name)) for name in names], name=True)]
     for at, head in enumerate(heads):

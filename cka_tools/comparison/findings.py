@@ -11,9 +11,12 @@ from cka_tools.comparison.readout_results import Evaluation, Health, Interpolati
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
+    NEEDLE_PROBES,
     contrast_sentence,
     counted,
     fine_tuning_in_words,
+    in_unit,
+    interval_in_unit,
     layers_in_words,
     level_in_words,
     needle_in_words,
@@ -33,7 +36,6 @@ from cka_tools.formatting import (
     tokens_in_words,
 )
 from cka_tools.manifest import NOISE_IN_WORDS
-from cka_tools.plotting.needle_page import PROBES
 
 NAME_LETTERS, TITLE_LETTERS = 60, 40
 
@@ -97,25 +99,17 @@ def stated(entry: Entry, level: str = "") -> str:
     return f"{percent(entry['value'])} % ({f'{level}{interval}' if interval else 'no interval'})"
 
 
-def in_unit(value: float | None, unit: str) -> str:
-    """A number of a readout: a share in percent, another with three decimals."""
-    if value is None:
-        return "–"
-    return f"{value:z.3f}" if unit == "nats" else f"{percent(value)} %"
-
-
 def told(entry: Entry, unit: str) -> str:
     """A number of a readout with its interval."""
     if entry["value"] is None:
         return f"undefined ({printable(entry['reason'])})" if entry.get("reason") else "undefined"
     if entry.get("ci_low") is None:
         return f"{_in_words(entry['value'], unit)} (no interval)"
-    low, high = (in_unit(entry[end], unit).removesuffix(" %") for end in ("ci_low", "ci_high"))
-    return f"{_in_words(entry['value'], unit)} ({low} to {high})"
+    return f"{_in_words(entry['value'], unit)} ({interval_in_unit(entry, unit)})"
 
 
 def _in_words(value: float, unit: str) -> str:
-    return in_unit(value, unit) + (" nats" if unit == "nats" else "")
+    return f"{in_unit(value, unit)} {'nats' if unit == 'nats' else '%'}"
 
 
 def _documents(result: RunResult) -> str:
@@ -403,7 +397,7 @@ def _needle(result: Any) -> Findings:
     compared = f"Probes of what leaves the frozen {' and '.join(names)}, fitted on {sizes['train']:,} examples, told "
     compared += f"whether a long document states a fact, in {sizes['test']:,} examples of test."
     found, reasons = [], []
-    for probe, title in PROBES.items():
+    for probe, title in NEEDLE_PROBES.items():
         entries = [
             next(one for one in model["layers"] if one["output"])["probes"][probe]["accuracy"][whole]
             for model in run.models

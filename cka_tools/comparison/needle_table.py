@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cka_tools.comparison.readout_results import Needle
-from cka_tools.comparison.summary import Cell, Column, SummaryTable, interval_cell
-from cka_tools.errors import UserError
+from cka_tools.comparison.summary import Cell, Column, SummaryTable, check_labels, interval_cell
 from cka_tools.formatting import needle_in_words, percent, printable
 
-PROBES = {"mlp": "MLP", "logistic": "logistic"}
+HEADS = {"mlp": "MLP", "logistic": "logistic"}
 
 
 def needle_summary(run: Needle, labels: Sequence[str] = (), caption: str | None = None) -> SummaryTable:
@@ -23,13 +22,12 @@ def needle_summary(run: Needle, labels: Sequence[str] = (), caption: str | None 
         UserError: another number of labels than of models.
     """
     models, summary = run.models, run.summary
-    if labels and len(labels) != len(models):
-        raise UserError(f"{len(labels)} labels for {len(models)} models: give --label once for each, or not at all")
+    check_labels(labels, len(models), "models")
     names = [*(labels or [one["name"] for one in models]), "chance"]
     columns = [Column("model", [Cell(printable(name)) for name in names], name=True)]
     outputs = [next(layer for layer in one["layers"] if layer["output"])["probes"] for one in models]
     several = len(summary["lengths"]) > 1
-    for probe, title in PROBES.items():
+    for probe, title in HEADS.items():
         for at, group in enumerate(run.groups):
             if group["position"] is not None or (group["length"] is not None and not several):
                 continue

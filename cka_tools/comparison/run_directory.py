@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 RESULT, ARRAYS, FIGURE = "result.json", "arrays.safetensors", "figure"
 FIGURE_SUFFIXES = ("pdf", "png")
+REPORT = "report.html"
+"""Of one run or several, where no other name is given."""
 
 
 class Taken(UserError):  # noqa: N818 - a condition that the command line goes around

@@ -29,7 +29,7 @@ from cka_tools.comparison.record import (
     TRANSPLANT,
     JsonObject,
 )
-from cka_tools.formatting import quoted
+from cka_tools.formatting import NEEDLE_PROBES, quoted
 from cka_tools.manifest import DIFFER_IN, NOISE_IN_WORDS
 
 Form = Any
@@ -155,7 +155,7 @@ EVALUATED = {
 }  # fmt: skip
 
 READ_OUT = {"accuracy": [INTERVAL], "shuffled?": [INTERVAL], "epoch?": int, "dev_accuracy?": float, "strength?": float}
-BOTH_PROBES = {"mlp": READ_OUT, "logistic": READ_OUT}
+BOTH_PROBES = dict.fromkeys(NEEDLE_PROBES, READ_OUT)
 NEEDLES = {
     "summary": SUMMARY | {
         "interval": WITH_INTERVAL["interval"], "examples": dict.fromkeys(("train", "dev", "test"), int),

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cka_tools.comparison.evaluation_table import headlines, rows_of
-from cka_tools.comparison.findings import NAME_LETTERS, in_unit
+from cka_tools.comparison.findings import NAME_LETTERS
 from cka_tools.comparison.readout_results import Evaluation, Health, Interpolation, Needle, Probe, Transplant
 from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMatrix, RunResult, Trajectory
 from cka_tools.formatting import (
     MASSIVE_SHARE,
+    NEEDLE_PROBES,
     NOTHING,
+    interval_in_unit,
     layer_list,
     level_in_words,
     p_value,
@@ -21,11 +23,11 @@ from cka_tools.formatting import (
     printable,
     quantities,
     shown_names,
+    three_decimals,
     three_digits,
     times,
     times_interval,
 )
-from cka_tools.plotting.needle_page import PROBES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,13 +111,7 @@ def _in_unit(head: str, entries: Sequence[Entry | None], unit: str, sign: str = 
     """The same of a readout, in its unit; `sign` follows the head of a share."""
     if unit == "share":
         return _values(f"{head}{sign}", entries)
-    write = lambda value: in_unit(value, unit)  # noqa: E731
-    return _pair(head, "interval", entries, write, lambda one: _between(one, write))
-
-
-def _between(entry: Entry, write: Callable[[float | None], str]) -> str | None:
-    ends = entry.get("ci_low"), entry.get("ci_high")
-    return None if None in ends else f"{write(ends[0])} to {write(ends[1])}"
+    return _pair(head, "interval", entries, three_decimals, lambda one: interval_in_unit(one, unit))
 
 
 def _plain(head: str, values: Sequence[float | None], write: Callable[[float | None], str]) -> Column:
@@ -154,7 +150,7 @@ def _comparison(result: Any) -> Shown:
     for name in layers[0]["measures"]:
         if name != "cka":
             values = [one["measures"][name]["value"] for one in layers]
-            columns.append(_plain(name, [*values, *none], _three))
+            columns.append(_plain(name, [*values, *none], three_decimals))
     for side in "ab":
         values = [one[f"effective_dim_{side}"] for one in layers]
         columns.append(_plain(f"eff. dim {side.upper()}", [*values, *none], three_digits))
@@ -164,10 +160,6 @@ def _comparison(result: Any) -> Shown:
     if any(one["best_layer_b"] is not None for one in layers):
         columns.append(_plain("best in B", [*(one["best_layer_b"] for one in layers), *none], _whole))
     return "By layer", columns, len(last)
-
-
-def _three(value: float | None) -> str:
-    return in_unit(value, "nats")
 
 
 def _share(value: float | None) -> str:
@@ -302,13 +294,9 @@ def _probe(result: Any) -> Shown:
     floors = run.record["floors"]
     none: list[Any] = [None] * len(floors)
     names = [printable(model["name"]) for model, _ in rows] + [printable(floor["name"]) for floor in floors]
-    columns = [Column("model", names), _plain("layer", [*(layer["layer"] for _, layer in rows), *none], _whole)]
-    columns[1] = Column(
-        "layer",
-        [f"{one['layer']}{' chosen' if one['layer'] == model['chosen_layer'] else ''}" for model, one in rows]
-        + [NOTHING] * len(floors),
-        columns[1].values,
-    )
+    layers = [f"{one['layer']}{' chosen' if one['layer'] == model['chosen_layer'] else ''}" for model, one in rows]
+    numbers = [*(float(layer["layer"]) for _, layer in rows), *none]
+    columns = [Column("model", names), Column("layer", [*layers, *[NOTHING] * len(floors)], numbers)]
     for quantity in run.summary["readouts"][0]["quantities"]:
         key = quantity["name"]
         columns += _values(
@@ -336,7 +324,7 @@ def _needle(result: Any) -> Shown:
         Column("position", [*(printable(one["position"] or "all") for one in groups), NOTHING]),
         _plain("examples", [*(one["examples"] for one in groups), None], _whole),
     ]
-    for name, title in PROBES.items():
+    for name, title in NEEDLE_PROBES.items():
         for key, head in (("accuracy", title), ("shuffled", f"{title}, shuffled labels")):
             if key == "accuracy" or run.summary["label_shuffle"]:
                 entries = [layer["probes"][name][key][at] for _, layer, at in rows]

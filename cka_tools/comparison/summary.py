@@ -119,15 +119,23 @@ def summary_table(
     Raises:
         UserError: another number of labels than of runs, or a column that is not known or that no run has.
     """
-    if labels and len(labels) != len(runs):
-        counts = f"{len(labels)} labels for {len(runs)} runs"
-        raise UserError(f"{counts}: give --label once for each, or not at all")
+    check_labels(labels, len(runs), "runs")
     pairs = [" vs ".join(shown_names(run.record, NAME_LETTERS)[:2]) for run in runs]
     names = _told_apart([printable(label) for label in labels] or pairs)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
     all_columns, shared = _columns(names, runs)
     chosen = _chosen(all_columns, columns)
     return SummaryTable(pd.DataFrame(rows), chosen, printable(caption or shared).rstrip("."), _notes(names, runs))
+
+
+def check_labels(labels: Sequence[str], count: int, what: str) -> None:
+    """Raise a UserError for labels that are not one for each of so many rows.
+
+    Args:
+        what: the rows are of.
+    """
+    if labels and len(labels) != count:
+        raise UserError(f"{len(labels)} labels for {count} {what}: give --label once for each, or not at all")
 
 
 def _chosen(all_columns: list[Column], names: Sequence[str]) -> list[Column]:

@@ -9,16 +9,13 @@ from typing import Any
 
 from cka_tools.comparison.readout_results import Evaluation
 from cka_tools.compute import open_run
-from cka_tools.evaluation.options import EvaluationOptions
+from cka_tools.evaluation.options import SHARED, EvaluationOptions
 from cka_tools.evaluation.run_evaluate import Plan, evaluate, make_plan
 from cka_tools.evaluation.runs import key_of
 from cka_tools.models import ModelGiven
 from cka_tools.planning import Work, announce, is_planning, stop_if_planning, was_read
 from cka_tools.progress import Progress
 from cka_tools.settings import Settings
-
-TAKEN = ("device", "max_length", "trust_remote_code", "allow_bin")
-"""Settings of a study that fine-tuning has too."""
 
 PLACE_LETTERS = 12
 
@@ -71,15 +68,20 @@ def evaluate_in_study(
     if is_planning():
         _announce(plan, settings or Settings())
     stop_if_planning()
-    if parts is not None:
-        parts.mkdir(parents=True, exist_ok=True)
-    place = None if parts is None else parts / key_of(plan.identity)[:PLACE_LETTERS]
-    return evaluate(plan, out=place, progress=progress)
+    return evaluate(plan, out=place_in(parts, plan), progress=progress)
+
+
+def place_in(parts: Path | None, plan: Plan) -> Path | None:
+    """The folder among others' in which a plan's finished runs are kept; None where nothing is."""
+    if parts is None:
+        return None
+    parts.mkdir(parents=True, exist_ok=True)
+    return parts / key_of(plan.identity)[:PLACE_LETTERS]
 
 
 def options_in(settings: Settings) -> dict[str, Any]:
     """What settings say of fine-tuning."""
-    common = {name: getattr(settings, name) for name in TAKEN}
+    common = {name: getattr(settings, name) for name in SHARED}
     if common["device"] == "cuda":  # which transformers takes of itself
         common["device"] = "auto"
     return common

@@ -12,6 +12,9 @@ from cka_tools.errors import UserError
 from cka_tools.formatting import quoted
 from cka_tools.settings import check_options, option, parse_numbers
 
+SHARED = ("device", "max_length", "trust_remote_code", "allow_bin")
+"""Options that are settings of a study, or of an ablation, too."""
+
 LARGEST = 2**32 - 1
 """Of a seed: what NumPy takes."""
 

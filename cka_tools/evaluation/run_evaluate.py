@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from cka_tools.evaluation.options import EvaluationOptions
 from cka_tools.evaluation.runs import CLAIM, KEY_LETTERS, RUNS, Run, keep_model, key_of, share_runs
 from cka_tools.evaluation.table import table_of
 from cka_tools.extraction.tokens import resolve_max_length, tokenizer_of
-from cka_tools.formatting import counted, quoted
+from cka_tools.formatting import counted, quoted, slug
 from cka_tools.models import LoadOptions, ModelGiven, ModelOutline, ModelSource, as_source
 from cka_tools.progress import Progress, Report, reporter
 from cka_tools.statistics.paired import Reading
@@ -36,7 +35,6 @@ DEV_SHARE, DEV_SEED = 10, 0
 """A tenth of train where there is no dev: the same whatever the seed of a run."""
 
 HASHES = ("weights_sha256", "config_sha256", "tokenizer_sha256", "revision")
-NAME_LETTERS = 40
 
 
 def evaluate(
@@ -146,7 +144,7 @@ class Plan:
                     own = settings | {"epochs": self.options.epochs_of(task.kind), "headline": headline(task)}
                     facts = {"model": self.content[m], "task": task.fingerprint, "seed": seed, "settings": own}
                     key = key_of(facts)
-                    name = f"{_plain(task.name)}-{_plain(source.name)}-seed{seed}-{key[:KEY_LETTERS]}"
+                    name = f"{slug(task.name)}-{slug(source.name)}-seed{seed}-{key[:KEY_LETTERS]}"
                     tags = [len(one.labels) if task.kind == "tags" else None for one in task.test]
                     words = [1 if task.kind == "label" else size for size in tags]
                     found.append(Run(m, t, seed, name, key, outputs_of(task), tuple(words)))
@@ -230,11 +228,6 @@ def _parts(task: Task) -> tuple[dict[str, Sequence[Any]], list[str]]:
         f"{task.name} has no dev split: {size:,} texts of train, a tenth drawn with seed {DEV_SEED}, choose the epoch."
     )
     return {TRAIN: rest, DEV: dev, TEST: task.test}, [note]
-
-
-def _plain(name: str) -> str:
-    last = name.rstrip("/").split("/")[-1].removeprefix("demo:")
-    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:NAME_LETTERS] or "model"
 
 
 def _make_runs(plan: Plan, out: Path, progress: Report | None, told: Callable[[str], None] | None) -> None:

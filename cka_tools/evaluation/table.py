@@ -10,12 +10,13 @@ import numpy as np
 
 from cka_tools.comparison.record import JsonObject, interval_entry, number
 from cka_tools.evaluation.fine_tune import Tuned, headline, readings
+from cka_tools.probes.run_probe import floors_of
 from cka_tools.readouts.probe import QUANTITIES
 from cka_tools.readouts.readout import Quantity
 from cka_tools.statistics.intervals import LEVEL
 from cka_tools.statistics.paired import Reading
 from cka_tools.statistics.seeds import over_seeds, over_seeds_and_documents
-from cka_tools.tasks import Task, classifier, tagger
+from cka_tools.tasks import Task, classifier
 
 MEAN = "mean"
 """The quantity of a mean over tasks, of what stands in the table."""
@@ -95,11 +96,7 @@ def _scores(t: int, m: int, runs: Sequence[tuple[int, Tuned]], by_seed: BySeed) 
 
 def _floors(t: int, task: Task) -> list[JsonObject]:
     """Scores of what reads no model, with intervals over documents."""
-    if task.kind == "tags":
-        floors = {"majority": tagger.majority(task), "bag of words": tagger.bag_of_words(task, FLOOR_SEED)}
-    else:
-        of = classifier.labelled(task, [one["id"] for one in classifier.texts_of(task)])
-        floors = {"majority": classifier.majority(of), "bag of words": classifier.bag_of_words(of, FLOOR_SEED)}
+    floors = floors_of(task, FLOOR_SEED, [one["id"] for one in classifier.texts_of(task)])
     return [
         {"task": t, "name": name, "readouts": {q: interval_entry(r.interval()) for q, r in one.readings.items()}}
         for name, one in floors.items()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cka_tools.formatting import CORPUS_LETTERS, needle_in_words, shorten
+from cka_tools.formatting import CORPUS_LETTERS, NEEDLE_PROBES, needle_in_words, shorten
 from cka_tools.plotting.layer_curves import draw_intervals, numbers
 from cka_tools.plotting.probe_page import look_of, shift_of
 from cka_tools.plotting.style import DASHED, PAGE_WIDTH, Page, StyledFigure, figure_style, warning_notes
@@ -14,7 +14,6 @@ from cka_tools.plotting.style import DASHED, PAGE_WIDTH, Page, StyledFigure, fig
 # Inches.
 LEFT, RIGHT, GAP, BELOW, HEIGHT, LINE, HEAD = 0.58, 0.15, 0.32, 0.42, 1.75, 0.17, 0.2
 NAME_LETTERS = 60
-PROBES = {"mlp": "two-layer probe", "logistic": "logistic regression"}
 
 
 @figure_style()
@@ -28,7 +27,7 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
     panels: list[str | None] = [None, *summary["positions"]] if len(summary["positions"]) > 1 else summary["positions"]
     columns = 1 if len(models) > 2 else 2
     keys = -(-(len(models) + 1) // columns) * LINE
-    height = keys + len(PROBES) * (HEAD + HEIGHT + BELOW)
+    height = keys + len(NEEDLE_PROBES) * (HEAD + HEIGHT + BELOW)
     note = (
         f"Probes of what leaves the frozen encoder ({record['provenance']['settings']['pooling']}), fitted on "
         f"{summary['examples']['train']:,} examples. Bars: 95 % intervals over examples of test."
@@ -38,7 +37,7 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
     width = (PAGE_WIDTH - LEFT - RIGHT - (len(panels) - 1) * GAP) / len(panels)
     handles: list[Any] = []
     lengths = summary["lengths"]
-    for row, (probe, title) in enumerate(PROBES.items()):
+    for row, (probe, title) in enumerate(NEEDLE_PROBES.items()):
         bottom = page.ceiling - keys - row * (HEAD + HEIGHT + BELOW) - HEAD - HEIGHT
         drawn: list[Any] = []
         shown = [100 * summary["chance"]]
@@ -66,7 +65,7 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
                 ax.set_ylabel("accuracy (%)")
             else:
                 ax.tick_params(labelleft=False)
-            if row == len(PROBES) - 1:
+            if row == len(NEEDLE_PROBES) - 1:
                 ax.set_xlabel("tokens")
             drawn.append(ax)
         room = 0.08 * (max(shown) - min(shown)) + 0.5

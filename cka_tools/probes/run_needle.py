@@ -17,6 +17,7 @@ from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.extraction.activations import resolve_layers
 from cka_tools.extraction.extract import prepare
+from cka_tools.formatting import NEEDLE_PROBES
 from cka_tools.models import LoadedModel, ModelGiven
 from cka_tools.processes import from_first
 from cka_tools.settings import FINAL_NORM, Settings, takes_settings
@@ -43,7 +44,6 @@ LEAST_TEST, LEAST_TRAINING = 60, 40
 MOST_EXAMPLES = 10**6
 """More would take days to write."""
 
-PROBES = ("mlp", "logistic")
 Pooling = Literal["cls", "mean", "last"]
 Group = tuple[int | None, str | None]
 """A length and a position; None is all."""
@@ -244,8 +244,8 @@ def _read(
         layers = []
         for layer in one.layers:
             probes = {name: own[layer, name, False][1] | {"accuracy": entries(own[layer, name, False][0])}
-                      for name in PROBES}  # fmt: skip
-            for name in PROBES if shuffle else ():
+                      for name in NEEDLE_PROBES}  # fmt: skip
+            for name in NEEDLE_PROBES if shuffle else ():
                 probes[name]["shuffled"] = entries(own[layer, name, True][0])
             layers.append({"layer": layer, "output": layer == one.depth, "probes": probes})
         models.append({"depth": one.depth, "layers": layers})
@@ -263,10 +263,10 @@ def _read(
         "notes": notes,
     }
     depth = max(len(one.layers) for one in found)
-    arrays = {name: np.full((len(found), depth, len(tested)), np.nan) for name in PROBES}
+    arrays = {name: np.full((len(found), depth, len(tested)), np.nan) for name in NEEDLE_PROBES}
     for at, one in enumerate(found):
         for number, layer in enumerate(one.layers):
-            for name in PROBES:
+            for name in NEEDLE_PROBES:
                 arrays[name][at, number] = each[at][layer, name, False][0]
     arrays["example.length"] = np.array([one.length for one in tested], dtype=np.float64)
     arrays["example.place"] = np.array([one.place for one in tested])
@@ -292,7 +292,8 @@ def _differences(
             "layer_b": n,
             "output": m == found[a].depth,
             "probes": {
-                name: {"accuracy": entries(each[a][m, name, False][0] - each[b][n, name, False][0])} for name in PROBES
+                name: {"accuracy": entries(each[a][m, name, False][0] - each[b][n, name, False][0])}
+                for name in NEEDLE_PROBES
             },
         }
         for m, n in shared

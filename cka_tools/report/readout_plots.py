@@ -8,8 +8,7 @@ import numpy as np
 
 from cka_tools.comparison.evaluation_table import headlines
 from cka_tools.comparison.findings import stated, told
-from cka_tools.formatting import percent, quantities, shorten
-from cka_tools.plotting.needle_page import PROBES
+from cka_tools.formatting import NEEDLE_PROBES, percent, quantities, shorten
 from cka_tools.plotting.readout_pages import CALLED, first_quantities
 from cka_tools.report.plotly_parts import (
     FAINT,
@@ -170,7 +169,7 @@ def needle(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         for at, member in enumerate(members)
     ]
     found = []
-    for probe_name, title in PROBES.items():
+    for probe_name, title in NEEDLE_PROBES.items():
         data = []
         for at, model in enumerate(models):
             (output,) = [layer for layer in model["layers"] if layer["output"]]
@@ -183,7 +182,7 @@ def needle(record: Entry, _arrays: Mapping[str, np.ndarray]) -> list[Plot]:
         layout = {"xaxis": axis, "yaxis": titled("accuracy (%)"), "annotations": heads, "hovermode": "closest"}
         found.append(Plot(f"{title[0].upper()}{title[1:]}: accuracy by position and length", data, layout, wide=True))
     if any(len(model["layers"]) > 1 for model in models):
-        found += [_needle_layers(record, probe_name, title) for probe_name, title in PROBES.items()]
+        found += [_needle_layers(record, probe_name, title) for probe_name, title in NEEDLE_PROBES.items()]
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cka_tools.errors import UserError
+from cka_tools.evaluation.options import SHARED
 from cka_tools.formatting import counted, quoted
 from cka_tools.interventions.plan import parse_groups_of_layers, parse_parts
 from cka_tools.settings import LARGEST_WHOLE, MOST_LAYERS, parse_layers
@@ -331,7 +332,7 @@ ANALYSES: dict[str, Analysis] = {
         | {"batch_size": _whole, "precision": _text, "group_by_length": _yes_or_no},
         needed=("tasks",),
         corpus=False,
-        settings=("device", "max_length", "trust_remote_code", "allow_bin"),
+        settings=SHARED,
         keeps_parts=True,
     ),
 }

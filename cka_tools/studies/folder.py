@@ -20,13 +20,12 @@ from typing import Any
 
 from cka_tools.comparison.readout_results import KINDS
 from cka_tools.comparison.results import RunResult
-from cka_tools.comparison.run_directory import resolved, run_kind, write_whole
+from cka_tools.comparison.run_directory import REPORT, resolved, run_kind, write_whole
 from cka_tools.errors import UserError, reason_of
 from cka_tools.store.directory import locked
 from cka_tools.studies.study_file import Study
 
 RECORD, RUNS, EARLIER, FAILED, PARTS, CACHE = "study.json", "runs", "earlier", "failed", "parts", "cache"
-REPORT = "report.html"
 LOCK = ".study.lock"
 IDENTITY = "study"
 """The key of a run's record that says of which study it is, and what it depends on."""

@@ -9,9 +9,20 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from cka_tools.formatting import NOTHING, counted, duration, noise_sentence, percent, printable, times, times_interval
+from cka_tools.formatting import (
+    NOTHING,
+    counted,
+    duration,
+    in_unit,
+    interval_in_unit,
+    noise_sentence,
+    percent,
+    printable,
+    times,
+    times_interval,
+)
 from cka_tools.terminal.output import say, say_remarks
-from cka_tools.terminal.tables import ALWAYS, Column, divergence_columns, in_unit, interval_in_unit, print_table
+from cka_tools.terminal.tables import ALWAYS, Column, divergence_columns, print_table
 
 if TYPE_CHECKING:
     from cka_tools.ablation.plan import Plan

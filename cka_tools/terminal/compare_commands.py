@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import MISSING
 
 from cka_tools.errors import UserError
+from cka_tools.formatting import slug
 from cka_tools.settings import Settings, option, parse_numbers
 from cka_tools.terminal.options import RunOutput, with_options
-from cka_tools.terminal.output import run_and_save, slug
+from cka_tools.terminal.output import run_and_save
 
 DEMO_PAIR = ("demo:clm-detour", "demo:mlm-baseline")
 DEMO_CONTROL = "demo:mlm-baseline-2"

@@ -24,12 +24,13 @@ from cka_tools.formatting import (
     printable,
     ratio_refusals,
     ratio_sentence,
+    three_decimals,
     three_digits,
     times,
     times_interval,
 )
 from cka_tools.terminal.output import say, say_remarks, say_settings
-from cka_tools.terminal.tables import WIDE, Column, fitted_table, three_decimals
+from cka_tools.terminal.tables import WIDE, Column, fitted_table
 
 MASSIVE_STYLE, MASSIVE_MARK = "yellow", "!"
 

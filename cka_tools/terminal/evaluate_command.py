@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from cka_tools.evaluation.options import EvaluationOptions
-from cka_tools.formatting import printable
+from cka_tools.formatting import printable, slug
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import (
@@ -18,7 +18,6 @@ from cka_tools.terminal.output import (
     echo,
     print_saved,
     save_run,
-    slug,
     tell,
 )
 

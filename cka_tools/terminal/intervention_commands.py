@@ -6,10 +6,11 @@ import json
 from dataclasses import MISSING
 from pathlib import Path
 
+from cka_tools.formatting import slug
 from cka_tools.settings import Settings, option
 from cka_tools.terminal.compare_commands import CORPUS
 from cka_tools.terminal.options import Output, RunOutput, with_options
-from cka_tools.terminal.output import emit, run_and_save, slug
+from cka_tools.terminal.output import emit, run_and_save
 
 MODEL = "demo:NAME, a directory, org/name or org/name@revision."
 

@@ -26,19 +26,13 @@ from cka_tools.formatting import (
     ratio_refusals,
     shown_names,
     significant_layers,
+    three_decimals,
     times,
     times_interval,
 )
 from cka_tools.manifest import DIFFER_IN
 from cka_tools.terminal.output import say, say_remarks, say_settings
-from cka_tools.terminal.tables import (
-    Column,
-    divergence_columns,
-    fitted_table,
-    natural_width,
-    print_table,
-    three_decimals,
-)
+from cka_tools.terminal.tables import Column, divergence_columns, fitted_table, natural_width, print_table
 
 NAME_LETTERS = 24
 MOST_COLUMNS = 9

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from cka_tools.errors import UserError
-from cka_tools.formatting import quoted
+from cka_tools.formatting import quoted, slug
 from cka_tools.settings import Settings, option
 from cka_tools.terminal.compare_commands import CORPUS
 from cka_tools.terminal.options import RunOutput, with_options
-from cka_tools.terminal.output import run_and_save, slug
+from cka_tools.terminal.output import run_and_save
 
 
 def _names(text: str, name: str) -> tuple[str, ...]:

@@ -36,7 +36,6 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.run_directory import NotDrawn, Taken, check_free, write_whole
 from cka_tools.errors import EarlyWarning, UserError, reason_of
 from cka_tools.formatting import counted, duration, printable, settings_in_words, tokens_in_words, visible
-from cka_tools.formatting import slug as slug
 from cka_tools.processes import from_first, joined
 from cka_tools.progress import Pace, Report
 from cka_tools.terminal.options import Output, RunOutput

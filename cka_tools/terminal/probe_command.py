@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import MISSING
 
+from cka_tools.formatting import slug
 from cka_tools.settings import Settings, option
 from cka_tools.terminal.options import RunOutput, with_options
-from cka_tools.terminal.output import run_and_save, slug
+from cka_tools.terminal.output import run_and_save
 
 
 @with_options("probe")

@@ -11,6 +11,8 @@ from cka_tools.comparison.readout_results import Health, Interpolation, Transpla
 from cka_tools.formatting import (
     NOTHING,
     counted,
+    in_unit,
+    interval_in_unit,
     percent,
     percent_interval,
     printable,
@@ -21,7 +23,7 @@ from cka_tools.formatting import (
 from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.readouts.fill import Filled
 from cka_tools.terminal.output import say, say_remarks
-from cka_tools.terminal.tables import ALWAYS, Column, in_unit, interval_in_unit, print_table
+from cka_tools.terminal.tables import ALWAYS, Column, print_table
 
 LABEL_LETTERS, NAME_LETTERS = 30, 24
 

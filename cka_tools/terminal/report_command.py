@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
+from cka_tools.comparison.run_directory import REPORT
 from cka_tools.formatting import printable, size_in_words
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
@@ -15,7 +16,7 @@ from cka_tools.terminal.output import as_json, early_warnings, echo
 class ReportOutput(Output):
     """Where a report goes."""
 
-    out: Path | None = option(None, "File to write, .html.", shown="report.html", flag="--out -o")
+    out: Path | None = option(None, "File to write, .html.", shown=REPORT, flag="--out -o")
 
 
 @with_options()
@@ -34,7 +35,7 @@ def report_command(
     from cka_tools.report import write_report
 
     with early_warnings():
-        written = write_report(runs, output.out or Path("report.html"), title=title)
+        written = write_report(runs, output.out or Path(REPORT), title=title)
     size = written.stat().st_size
     if output.as_json:
         echo(as_json({"report": str(written), "bytes": size}))

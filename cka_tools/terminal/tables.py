@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cka_tools.formatting import NOTHING, percent, percent_interval
+from cka_tools.formatting import NOTHING, percent, percent_interval, three_decimals
 
 WIDE = 120
 ALWAYS = 9
@@ -116,20 +116,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, where every value is given."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def three_decimals(value: float | None) -> str:
-    """A measure's value as tables print it."""
-    return NOTHING if value is None else f"{value:z.3f}"
-
-
-def in_unit(value: float | None, unit: str) -> str:
-    """A number of a readout: nats with three decimals, a share in percent."""
-    return three_decimals(value) if unit == "nats" else percent(value)
-
-
-def interval_in_unit(entry: dict[str, Any], unit: str) -> str:
-    """Its interval, "–" where there is none."""
-    if entry.get("ci_low") is None:
-        return NOTHING
-    return f"{in_unit(entry['ci_low'], unit)} to {in_unit(entry['ci_high'], unit)}"

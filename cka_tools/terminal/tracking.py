@@ -8,14 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cka_tools.comparison.run_directory import FIGURE
+from cka_tools.comparison.run_directory import FIGURE, REPORT
 from cka_tools.errors import UserError, one_line
 from cka_tools.formatting import printable, quoted
 
 if TYPE_CHECKING:
     from cka_tools.comparison.results import RunResult
 
-REPORT = "report.html"
 EVENTS = "tensorboard"
 """In the run's directory."""
 

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from cka_tools.errors import UserError, one_line
-from cka_tools.formatting import counted, printable
+from cka_tools.formatting import counted, printable, three_decimals
 from cka_tools.manifest import HELD_OUT, LOSSES, MANIFEST, RUN, read_manifest
 from cka_tools.terminal.output import say
-from cka_tools.terminal.tables import Column, print_table, three_decimals
+from cka_tools.terminal.tables import Column, print_table
 
 ROWS = 12
 """Of a table of losses: evenly apart, the first and the last among them."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from cka_tools.manifest import HELD_OUT, read_manifest, trained_tokens
 from cka_tools.models.folder import hash_weights
+from cka_tools.models.load import load_tokenizer
 from cka_tools.store.directory import replace_file
 from cka_tools.training.loop import held_out_loss, pack_held_out
 from cka_tools.training.packing import PackedTokens
@@ -41,7 +42,7 @@ def pack_for(texts: Sequence[str], start: Path, recipe: Recipe) -> PackedTokens:
     Raises:
         UserError: too few for one sequence.
     """
-    _, tokenizer = load_start(start)
+    tokenizer = load_tokenizer(str(start), start, False)
     packed = pack_held_out(texts, tokenizer, recipe.sequence_length)
     return packed.part(range(max(1, min(packed.sequences, MOST_TOKENS // recipe.sequence_length))))
 
@@ -61,8 +62,9 @@ def measure_run(
     known = {(row.weights_sha256, row.objective): row for row in read_held_out(out) if _of(row, packed)}
     rows: list[HeldOutLoss] = []
     for phase, folder in _checkpoints(recipe, start, out):
-        weights = (read_manifest(folder) or {}).get("weights_sha256") or hash_weights(folder)
-        tokens = 0 if phase == "start" else trained_tokens(read_manifest(folder)) or 0
+        manifest = read_manifest(folder)
+        weights = (manifest or {}).get("weights_sha256") or hash_weights(folder)
+        tokens = 0 if phase == "start" else trained_tokens(manifest) or 0
         name = str(folder) if phase == "start" else str(folder.relative_to(out))
         loaded = None
         for objective in objectives:

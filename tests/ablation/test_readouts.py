@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cka_tools import evaluate, health, probe
@@ -21,15 +20,9 @@ SETTINGS = Settings(device="cpu", cache=False)
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> str:
-    rng = np.random.default_rng(0)
+def task(tmp_path_factory: pytest.TempPathFactory, halves: Callable[[], list[dict[str, Any]]]) -> str:
     path = tmp_path_factory.mktemp("task") / "halves.jsonl"
-    rows = []
-    for split, size in {"train": 60, "test": 40}.items():
-        for at in range(size):
-            words = rng.integers(0, 60, 12) + 60 * (rng.random(12) < 0.35 + 0.3 * (at % 2))
-            rows.append({"split": split, "text": " ".join(f"w{w}" for w in words), "label": f"half {at % 2}"})
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, halves())))
     return str(path)
 
 

@@ -26,15 +26,9 @@ def models(tiny_model: Callable[..., Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Texts of known words; those of one class have another half of the words more often."""
-    rng = np.random.default_rng(0)
+def task(tmp_path_factory: pytest.TempPathFactory, halves: Callable[[], list[dict[str, Any]]]) -> str:
     path = tmp_path_factory.mktemp("task") / "halves.jsonl"
-    rows = []
-    for split, size in {"train": 60, "test": 40}.items():
-        for at in range(size):
-            words = rng.integers(0, 60, 12) + 60 * (rng.random(12) < 0.35 + 0.3 * (at % 2))
-            rows.append({"split": split, "text": " ".join(f"w{w}" for w in words), "label": f"half {at % 2}"})
+    rows = halves()
     rows[70]["text"] = rows[0]["text"]
     path.write_text("\n".join(map(json.dumps, rows)))
     return str(path)
