@@ -93,7 +93,7 @@ def draws_of(population: Population, rng: np.random.Generator, draws: int, n: in
 
 def in_documents(counts: Counts) -> Counts:
     """The same, summed over the sentences of each document."""
-    return tuple(one.reshape(-1, IN_DOCUMENT, 2).sum(1) for one in counts)  # type: ignore[return-value]
+    return tuple(one.reshape(-1, IN_DOCUMENT, 2).sum(1) for one in counts)
 
 
 @cache
