@@ -39,8 +39,8 @@ def needle_figure(record: dict[str, Any]) -> StyledFigure:
     panels: list[str | None] = [None, *summary["positions"]] if len(summary["positions"]) > 1 else summary["positions"]
     names = [shorten(model["name"], NAME_LETTERS) for model in models]
     widest = KEY + max(text_width(name, SMALL) for name in [*names, CHANCE])
-    columns = max(1, min(len(names) + 1, int((PAGE_WIDTH - LEFT - RIGHT) / widest)))
-    keys = -(-(len(names) + 1) // columns) * LINE
+    lines = -(-(len(names) + 1) // max(1, int((PAGE_WIDTH - LEFT - RIGHT) / widest)))
+    columns, keys = -(-(len(names) + 1) // lines), lines * LINE
     row_height = TITLE + HEAD + HEIGHT + BELOW
     height = keys + len(NEEDLE_PROBES) * row_height
     note = (
