@@ -282,7 +282,8 @@ def tokens_in_words(record: dict[str, Any]) -> str:
     draws = origin["corpus"].get("draws") or [{}]
     summary, said = record["summary"], {}
     # What was read is more than what a probe is scored on.
-    read = sum(summary.get("examples", {}).values()) or len(draws[0].get("document_ids", ()))
+    ids = draws[0].get("document_ids")
+    read = sum(summary["examples"].values()) if "examples" in summary else len(ids) if isinstance(ids, list) else 0
     documents = read or summary["n_documents"]
     for model, found in zip(origin["models"], draws[0].get("tokens") or (), strict=False):
         if not isinstance(found, dict) or not found.get("tokens"):
