@@ -236,7 +236,8 @@ def _of_blocks(keys: Iterable[str], inside: str, whole: nn.Module, blocks: Seque
     Args:
         inside: where the model that has the blocks lies in the whole one, with a point behind it.
     """
-    place = re.escape(inside + blocks[0].path.rpartition(".")[0])
+    where = (inside + blocks[0].path.rpartition(".")[0]).split(".")
+    place = r"\.".join(r"\d+" if name.isdigit() else re.escape(name) for name in where)  # ALBERT has groups of blocks
     pattern = re.compile(rf"(?:{re.escape(str(whole.base_model_prefix))}\.)?{place}\.(\d+)\.")
     return {key: int(match[1]) for key in sorted(keys) if (match := pattern.match(key))}
 
