@@ -186,7 +186,7 @@ def main() -> None:
         print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
         for measured in ("seconds", "peak_mib"):
             if measured in table:
-                print(exponents(table, measured).to_string(float_format=lambda v: f"{v:.2f}"))
+                print(exponents(table, measured).to_string(name=True, float_format=lambda v: f"{v:.2f}"))
         print(straightness(table).to_string(float_format=lambda v: f"{v:.3f}"))
         tables.setdefault("checkpoints" if axis == "checkpoints" else "statistics", []).append(table)
     for name, found in tables.items():
