@@ -414,8 +414,8 @@ def _of_text(given: str | PathLike[str]) -> ModelSource:
     below = Path(named).expanduser()
     if (below / ADAPTER).is_file() and not has_model(below):  # it may even be this one
         raise UserError(
-            f"model {text!r} is an adapter on {named!r}, which is an adapter itself: put one on its base, merge it, and "
-            "give BASE+ADAPTER"
+            f"model {text!r} is an adapter on {named!r}, which is an adapter itself: put one on its base, merge "
+            "it, and give BASE+ADAPTER"
         )
     try:
         source = as_source(f"{named}@{revision}" if revision and not Path(named).is_dir() else named)
