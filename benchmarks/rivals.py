@@ -88,10 +88,10 @@ def ours(product_dtype: torch.dtype) -> Result:
     return run
 
 
-def _loader(a: list[Tensor], b: list[Tensor]) -> Any:
+def _loader(a: list[Tensor], b: list[Tensor], batch: int | None) -> Any:
     stack = torch.cat([*a, *b], dim=1)
     rows = torch.utils.data.TensorDataset(stack, stack[:, 0])  # features and a label, as they expect
-    return torch.utils.data.DataLoader(rows, batch_size=len(a[0]))
+    return torch.utils.data.DataLoader(rows, batch_size=batch or len(a[0]))
 
 
 def _models(a: list[Tensor]) -> tuple[Columns, Columns, list[str]]:
@@ -100,11 +100,12 @@ def _models(a: list[Tensor]) -> tuple[Columns, Columns, list[str]]:
     return Columns(layers, width, 0), Columns(layers, width, layers * width), names
 
 
-def through_models(package: Matrix) -> Result:
-    """A package that takes models, given models that hand out columns of the features."""
+def through_models(package: Matrix, batch: int | None = None) -> Result:
+    """A package that takes models, given models that hand out columns of the features, all documents at once or
+    in batches of some."""
 
     def run(a: list[Tensor], b: list[Tensor]) -> np.ndarray:
-        return package(*_models(a), _loader(a, b))
+        return package(*_models(a), _loader(a, b, batch))
 
     return run
 

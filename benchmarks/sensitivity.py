@@ -8,23 +8,26 @@
 `rows` and `components` take a model and a corpus (`--model`, `--corpus`); the model is run once. In `components` a
 probe is a ridge regression on the presence of a word that a third to two thirds of the documents hold, a word a seed
 (after Ding et al. 2021, Grounding Representation Similarity with Statistical Testing). `groups` trains small encoders
-on made-up documents (after Klabunde et al. 2024, ReSi). Packages that compute CKA (`rivals.py`) are skipped where
-they are not installed.
+on made-up documents (after Klabunde et al. 2024, ReSi). Packages that compute CKA (`rival_packages.py`) are skipped
+where they are not installed; they are given float32 features, all documents at once or in batches.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from rivals import ways
-from scipy.stats import spearmanr
+from rival_packages import installed_packages
+from rivals import Result, through_models, ways
+from scipy.stats import spearmanr, t
 from torch import nn
 
 from cka_tools import cka, compute_features
@@ -34,7 +37,6 @@ from cka_tools.statistics.measures import MEASURES
 from cka_tools.statistics.pair import compare_features
 from cka_tools.statistics.permutation import best_match_floors, document_permutations, measure_floors
 
-Similarity = Callable[[np.ndarray, np.ndarray], float]
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 DELETED = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -42,33 +44,53 @@ LEVEL = 0.05
 BATCH = 16
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """A measure whose part of one side is made once: `together(of(X), of(Y))`."""
+
+    of: Callable[[np.ndarray], Any]
+    together: Callable[[Any, Any], float]
+
+    def __call__(self, X: np.ndarray, Y: np.ndarray) -> float:
+        """The value for two matrices of features, one row a document."""
+        return self.together(self.of(X), self.of(Y))
+
+
 @cache
 def similarities() -> dict[str, Similarity]:
     """Our measures, the biased CKA, CKA averaged over batches in corpus order, and packages that are installed."""
-    found: dict[str, Similarity] = {
-        "cka": MEASURES["cka"],
-        "cka biased": lambda X, Y: cka(X, Y, "biased"),
-        f"cka biased, mean of batches of {BATCH}": batch_average,
-    }
-    found |= {name: measure for name, measure in MEASURES.items() if name != "cka"}
-    for name, package in ways().items():
-        if not name.startswith("cka-tools"):
-            found[name] = lambda X, Y, of=package: float(  # type: ignore[misc]
-                np.asarray(of([torch.from_numpy(np.float32(X))], [torch.from_numpy(np.float32(Y))])).ravel()[0]
-            )
+    found = {name: _ours(name) for name in MEASURES}
+    found["cka biased"] = Similarity(lambda X: unit_grams(X, len(X)), lambda a, b: float((a * b).sum()))
+    found[f"cka biased, mean of batches of {BATCH}"] = Similarity(
+        lambda X: unit_grams(X, BATCH), lambda a, b: float((a * b).sum((1, 2)).mean())
+    )
+    found |= {name: _package(of) for name, of in ways().items() if not name.startswith("cka-tools")}
+    for name in found.keys() & {"pytorch-cka"}:  # the others give what it gives, at ten times the time
+        found[f"{name}, batches of {BATCH}"] = _package(through_models(installed_packages()[name], BATCH))
     return found
 
 
-def batch_average(X: np.ndarray, Y: np.ndarray) -> float:
-    """Mean of the biased CKA of batches of 16 documents: what is often done where features do not fit."""
-    starts = range(0, len(X) - BATCH + 1, BATCH)
-    return float(np.mean([cka(X[at : at + BATCH], Y[at : at + BATCH], "biased") for at in starts]))
+def _ours(name: str) -> Similarity:
+    form = MEASURES[name].form
+    return Similarity(lambda X: form.of(ModelStatistics([X]), 0, 0), lambda a, b: float(form.together(a, b)))
+
+
+def _package(run: Result) -> Similarity:
+    return Similarity(lambda X: [torch.from_numpy(np.float32(X))], lambda a, b: float(np.asarray(run(a, b)).ravel()[0]))
+
+
+def unit_grams(X: np.ndarray, batch: int) -> np.ndarray:
+    """Centred Gram matrices of norm 1 of batches of documents, (batches, batch, batch): biased CKA is their inner
+    product. What does not fill a batch is left out."""
+    rows = X[: len(X) - len(X) % batch].reshape(-1, batch, X.shape[1])
+    rows = rows - rows.mean(1, keepdims=True)
+    grams = rows @ rows.swapaxes(1, 2)
+    return grams / np.linalg.norm(grams, axis=(1, 2), keepdims=True)
 
 
 def shuffled_rows(X: np.ndarray, Y: np.ndarray, seed: int = 0, shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """Each measure where a share of Y's documents is shuffled among themselves; larger shares hold smaller ones."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(Y))
+    order = np.random.default_rng(seed).permutation(len(Y))
     rows = []
     for share in shares:
         chosen = order[: round(share * len(Y))]
@@ -131,8 +153,19 @@ class SmallEncoder(nn.Module):
         return self.head(self.hidden(self.embed(tokens)))
 
 
-def trained_features(kind: str, rate: float, seed: int, n: int = 600, steps: int = 150) -> np.ndarray:
-    """Features over clean held-out documents of an encoder that was trained with noise in its labels or a shortcut.
+@dataclass(frozen=True)
+class Trained:
+    """One encoder: the share of noise or shortcuts that it was trained with, its seed, its features over held-out
+    documents and the share of these whose label it tells right."""
+
+    rate: float
+    seed: int
+    features: np.ndarray
+    accuracy: float
+
+
+def trained(kind: str, rate: float, seed: int, n: int = 600, steps: int = 150) -> Trained:
+    """An encoder that was trained with noise in its labels or a shortcut, over n clean held-out documents.
 
     Args:
         kind: "labels": a share `rate` of the labels is drawn at random. "shortcut": in that share of the
@@ -158,7 +191,9 @@ def trained_features(kind: str, rate: float, seed: int, n: int = 600, steps: int
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
     with torch.no_grad():
-        return model.hidden(model.embed(torch.from_numpy(tokens[n:]))).double().numpy()
+        features = model.hidden(model.embed(torch.from_numpy(tokens[n:])))
+        right = model.head(features).argmax(1).numpy() == label[n:]
+    return Trained(rate, seed, features.double().numpy(), float(right.mean()))
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -168,15 +203,40 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def told_apart(kind: str, seeds: int, rates: Sequence[float] = RATES, steps: int = 150) -> pd.DataFrame:
-    """Average precision of each measure at finding which pairs of encoders were trained at one rate."""
-    made = [(rate, trained_features(kind, rate, seed, steps=steps)) for rate in rates for seed in range(seeds)]
-    pairs = list(combinations(made, 2))
-    same = np.array([a[0] == b[0] for a, b in pairs])
+    """How well each measure finds the pairs of encoders that were trained at one rate.
+
+    Returns:
+        Average precision and its standard error, and its difference from debiased CKA with a 95 % interval. Both
+        leave out one seed in turn, with all its encoders, as pairs share encoders and encoders of a seed their
+        first weights: the jackknife, which rather finds too much than too little.
+    """
+    made = [trained(kind, rate, seed, steps=steps) for rate in rates for seed in range(seeds)]
+    right = pd.DataFrame([(one.rate, one.accuracy) for one in made], columns=["rate", "right"]).groupby("rate")
+    print(f"{kind}, labels told right:", right["right"].mean().round(3).to_dict(), flush=True)
+    pairs = list(combinations(range(len(made)), 2))
+    same = np.array([made[a].rate == made[b].rate for a, b in pairs])
+    keep = [np.array([seed not in (made[a].seed, made[b].seed) for a, b in pairs]) for seed in range(seeds)]
+    precision: dict[str, np.ndarray] = {}
+    for name, measure in similarities().items():
+        sides = [measure.of(one.features) for one in made]
+        values = np.array([measure.together(sides[a], sides[b]) for a, b in pairs])
+        scores = np.nan_to_num(values, nan=-1)
+        chosen = [np.ones(len(pairs), bool), *keep]  # all pairs first
+        precision[name] = np.array([average_precision(scores[these], same[these]) for these in chosen])
+        print(f"{kind}, {name}: {precision[name][0]:.3f}", flush=True)
+    quantile = t.ppf(0.975, seeds - 1)
     rows = []
-    for name, of in similarities().items():
-        values = np.array([of(a[1], b[1]) for a, b in pairs])
-        rows.append((kind, name, average_precision(np.nan_to_num(values, nan=-1), same), same.mean()))
-    return pd.DataFrame(rows, columns=["groups", "measure", "auprc", "by_chance"])
+    for name, found in precision.items():
+        gap = found - precision["cka"]
+        half = quantile * jackknife_error(gap[1:])
+        rows.append((kind, name, found[0], jackknife_error(found[1:]), gap[0], gap[0] - half, gap[0] + half))
+    columns = ["groups", "measure", "auprc", "error", "minus_cka", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).assign(by_chance=same.mean())
+
+
+def jackknife_error(without: np.ndarray) -> float:
+    """Standard error of a statistic from its values without each unit in turn."""
+    return float(np.sqrt((len(without) - 1) * without.var()))
 
 
 NOISES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
@@ -187,13 +247,13 @@ NOISES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] 
 
 
 def false_alarms(
-    noise: str, n: int, p: int, draws: int, permutations: int = 39, layers: int = 4, slow: bool = True
+    noise: str, n: int, p: int, draws: int, permutations: int = 19, layers: int = 3, slow: bool = True
 ) -> dict[str, float]:
     """How often each test at 5 % finds something in independent features; one-sided tests of similarity, two-sided of
     differences.
 
     Args:
-        slow: also the measures that take a decomposition a permutation.
+        slow: also the measures that take a decomposition a permutation, procrustes and svcca.
     """
     make, found = NOISES[noise], dict[str, list[bool]]()
 
@@ -201,7 +261,7 @@ def false_alarms(
         found.setdefault(test, []).append(alarm)
 
     for seed in range(draws):
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, n, p, list(NOISES).index(noise)])
         A, B, C = ([make(rng, (n, p)) for _ in range(layers)] for _ in range(3))
         pairs = [(i, i) for i in range(layers)]
         one, other = (compare_features(A, side, pairs, [0]) for side in (B, C))
@@ -225,7 +285,25 @@ def false_alarms(
     return {test: float(np.mean(alarms)) for test, alarms in found.items()}
 
 
-SIZES = ((96, 48), (96, 384), (128, 48), (128, 384))
+SIZES = ((96, 48), (128, 384))
+NOMINAL = {"CKA, interval above 0 (half of 5 %)": LEVEL / 2}
+"""Levels of tests that are not at `LEVEL`."""
+
+
+def level_of_tests(rates: pd.DataFrame, draws: int) -> pd.DataFrame:
+    """Of each test: its level, its rate over all features, and in how many features (rows) its rate is above and
+    below the level by more than two standard errors of so many draws."""
+    level = np.array([NOMINAL.get(str(test), LEVEL) for test in rates])
+    found, error = rates.to_numpy(), np.sqrt(level * (1 - level) / draws)
+    mean, rows = np.nanmean(found, 0), np.isfinite(found).sum(0)
+    columns = {
+        "level": level,
+        "mean": mean,
+        "errors_from_level": (mean - level) / error * np.sqrt(rows),
+        "above": (found > level + 2 * error).sum(0),
+        "below": (found < level - 2 * error).sum(0),
+    }
+    return pd.DataFrame(columns, index=rates.columns)
 
 
 def main() -> None:
@@ -237,22 +315,27 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--layer", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--no-slow", action="store_true", help="alarms without procrustes and svcca")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--out", type=Path, help="a CSV file; alarms go on where it ends")
     given = parser.parse_args()
     if given.question == "alarms":
-        rows = []
-        for noise in NOISES:
-            for n, p in SIZES:
-                rows.append(
-                    {"features": noise, "n": n, "p": p} | false_alarms(noise, n, p, given.draws, slow=not given.no_slow)
-                )
-                print(rows[-1], flush=True)
-        table = pd.DataFrame(rows)
+        place = ["features", "n", "p"]
+        table = pd.DataFrame(columns=place)
+        if given.out is not None and given.out.exists():
+            table = pd.read_csv(given.out)
+        known = set(map(tuple, table[place].to_numpy()))
+        for noise, (n, p) in product(NOISES, SIZES):
+            if (noise, n, p) not in known:
+                rates = false_alarms(noise, n, p, given.draws, slow=p < n)
+                table = pd.concat([table, pd.DataFrame([{"features": noise, "n": n, "p": p} | rates])])
+                print(table.iloc[-1].to_dict(), flush=True)
+            if given.out is not None:
+                table.to_csv(given.out, index=False)
+        table = table.set_index(place).astype(float)
+        print(level_of_tests(table, given.draws).round(3).to_string())
     elif given.question == "groups":
         table = pd.concat([told_apart(kind, given.seeds) for kind in ("labels", "shortcut")])
-        table = table.pivot(index="measure", columns="groups", values="auprc")
+        table = table.set_index(["groups", "measure"])
     else:
         layers = (given.layer,)
         (run,) = compute_features([given.model], given.corpus, documents=given.documents, layers=layers)
@@ -268,7 +351,7 @@ def main() -> None:
             table = each.groupby("measure")["rank_correlation"].agg(["mean", "min", "max"])
     print(table.round(3).to_string())
     if given.out is not None:
-        table.to_csv(given.out)
+        table.round(5).to_csv(given.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training steps here and by transformers' Trainer: tokens a second, and memory.
 
     python benchmarks/training_rivals.py [--steps 3] [--rounds 3] [--dtype bfloat16] [--out FILE]
-    python benchmarks/training_rivals.py --memory [--lengths 512 8192] [--out FILE]
+    python benchmarks/training_rivals.py --memory [--lengths 512] [--out FILE]
 
 One random ModernBERT for all (encoder for MLM, decoder for CLM; head and body as large to each other as in Base),
 documents of random tokens as long as PubMed abstracts, AdamW, as many rows a step for all. The Trainer has its data
@@ -9,15 +9,16 @@ collator and SDPA: once with a document a row, cut and padded as a collator does
 into rows, where documents see each other. Tokens that count are those of documents, not padding. Ways run in turn;
 the first step of each warms up; times are processor time of one thread, medians over the rounds.
 
-With --memory each way takes two steps in a process of its own, a row of --lengths tokens each: the growth of its
-resident memory over that of model and optimizer, by the highest mark. "sdpa" and "eager" are our own steps with
-those kernels.
+With --memory each way takes two steps in a process of its own, of --rows × --length tokens in rows of --lengths: the
+growth of its resident memory over that of model and optimizer, by the highest mark. "sdpa" and "eager" are our own
+steps with those kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import resource
 import statistics
@@ -166,12 +167,16 @@ def speeds(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def peak_of(options: argparse.Namespace, objective: str, way: str, length: int) -> float | str:
-    """MiB above model and optimizer, of a process of its own."""
-    words = [sys.executable, __file__, "--one", objective, way, str(length), "--rows", str(options.memory_rows)]
+def peak_of(options: argparse.Namespace, objective: str, way: str, length: int) -> float:
+    """MiB above model and optimizer, of a process of its own; NaN where it failed, and why on standard error."""
+    rows = max(1, options.rows * options.length // length)
+    words = [sys.executable, __file__, "--one", objective, way, str(length), "--rows", str(rows)]
     words += ["--dtype", options.dtype, "--hidden", str(options.hidden), "--layers", str(options.layers)]
     done = subprocess.run(words, capture_output=True, text=True)
-    return float(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else "failed"
+    if done.returncode:
+        print(f"{way}, {objective}, {length}: {done.stderr.strip()[-500:]}", file=sys.stderr)
+        return float("nan")
+    return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def one(options: argparse.Namespace) -> None:
@@ -199,8 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--memory-rows", type=int, default=1)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 8192])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512], help="of the rows, with --memory")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
@@ -209,12 +213,12 @@ def main() -> None:
         one(options)
         return
     if options.memory:
-        rows = [
-            {"objective": objective, "way": way, "tokens": length, "MiB": peak_of(options, objective, way, length)}
-            for length in options.lengths
-            for objective in ("mlm", "clm")
-            for way in (*OURS, TRAINERS[1])
-        ]
+        rows = []
+        for length, objective, way in itertools.product(options.lengths, get_args(ObjectiveName), (*OURS, TRAINERS[1])):
+            called = f"cka train, {way}" if way in OURS else way
+            peak = peak_of(options, objective, way, length)
+            rows.append({"objective": objective, "way": called, "tokens a row": length, "MiB": peak})
+            print(rows[-1], flush=True)
     else:
         rows = speeds(options)
     table = pd.DataFrame(rows)

@@ -39,8 +39,24 @@ def resolve_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int
     return chosen
 
 
-def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str]:
-    """Module path of the site in each layer, below the base model.
+class OneCall:
+    """A hook on one call of a module that a forward pass may run several times, as a layer each time.
+
+    `seen` counts the calls of a pass; a hook that outlives one is set back to 0.
+    """
+
+    def __init__(self, hook: Callable[[nn.Module, Any, Any], None], call: int) -> None:
+        self.hook, self.call, self.seen = hook, call, 0
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """As torch calls a forward hook."""
+        self.seen += 1
+        if self.seen == self.call + 1:
+            self.hook(module, args, output)
+
+
+def site_calls(model: LoadedModel, site: str, layers: Sequence[int]) -> list[tuple[str, int]]:
+    """Module path of the site in each layer, below the base model, and which call of the module is the layer's.
 
     The embeddings are what goes into the first block; what leaves the final norm is, in a model without one,
     what leaves the last block.
@@ -48,7 +64,7 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
     Raises:
         UserError: a branch that could not be checked at load, or a branch's site outside the blocks.
     """
-    paths = []
+    found = []
     for layer in layers:
         if layer in (EMBEDDINGS, FINAL_NORM):
             if site != "residual":
@@ -57,8 +73,9 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
             if layer == EMBEDDINGS and not model.embeddings_seen:
                 first = f"the first block of model {model.name!r} is not given its first hidden state"
                 raise UserError(f"layers 'embeddings': {first}: leave them out")
-            last = model.final_norm or model.blocks[-1].path
-            paths.append(model.blocks[0].path if layer == EMBEDDINGS else last)
+            last = model.blocks[-1]
+            norm = (last.path, last.call) if model.final_norm is None else (model.final_norm, 0)
+            found.append((model.blocks[0].path, 0) if layer == EMBEDDINGS else norm)
             continue
         block = model.blocks[layer]
         path = block.path if site == "residual" else getattr(block, site)
@@ -67,8 +84,8 @@ def site_paths(model: LoadedModel, site: str, layers: Sequence[int]) -> list[str
                 f"sites {site!r}: in layer {layer} of model {model.name!r} ({block.kind}) no module was "
                 "found whose output is what the branch adds to the residual: use sites 'residual'"
             )
-        paths.append(path)
-    return paths
+        found.append((path, block.call))
+    return found
 
 
 def nearest_block(model: LoadedModel, layer: int) -> Block:
@@ -203,7 +220,8 @@ class PooledForward:
         self.model = model
         self.pooling = pooling
         self.layers = list(layers)
-        self._paths = site_paths(model, site, layers)
+        self._sites = site_calls(model, site, layers)
+        self._counting: list[OneCall] = []
         self._hooks = ExitStack()
         self._take: Callable[[torch.Tensor], None] | None = None
 
@@ -215,8 +233,9 @@ class PooledForward:
     def __enter__(self) -> "PooledForward":
         modules = dict(self.model.model.named_modules())
         with ExitStack() as hooks:
-            for layer, path in zip(self.layers, self._paths, strict=True):
-                hook = self._make_hook(last=layer == self.layers[-1])
+            for layer, (path, call) in zip(self.layers, self._sites, strict=True):
+                hook = OneCall(self._make_hook(last=layer == self.layers[-1]), call)
+                self._counting.append(hook)
                 if layer == EMBEDDINGS:
                     taken = modules[path].register_forward_pre_hook(partial(_take_input, hook), with_kwargs=True)
                 else:
@@ -271,6 +290,8 @@ class PooledForward:
                 checks.append(total(hidden).sum(-1))
 
         self._take = take
+        for hook in self._counting:
+            hook.seen = 0
         try:
             if batch.lengths is None:
                 self.model.run(batch.input_ids, mask, batch.token_type_ids)

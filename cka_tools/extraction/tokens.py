@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -224,11 +225,11 @@ def _encode(tokenizer: Any, texts: list[str], max_length: int, queries: list[str
     )
     rows = encoded["input_ids"]
     return _Encoded(
-        np.fromiter((i for row in rows for i in row), dtype=np.int32),
-        np.fromiter((m for row in encoded["special_tokens_mask"] for m in row), dtype=bool),
+        np.fromiter(chain.from_iterable(rows), dtype=np.int32),
+        np.fromiter(chain.from_iterable(encoded["special_tokens_mask"]), dtype=bool),
         np.fromiter(map(len, rows), dtype=np.int64),
         _count_truncated(encoded, rows, max_length),
-        none if queries is None else np.fromiter((i for row in encoded["token_type_ids"] for i in row), dtype=np.int8),
+        none if queries is None else np.fromiter(chain.from_iterable(encoded["token_type_ids"]), dtype=np.int8),
     )
 
 

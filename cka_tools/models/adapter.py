@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -175,7 +176,7 @@ class _Adapter:
             prefix = base.model.base_model_prefix
             named = {_place(key, expected, prefix): value for key, value in state.items()}
             self._peft.set_peft_model_state_dict(wrapped, {k: v for k, v in named.items() if k in expected})
-        blocks = base.blocks[0].path.rpartition(".")[0]
+        blocks = ".".join(itertools.takewhile(lambda name: not name.isdigit(), base.blocks[0].path.split(".")))
         inside = tuple(f"{_ROOT}{stack}{blocks}." for stack in ("", "encoder."))
         strange = sorted(key for key in named.keys() - expected if key.startswith(inside) or "embed" in key)
         for problem, keys in (("lacks", sorted(expected - named.keys())), ("has no place for", strange)):

@@ -1,6 +1,7 @@
 """The transformer blocks of any encoder or decoder, and the modules whose outputs are their branches."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ _BLOCK_LISTS = (
     "language_model.layers",  # text half of a multimodal model
 )
 
+_SHARED_LIST = ("encoder.albert_layer_groups", "albert_layers")
+"""ALBERT: groups of blocks, each of which runs several times; where its blocks are in a group."""
+
 # Branches as they are *added to the residual*: attention (or what mixes tokens in its place), mlp, and the two
 # norms of a post-norm block. The first row that the check at load can prove is taken (check.py); the first
 # whose modules are there is the guess before that.
@@ -36,6 +40,7 @@ _BRANCHES = (
     # BERT, RoBERTa: `output` holds dropout, residual and norm too, so the dense map is the branch.
     ("attention.output.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm"),
     ("attention.attn.o", "output.dense", "attention.LayerNorm", "output.LayerNorm"),  # MPNet
+    ("attention.dense", "ffn_output", "attention.LayerNorm", "full_layer_layer_norm"),  # ALBERT
     ("fourier.self", "output.dense", "fourier.output.LayerNorm", "output.LayerNorm"),  # FNet
     ("attention", "ffn", "sa_layer_norm", "output_layer_norm"),  # DistilBERT
     ("self_attn", "mlp", "post_attention_layernorm", "post_mlp_layernorm"),  # NomicBERT, GTE
@@ -72,6 +77,8 @@ class Block:
     `norms` are the two norms of a post-norm block. `candidates` are what these may be: (attention, mlp) or
     (attention, mlp, norm, norm); the first one counts until the check at load picks one or none, which also fills
     in `width`.
+    A module may run several times in a forward pass, as a layer each time (ALBERT): this layer is call `call` of its
+    `calls`.
     `scope` is "global" or "local" where the config says which (`window` then in tokens), else None.
     """
 
@@ -84,6 +91,8 @@ class Block:
     scope: str | None = None
     window: int | None = None
     width: int | None = None
+    call: int = 0
+    calls: int = 1
     candidates: list[tuple[str, ...]] = field(default_factory=list, repr=False)
 
     @property
@@ -98,7 +107,7 @@ class Block:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what can be hooked here, without the module."""
-        names = ("index", "path", "width", "attention", "mlp", "scope", "window")
+        names = ("index", "path", "call", "width", "attention", "mlp", "scope", "window")
         return {"block": self.kind} | {name: getattr(self, name) for name in names}
 
 
@@ -129,11 +138,14 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
     depth = setting(config, "num_hidden_layers")
     if getattr(config, "is_encoder_decoder", False):  # the encoder of one: its config may count either stack
         depth = getattr(config, "encoder_layers", depth)
-    path, blocks = _find_list(name, model, depth)
+    paths = _shared_blocks(model, depth) or _find_list(name, model, depth)
     kinds = getattr(config, "layer_types", None)
-    found = []
-    for index, module in enumerate(blocks):
-        block = Block(index, f"{path}.{index}", module)
+    found: list[Block] = []
+    calls, done = Counter(paths), Counter[str]()
+    for index, path in enumerate(paths):
+        module = model.get_submodule(path)
+        block = Block(index, path, module, call=done[path], calls=calls[path])
+        done[path] += 1
         block.candidates = _find_branches(block.path, module)
         block.take_branches(block.candidates[0] if block.candidates else None)
         if kinds and index < len(kinds):
@@ -143,12 +155,23 @@ def find_blocks(name: str, model: nn.Module) -> list[Block]:
     return found
 
 
-def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.ModuleList]:
+def _shared_blocks(model: nn.Module, depth: int | None) -> list[str]:
+    """Paths of the blocks in the order in which ALBERT runs them, each as often as it does; none in other models."""
+    groups = dict(model.named_modules()).get(_SHARED_LIST[0])
+    if not isinstance(groups, nn.ModuleList) or depth is None:
+        return []
+    group_of = [int(layer / (depth / len(groups))) for layer in range(depth)]
+    inside = [range(len(group.get_submodule(_SHARED_LIST[1]))) for group in groups]  # type: ignore[arg-type]
+    return [f"{_SHARED_LIST[0]}.{group}.{_SHARED_LIST[1]}.{at}" for group in group_of for at in inside[group]]
+
+
+def _find_list(name: str, model: nn.Module, depth: int | None) -> list[str]:
+    """Paths of the blocks; a module that stands in several places of a list has that of the first."""
     modules = dict(model.named_modules())
     for path in _BLOCK_LISTS:
         known = modules.get(path)
         if isinstance(known, nn.ModuleList) and len(known) and depth in (None, len(known)):
-            return path, known
+            return _of_list(path, known)
     # What reads images or sound is not what reads text.
     others = tuple(f"{path}." for path, module in modules.items() if path and not reads_text(module, path))
     candidates = {
@@ -164,7 +187,7 @@ def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.
         if not any(re.match(re.escape(other) + r"\.\d+\.", path) for other in candidates)
     }
     if len(outer) == 1:
-        return next(iter(outer.items()))
+        return _of_list(*next(iter(outer.items())))
     problem = "several lists of modules could be" if outer else "no list of modules is"
     told = ("" if depth is None else f", of which its config names {depth}") + (
         f" ({', '.join(outer)})" if outer else ""
@@ -172,6 +195,11 @@ def _find_list(name: str, model: nn.Module, depth: int | None) -> tuple[str, nn.
     raise UserError(
         f"model {name!r}: {problem} the blocks of {type(model).__name__}{told}, so it cannot be hooked: {OTHERS}"
     )
+
+
+def _of_list(path: str, blocks: nn.ModuleList) -> list[str]:
+    first = {id(block): index for index, block in reversed(list(enumerate(blocks)))}
+    return [f"{path}.{first[id(block)]}" for block in blocks]
 
 
 _NO_TEXT = re.compile(r"vision|visual|image|video|audio|speech", re.IGNORECASE)

@@ -56,7 +56,7 @@ def check_blocks(loaded: LoadedModel) -> None:
         modules = dict(loaded.model.named_modules())
         for block in loaded.blocks:
             # None: sites `attention` and `mlp` are refused for this block; its residual stream is as checked.
-            proven = (paths for paths in _tried(block) if _branches_add_up(paths, seen[block.path], seen, modules))
+            proven = (paths for paths in _tried(block) if _branches_add_up(paths, block, seen, modules))
             block.take_branches(next(proven, None))
 
 
@@ -70,12 +70,13 @@ def _residual(loaded: LoadedModel, block: Block, calls: list[Any]) -> torch.Tens
     """The hidden states of the tokens that a block was given, (2, _LENGTH, features).
 
     Raises:
-        UserError: the block did not run once, or returns something else.
+        UserError: the block did not run as often as it has layers (once, but in ALBERT), or returns something else.
     """
     layer = f"layer {block.index} ({block.path})"
-    if len(calls) != 1:
-        raise _no_hooks(loaded, f"{layer} ran {len(calls)} times in one forward pass, not once")
-    output = own_tokens(calls[0][1], _LENGTH)
+    if len(calls) != block.calls:
+        expected = "once" if block.calls == 1 else f"{block.calls} times"
+        raise _no_hooks(loaded, f"{layer} ran {len(calls)} times in one forward pass, not {expected}")
+    output = own_tokens(calls[block.call][1], _LENGTH)
     if not isinstance(output, torch.Tensor) or output.dim() != 3 or output.shape[:2] != (2, _LENGTH):
         found = f"{tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
         expected = f"(2, {_LENGTH}, features) for 2 documents of {_LENGTH} tokens"
@@ -171,7 +172,8 @@ def can_pack(loaded: LoadedModel) -> bool:
 def _tokens_of_pack(loaded: LoadedModel, ids: torch.Tensor, lengths: list[int]) -> list[list[torch.Tensor]]:
     """Each packed document's hidden states in every layer, (length, features)."""
     _, seen = _run(loaded, ids, torch.ones_like(ids), [block.path for block in loaded.blocks], packed=lengths)
-    states = [own_tokens(seen[block.path][0][1], ids.shape[1])[0].double().cpu() for block in loaded.blocks]
+    found = (own_tokens(seen[block.path][block.call][1], ids.shape[1]) for block in loaded.blocks)
+    states = [hidden[0].double().cpu() for hidden in found]
     return [list(document) for document in zip(*(state.split(lengths) for state in states), strict=True)]
 
 
@@ -202,7 +204,7 @@ def _tokens_of_row(loaded: LoadedModel, ids: torch.Tensor, length: int) -> list[
     mask = torch.ones_like(ids)
     mask[0, length:] = 0
     _, seen = _run(loaded, ids, mask, [block.path for block in loaded.blocks])
-    return [seen[block.path][0][1][0, :length].double().cpu() for block in loaded.blocks]
+    return [seen[block.path][block.call][1][0, :length].double().cpu() for block in loaded.blocks]
 
 
 def _apart(loaded: LoadedModel, first: list[torch.Tensor], second: list[torch.Tensor], share: float = 0.0) -> bool:
@@ -239,7 +241,7 @@ def _run(
         seen[path].append(tuple(one.clone() if isinstance(one, torch.Tensor) else one for one in (given, made)))
 
     with ExitStack() as hooks:
-        for path in paths:
+        for path in seen:
             hook = modules[path].register_forward_hook(partial(record, path), with_kwargs=True)
             hooks.enter_context(hook)
         try:
@@ -286,19 +288,18 @@ def _final_norm(
 
 
 def _branches_add_up(
-    paths: tuple[str, ...], block: list[Any], seen: dict[str, list[Any]], modules: dict[str, nn.Module]
+    paths: tuple[str, ...], block: Block, seen: dict[str, list[Any]], modules: dict[str, nn.Module]
 ) -> bool:
     """Whether a block's input and the outputs of its branches give its output.
 
     Args:
         paths: of attention, mlp and the two norms of a post-norm block, if it is one.
-        block: its one call.
     """
-    given, output = block[0]
+    given, output = seen[block.path][block.call]
     branches = [seen[path] for path in paths[:2]]
-    if any(len(calls) != 1 for calls in branches) or not isinstance(given, torch.Tensor):
+    if any(len(calls) != block.calls for calls in branches) or not isinstance(given, torch.Tensor):
         return False
-    found = [given, *(calls[0][1] for calls in branches)]
+    found = [given, *(calls[block.call][1] for calls in branches)]
     if not all(isinstance(one, torch.Tensor) and one.shape[-1] == output.shape[-1] for one in found):
         return False
     if any(one.numel() != output.numel() for one in found):

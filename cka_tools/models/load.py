@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,45 @@ class Checkpoint:
         if self._hashed is None or self._hashed[0] != state:
             self._hashed = state, hash_weight_files(files)
         revision = {} if self.revision is None else {"revision": self.revision}
+        method = quantization(self.config)
         return {
             **revision,
             "weights_sha256": self._hashed[1],
             "config_sha256": hash_json(self.written),
             "tokenizer_sha256": self._tokenizer_sha256,
+            # What the stored numbers mean is for these packages to say.
+            **({} if method is None else {"quantization": {"method": method, "packages": _installed(_QUANTIZERS)}}),
         }
+
+
+_QUANTIZERS = (
+    "bitsandbytes",
+    "gptqmodel",
+    "autoawq",
+    "torchao",
+    "compressed-tensors",
+    "optimum-quanto",
+    "hqq",
+    "kernels",
+)
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those of some packages that are here."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def quantization(config: Any) -> str | None:
+    """The method by which a checkpoint's weights are quantized; None where they are not."""
+    written = getattr(config, "quantization_config", None)
+    if not written:
+        return None
+    method = written.get("quant_method") if isinstance(written, dict) else written.quant_method
+    return str(getattr(method, "value", method))
 
 
 def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False, allow_bin: bool = False) -> Checkpoint:
@@ -86,8 +121,10 @@ def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False, allow_b
     with quiet_transformers():
         config = _load_config(spec.given, folder, written, trust_remote_code)
         tokenizer = load_tokenizer(spec.given, folder, trust_remote_code)
-    trusted = trust_remote_code
-    return Checkpoint(spec, folder, found.commit, trusted, allow_bin, written, config, tokenizer, found.notes)
+    notes, method = found.notes, quantization(config)
+    if method is not None:
+        notes = [*notes, f"The weights of {spec.given} are quantized ({method}): its features are of these weights."]
+    return Checkpoint(spec, folder, found.commit, trust_remote_code, allow_bin, written, config, tokenizer, notes)
 
 
 def empty_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, stack: str | None = None) -> Any:
@@ -165,9 +202,10 @@ def load_weights(
     place = device_map or ({"": device} if quantized else None)
     problem = f"model {given!r} cannot be loaded"
     if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
-        problem += f", its weights are quantized ({getattr(method, 'value', method)}): install what reads them, or"
+        problem += f", its weights are quantized ({quantization(checkpoint.config)}): install what reads them, or"
         problem += " give a checkpoint in full precision"
+        for name in ("bitsandbytes", "transformers.integrations"):  # a line for every product
+            getLogger(name).setLevel(ERROR)
     with failing_as(problem), quiet_transformers():
         if isinstance(quantized, dict) and not AutoHfQuantizer.supports_quant_method(quantized):
             raise ValueError("transformers does not know this method")  # and would take the numbers as they stand
@@ -236,7 +274,8 @@ def _of_blocks(keys: Iterable[str], inside: str, whole: nn.Module, blocks: Seque
     Args:
         inside: where the model that has the blocks lies in the whole one, with a point behind it.
     """
-    place = re.escape(inside + blocks[0].path.rpartition(".")[0])
+    where = (inside + blocks[0].path.rpartition(".")[0]).split(".")
+    place = r"\.".join(r"\d+" if name.isdigit() else re.escape(name) for name in where)  # ALBERT has groups of blocks
     pattern = re.compile(rf"(?:{re.escape(str(whole.base_model_prefix))}\.)?{place}\.(\d+)\.")
     return {key: int(match[1]) for key in sorted(keys) if (match := pattern.match(key))}
 
@@ -265,12 +304,19 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "layers": len(model.blocks),
         "hidden_size": model.blocks[-1].width or model.hidden_size or None,
         "final_norm": model.final_norm,
-        "parameters": sum(p.numel() for p in model.model.parameters()),
+        "parameters": parameters_of(model.model),
         "max_length": model.max_length,
         "attention": getattr(config, "_attn_implementation", None),
         "dtype": model.dtype_name,
         "device": str(model.device),
     }
+
+
+def parameters_of(model: Any) -> int:
+    """How many parameters a model has; of packed ones (two of 4 bits in a byte) how many they stand for."""
+    if quantization(model.config) is not None and hasattr(model, "num_parameters"):
+        return int(model.num_parameters())
+    return sum(p.numel() for p in model.parameters())
 
 
 class UntrustedCode(UserError):  # noqa: N818 - a kind of UserError that a fingerprint has to know

@@ -30,7 +30,15 @@ def places_of(loaded: LoadedModel) -> dict[str, Place]:
 
     A norm belongs to "norms" where it is as wide as the residual stream; one inside attention (of queries and
     keys, say) belongs to attention. A block's part that is none of the three is "other".
+
+    Raises:
+        UserError: a model whose layers share a block.
     """
+    if any(block.calls > 1 for block in loaded.blocks):
+        raise UserError(
+            f"model {loaded.name!r}: its layers share weights, so none of them has parts of its own: give a model "
+            "whose layers do not"
+        )
     root = loaded.root
     modules = dict(root.named_modules())
     prefix = next(f"{name}." if name else "" for name, module in modules.items() if module is loaded.model)

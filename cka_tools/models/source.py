@@ -411,6 +411,12 @@ def _of_text(given: str | PathLike[str]) -> ModelSource:
     named, revision = written.get("base_model_name_or_path"), written.get("revision")
     if not isinstance(named, str) or not named:
         raise UserError(f"model {text!r} is an adapter that names no base: give it as BASE+{text}")
+    below = Path(named).expanduser()
+    if (below / ADAPTER).is_file() and not has_model(below):  # it may even be this one
+        raise UserError(
+            f"model {text!r} is an adapter on {named!r}, which is an adapter itself: put one on its base, merge "
+            "it, and give BASE+ADAPTER"
+        )
     try:
         source = as_source(f"{named}@{revision}" if revision and not Path(named).is_dir() else named)
     except UserError as error:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cka_tools.compute import FeatureRun, Told
 from cka_tools.errors import UserError
-from cka_tools.extraction.activations import MaskedSum, make_pooler, resolve_layers, site_paths
+from cka_tools.extraction.activations import MaskedSum, OneCall, make_pooler, resolve_layers, site_calls
 from cka_tools.extraction.batches import TokenBatch, make_batch, to_device
 from cka_tools.extraction.extract import DoesNotFit, non_finite, run_splitting, without_packing, without_padding
 from cka_tools.models import LoadedModel
@@ -200,8 +200,8 @@ class _Passes:
                 stack.enter_context(hook)
             if self.readout.pooled:
                 layers = [layer for layer in resolve_layers(model, self.settings.layers) if layer >= start]
-                for path in site_paths(model, self.settings.sites, layers):
-                    stack.enter_context(modules[path].register_forward_hook(take))
+                for path, call in site_calls(model, self.settings.sites, layers):
+                    stack.enter_context(modules[path].register_forward_hook(OneCall(take, call)))
             stack.enter_context(model.evaluating())
             output = model.run(batch.input_ids, mask, batch.token_type_ids, return_dict=True)
         return States(output.last_hidden_state, pooled), seen

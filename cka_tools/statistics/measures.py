@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from cka_tools.errors import UserError
@@ -215,6 +214,8 @@ def _all_rows(side: ModelStatistics, draw: int, layer: int) -> Tensor:
 
 def _distance_ranks(side: ModelStatistics, draw: int, layer: int) -> Tensor:
     """Ranks of the cosine distances of all pairs of documents, centred and of norm 1, 0 on the diagonal, (n, n)."""
+    from scipy.stats import rankdata  # takes longer to import than most of this package
+
     X = _all_rows(side, draw, layer)
     X /= torch.linalg.vector_norm(X, dim=1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
     above = torch.triu_indices(side.n, side.n, 1, device=X.device)

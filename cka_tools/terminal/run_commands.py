@@ -157,6 +157,9 @@ def layers_command(
             columns.append(Column(name, cells, keep, "left"))
         columns.append(Column("reach", ends(reach, None, None), 5, "left"))
         print_table(console, columns, "--json")
+        if (blocks := len({layer.path for layer in described})) < len(described):
+            of = f"{blocks} block{'s' * (blocks > 1)}"
+            say(console, f"Layers share weights: {len(described)} layers are runs of {of}.")
         last = "is what comes out: the model has no norm after it"
         if loaded.final_norm is not None:
             last = "is taken before the final norm, which hidden_states[-1] is after; --final-norm compares that too"

@@ -125,6 +125,7 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, mask: BlockedMask, scale: float) -> Tensor:
         out = torch.empty_like(q)
+        v = v.contiguous()  # once here, not for every block: it is a part of a wider matrix
         weights = []
         for span, bias in zip(mask.spans, mask.biases(q.dtype), strict=True):
             weight = _weights(q, k, span, bias, scale)
@@ -137,7 +138,7 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (d_out,) = gradients
+        d_out = gradients[0].contiguous()
         q, k, v, *kept = ctx.saved_tensors
         # Blocks overlap in their keys: those gradients are summed in float32.
         d_q, d_k, d_v = torch.empty_like(q), *(torch.zeros_like(x, dtype=torch.float32) for x in (k, v))

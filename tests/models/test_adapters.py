@@ -167,7 +167,8 @@ def test_what_is_missing_is_named(base: Path, adapter: Path, tmp_path: Path) -> 
     assert "does not exist" in refusal(f"{base}+{tmp_path / 'none'}")
     assert "two adapters" in refusal(f"{base}+{adapter}+{adapter}")
     written = json.loads((adapter / "adapter_config.json").read_text())
-    for name, says in ((str(tmp_path / "gone"), "which is not here"), (None, "names no base")):
+    another = (str(adapter), "which is an adapter itself")
+    for name, says in ((str(tmp_path / "gone"), "which is not here"), (None, "names no base"), another):
         (adapter / "adapter_config.json").write_text(json.dumps(written | {"base_model_name_or_path": name}))
         assert says in refusal(adapter)
     (adapter / "adapter_model.safetensors").unlink()

@@ -3,22 +3,26 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, T5EncoderModel
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, T5EncoderModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from cka_tools.compute import compute_features
+from cka_tools.documents import Document
 from cka_tools.errors import UserError
 from cka_tools.models import LoadedModel, load_model
 from cka_tools.models.load import finish
+from cka_tools.store.cached_extraction import extract_cached
 
 SEQ2SEQ = {"vocab_size": 125, "d_model": 16, "pad_token_id": 1}
 T5 = SEQ2SEQ | {"d_ff": 16, "d_kv": 8, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2}
@@ -133,6 +137,41 @@ def test_quantized_weights_name_what_reads_them(copied: Path) -> None:
     assert "install" in message
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is here")
+def test_the_package_that_reads_quantized_weights_is_named_where_it_lacks(copied: Path) -> None:
+    edit_config(copied, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    assert "pip install -U bitsandbytes" in refusal(copied)
+
+
+@pytest.mark.parametrize("how", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}])
+def test_features_of_quantized_weights_are_those_of_the_package(
+    how: dict[str, Any], tmp_path: Path, fresh_model: Callable[..., Any], fresh_tokenizer: Callable[..., Any]
+) -> None:
+    version = pytest.importorskip("bitsandbytes").__version__
+    full, folder = tmp_path / "full", tmp_path / "quantized"
+    fresh_model("bert", hidden_size=64, intermediate_size=64, num_hidden_layers=3).save_pretrained(full)
+    config = BitsAndBytesConfig(**how)
+    AutoModel.from_pretrained(full, quantization_config=config, device_map={"": "cpu"}).save_pretrained(folder)
+    for each in (full, folder):
+        fresh_tokenizer().save_pretrained(each)
+    whole = load_model(full, device="cpu")
+    loaded = load_model(folder, device="cpu")
+    assert loaded.provenance["quantization"]["method"] == "bitsandbytes"
+    assert loaded.provenance["quantization"]["packages"]["bitsandbytes"] == version
+    assert loaded.provenance["parameters"] == whole.provenance["parameters"]
+    assert any("are quantized (bitsandbytes)" in note for note in loaded.notes)
+    plain = AutoModel.from_pretrained(folder, device_map={"": "cpu"}).eval()
+    texts = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9", "w3 w1"]
+    documents = [Document(text, text) for text in texts]
+    found, of_whole = (extract_cached(one, documents, cache=False).features[0].features[1] for one in (loaded, whole))
+    for at, text in enumerate(texts):
+        ids = torch.tensor([fresh_tokenizer()(text)["input_ids"]])
+        with torch.no_grad():
+            states = plain(input_ids=ids, output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(found[at], states[2][0].float().mean(0), atol=2e-3)
+    assert np.abs(found - of_whole).max() > 1e-4
+
+
 def test_a_quantizer_that_is_installed_is_used(copied: Path) -> None:
     @register_quantization_config("doubled")
     class Doubled(QuantizationConfigMixin):
@@ -154,6 +193,8 @@ def test_a_quantizer_that_is_installed_is_used(copied: Path) -> None:
     found = load_model(copied, device="cpu")
     expected = 2 * plain.model.embeddings.word_embeddings.weight
     torch.testing.assert_close(found.model.embeddings.word_embeddings.weight, expected, rtol=0, atol=0)
+    assert found.provenance["quantization"]["method"] == "doubled"
+    assert "quantization" not in plain.provenance
 
 
 # One stack of two.

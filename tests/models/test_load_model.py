@@ -228,20 +228,12 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path, fresh_tokenizer: Callable
 
 
 def test_an_architecture_without_a_list_of_blocks_is_refused(
-    tmp_path: Path, fresh_tokenizer: Callable[..., Any]
+    fresh_model: Callable[..., Any], fresh_tokenizer: Callable[..., Any]
 ) -> None:
-    config = AutoConfig.for_model(  # ALBERT runs one block many times
-        "albert",
-        vocab_size=125,
-        hidden_size=16,
-        embedding_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=3,
-        intermediate_size=16,
-    )
-    AutoModel.from_config(config).save_pretrained(tmp_path)
-    fresh_tokenizer().save_pretrained(tmp_path)
-    assert "AlbertModel" in refusal(tmp_path)
+    model = fresh_model("bert")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(UserError, match="no list of modules is the blocks of BertModel, of which its config names 7"):
+        load_model((model, fresh_tokenizer()))
 
 
 def test_a_model_in_memory_in_another_dtype_is_refused(

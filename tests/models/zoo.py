@@ -132,6 +132,9 @@ ZOO = (
     Animal("reformer", _PLAIN | {"axial_pos_embds": False, "attention_head_size": 8, "lsh_attn_chunk_length": 8,
                                  "local_attn_chunk_length": 8, "attn_layers": ["local", "lsh", "local"],
                                  "feed_forward_size": 48, "num_buckets": 4, "hash_seed": 0}, "unpadded", ()),
+    # Layers that share weights.
+    Animal("albert", _PLAIN | {"embedding_size": 16}),
+    Animal("albert", _PLAIN | {"embedding_size": 16, "num_hidden_groups": 2}, name="albert (two groups)"),
     Animal("nomic_bert", _PLAIN),
     Animal("gte", _PLAIN),
     # Encoders with norms in front of the branches.
@@ -184,7 +187,6 @@ ZOO = (
                             "use_mamba_kernels": False, "num_experts": 2}, branches=(1,), dtype="float32"),
     Animal("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
     # What cannot be hooked, or reads no text.
-    Animal("albert", _PLAIN | {"embedding_size": 16}, "refused", says="no list of modules is the blocks"),
     Animal("xlm", _PLAIN | {"emb_dim": 32, "n_layers": 3, "n_heads": 4, "hidden_size": None}, "refused",
            says="several lists of modules could be"),
     Animal("xlnet", _D_MODEL | {"n_layer": 3, "n_head": 4, "d_inner": 48}, "refused", says="layer 0 .* returns"),
@@ -266,17 +268,17 @@ def one_alone(loaded: LoadedModel, tokenizer: Any, text: str, sites: tuple[str, 
     Below the last layer the residual stream is what the model itself reports.
     """
     ids = torch.tensor([tokenizer(text)["input_ids"]])
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[str, list[torch.Tensor]] = {}
     modules = dict(loaded.model.named_modules())
     paths = {(site, at): block.path if site == "residual" else getattr(block, site)
              for site in sites for at, block in enumerate(loaded.blocks)}  # fmt: skip
     handles = [
         modules[path].register_forward_hook(
-            lambda module, args, output, path=path: seen.__setitem__(
-                path, (output[0] if isinstance(output, tuple | list) else output).clone()
+            lambda module, args, output, path=path: seen.setdefault(path, []).append(
+                (output[0] if isinstance(output, tuple | list) else output).clone()
             )
         )
-        for path in paths.values()
+        for path in dict.fromkeys(paths.values())
     ]
     chosen = getattr(loaded.model, "attention_type", None)
     with torch.no_grad():
@@ -289,9 +291,11 @@ def one_alone(loaded: LoadedModel, tokenizer: Any, text: str, sites: tuple[str, 
     if chosen is not None:
         loaded.model.set_attention_type(chosen)
     length = ids.shape[1]
+    assert all(len(calls) == list(paths.values()).count(path) for path, calls in seen.items())
     found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
     for (site, at), path in paths.items():
-        hidden = seen[path].reshape(-1, seen[path].shape[-1])[:length]
+        output = seen[path].pop(0)  # a module that runs several times does so in the order of its layers
+        hidden = output.reshape(-1, output.shape[-1])[:length]
         found[site].append(hidden)
         if site == "residual" and at + 1 < len(loaded.blocks):
             own = [state[0, :length] for state in reported.hidden_states[at : at + 2]]

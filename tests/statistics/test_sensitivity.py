@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 
@@ -53,10 +54,31 @@ def test_groups_that_are_told_apart_have_a_precision_of_one(sensitivity):
     assert sensitivity.average_precision(-scores, same) == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
+def test_the_error_over_seeds_is_that_of_a_mean(sensitivity):
+    values = np.random.default_rng(4).normal(size=10)
+    without = np.array([np.delete(values, seed).mean() for seed in range(10)])
+    assert sensitivity.jackknife_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(10))
+
+
+def test_rates_beyond_two_standard_errors_are_counted(sensitivity):
+    """At 400 draws two standard errors of 5 % are 2.2 points, of 2.5 % 1.6."""
+    rates = pd.DataFrame(
+        {"at 5 %": [0.05, 0.071, 0.073, np.nan], "CKA, interval above 0 (half of 5 %)": [0.0, 0.01, 0.04, 0.042]}
+    )
+    found = sensitivity.level_of_tests(rates, 400)
+    assert found[["above", "below"]].to_numpy().tolist() == [[1, 0], [1, 1]]
+    assert found["mean"].tolist() == pytest.approx([0.194 / 3, 0.023])
+    error = np.sqrt(0.05 * 0.95 / (3 * 400))
+    assert found["errors_from_level"].iloc[0] == pytest.approx((0.194 / 3 - 0.05) / error)
+
+
 @pytest.mark.slow
 def test_encoders_of_one_rate_are_closer_than_encoders_of_two(sensitivity):
     table = sensitivity.told_apart("shortcut", seeds=3, rates=(0.0, 1.0), steps=60).set_index("measure")
     assert table.loc["cka", "auprc"] > table.loc["cka", "by_chance"] + 0.1
+    assert table.loc["cka", ["minus_cka", "low", "high"]].tolist() == [0, 0, 0]
+    assert (table.low <= table.minus_cka).all()
+    assert table.loc["svcca", "low"] < table.loc["svcca", "minus_cka"] < table.loc["svcca", "high"]
 
 
 def test_no_test_finds_what_is_not_there_much_more_often_than_it_says(sensitivity):

@@ -10,22 +10,28 @@ import pytest
 RESULTS = Path(__file__).parents[2] / "figures" / "results"
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "scipy", "matplotlib", "seaborn"}
 CODE = """
-import json, sys
+import gc, json, sys
 from cka_tools.terminal.app import main
 sys.argv[0] = "cka"
 try:
     main()
 except SystemExit as left:
     assert not left.code, left.code
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+print(json.dumps([gc.get_stats()[2]["collections"], sorted(sys.modules)]), file=sys.stderr)
 """
+
+
+def ran(code: str, *arguments: str) -> tuple[int, set[str]]:
+    """How often a process looked through all its objects for garbage, and the modules it imported."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, modules = json.loads(done.stderr.splitlines()[-1])
+    return whole, set(modules)
 
 
 def imported(*arguments: str) -> set[str]:
     """Top-level packages that a command imported."""
-    done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stderr.splitlines()[-1]))
+    return {name.partition(".")[0] for name in ran(CODE, *arguments)[1]}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,18 @@ def test_a_figure_is_drawn_without_torch(tmp_path: Path) -> None:
 
 
 def test_layers_needs_neither_corpora_nor_figures() -> None:
-    found = imported("layers", "demo:theta0")
+    collections, found = ran(CODE, "layers", "demo:theta0")
     assert "torch" in found
-    assert not found & {"datasets", "matplotlib", "seaborn"}
+    assert not found & {"datasets", "matplotlib", "seaborn", "pandas", "sklearn", "scipy.stats"}
+    assert collections <= 1, "garbage is looked for again and again while packages are imported"
+
+
+def test_a_comparison_needs_no_package_of_statistics_or_corpora() -> None:
+    code = """
+import json, sys
+import cka_tools.comparison.run_comparison, cka_tools.plotting
+print(json.dumps([0, sorted(sys.modules)]), file=sys.stderr)
+"""
+    _, found = ran(code)
+    assert {"torch", "transformers", "matplotlib"} <= found
+    assert not found & {"datasets", "seaborn", "sklearn", "scipy.stats", "scipy.cluster", "peft", "torchvision"}

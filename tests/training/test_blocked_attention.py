@@ -71,3 +71,20 @@ def test_dropout_is_refused() -> None:
     mask = blocked.BlockedMask.of(torch.zeros(1, 2, dtype=torch.long), causal=False, window=None)
     with pytest.raises(ValueError, match=r"0\.5"):
         blocked.blocked_attention(torch.nn.Module(), q, q, q, mask, dropout=0.5)
+
+
+def test_parts_of_a_wider_matrix_give_the_same_bits_as_copies() -> None:
+    """As models hand them over: q, k and v are cut from one product, the gradient is seen with heads and tokens
+    swapped."""
+    draw = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 24, 3, 2, 4, generator=draw)
+    d_out = torch.randn(2, 24, 2, 4, generator=draw)
+    mask = blocked.BlockedMask.of(torch.ones(2, 24, dtype=torch.long), causal=False, window=None)
+    found = []
+    for copied in (False, True):
+        whole = qkv.clone().requires_grad_()
+        parts = [part.transpose(1, 2) for part in whole.unbind(2)]
+        out, _ = blocked.blocked_attention(None, *([one.contiguous() for one in parts] if copied else parts), mask)
+        (gradient,) = torch.autograd.grad(out, whole, d_out)
+        found.append((out.detach(), gradient))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
