@@ -280,7 +280,11 @@ def tokens_in_words(record: dict[str, Any]) -> str:
     """Tokens a document and the share of documents cut, for each model; "" for a run that does not tell."""
     origin = record["provenance"]
     draws = origin["corpus"].get("draws") or [{}]
-    documents, said = record["summary"]["n_documents"], {}
+    summary, said = record["summary"], {}
+    # What was read is more than what a probe is scored on.
+    ids = draws[0].get("document_ids")
+    read = sum(summary["examples"].values()) if "examples" in summary else len(ids) if isinstance(ids, list) else 0
+    documents = read or summary["n_documents"]
     for model, found in zip(origin["models"], draws[0].get("tokens") or (), strict=False):
         if not isinstance(found, dict) or not found.get("tokens"):
             return ""

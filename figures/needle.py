@@ -3,17 +3,21 @@
     python figures/needle.py [MODEL ...] [--corpus C] [--documents N] [--lengths L,L] [--results DIR] [--out DIR]
 
 Draws the run that is recorded in `--results`, or makes and records it there. With no argument: the baseline, the
-detour and their start on what is recorded, or on the bundled corpus.
+detour and their start on what is recorded, or on the bundled corpus, and beside them an encoder that is set by hand
+to match words (`word_matcher.py`): the control that the probes find what is there.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from figure_files import RESULTS, parser, write
 from interventions import recorded
+from word_matcher import word_matcher
 
 from cka_tools import needle
+from cka_tools.bundled import bundled_data
 from cka_tools.comparison.readout_results import Needle
 from cka_tools.comparison.results import RunResult
 
@@ -23,7 +27,7 @@ MODELS = ["demo:mlm-baseline", "demo:clm-detour", "demo:theta0"]
 def main() -> None:
     made = parser(__doc__, __file__)
     made.set_defaults(out=Path(__file__).parent)
-    made.add_argument("models", nargs="*", default=MODELS)
+    made.add_argument("models", nargs="*")
     made.add_argument("--corpus", default="sample")
     made.add_argument("--documents", type=int, default=2000)
     made.add_argument("--lengths", default="512,1024")
@@ -35,8 +39,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     def run() -> RunResult:
+        matcher, tokenizer = word_matcher(str(bundled_data() / "models" / "theta0"))
+        control = matcher.to(getattr(torch, options.dtype)), tokenizer
         return needle(
-            options.models,
+            options.models or [*MODELS, control],
             options.corpus,
             lengths=[int(one) for one in options.lengths.split(",")],
             examples=options.examples,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from cka_tools.comparison.record import COMMANDS, COMPARISON, MEANS, JsonObject, csv_bytes
+from cka_tools.comparison.record import COMMANDS, COMPARISON, EVALUATION, MEANS, NEEDLE, JsonObject, csv_bytes
 from cka_tools.comparison.results import Comparison
 from cka_tools.comparison.run_directory import RESULT, run_kind
 from cka_tools.errors import UserError
@@ -95,14 +95,16 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Comparison | None], list[st
         if kind is None and not (folder / RESULT).exists():
             skipped.append(f"{str(folder)!r} holds no {RESULT}")
         elif kind in COMMANDS and kind != COMPARISON:
-            skipped.append(f"{str(folder)!r} is a run of `cka {COMMANDS[kind]}`")
+            alone = ", whose table is of one run: name it alone" if kind in (EVALUATION, NEEDLE) else ""
+            skipped.append(f"{str(folder)!r} is a run of `cka {COMMANDS[kind]}`{alone}")
         else:
             found.append(Comparison.load(folder))
             continue
         found.append(None)
     if not any(found):
         told = f": {skipped[0]}" if skipped else ""
-        raise UserError(f"no run of `cka compare` given{told}; name directories that it wrote")
+        hint = "" if told.endswith("alone") else "; name directories that it wrote"
+        raise UserError(f"no run of `cka compare` given{told}{hint}")
     return found, skipped
 
 

@@ -82,7 +82,8 @@ def probe(
     else:
         each = run.features(wanted, progress)
         found = [each[at][0] for at in run.order]
-        probes, missed = from_first(lambda: (probe_texts(found, part, chosen.seed, label_shuffle), []))
+        probes = from_first(lambda: probe_texts(found, part, chosen.seed, label_shuffle))
+        missed = cut_texts(found)
         draw = DrawResult(
             run.draws[0], run.ids(0), [], [(one.extraction, 0) for one in found], [o.provenance for o in found]
         )
@@ -131,6 +132,17 @@ def probe_texts(found: Sequence[Features], task: Task, seed: int, shuffle: bool)
                 for layer, values in one.layers.items()
             }
     return [by_content[id(one)] for one in found]
+
+
+def cut_texts(found: Sequence[Features]) -> list[str]:
+    """A sentence on each model whose texts were cut, which the bag of words reads whole."""
+    said = []
+    for one in found:
+        tokens = one.extraction.tokens[0]
+        if tokens["truncated"]:
+            cut = f"{tokens['truncated']:,} of {len(one.extraction.kept):,} texts"
+            said.append(f"{one.name}: {cut} were cut to {tokens['max_length']} tokens; the {WORDS} reads them whole.")
+    return list(dict.fromkeys(said))
 
 
 def probe_words(

@@ -11,7 +11,7 @@ from cka_tools.formatting import quoted
 UNTYPED = "entity"
 """The type of entities whose tags are plain B and I."""
 
-TAG = re.compile(r"O|([BIESLU])(?:-(\S.*))?")
+TAG = re.compile(r"O|([BIESLU])(?:-(\S(?:.*\S)?))?")
 
 
 def as_bio(tags: Sequence[str], where: str) -> tuple[tuple[str, ...], int]:

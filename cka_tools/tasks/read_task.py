@@ -31,6 +31,9 @@ WHOLE_SPLIT = 10**12
 FACTS = ("title", "metric", "licence", "source", "hub", "note")
 """What a record keeps of a spec besides."""
 
+METRICS = dict.fromkeys(("label", "labels"), ("F1", "micro F1", "accuracy")) | {"tags": ("entity F1",)}
+"""By which score tasks of a kind may be read; F1 is macro F1."""
+
 FIELDS = {"kind", "data", TRAIN, DEV, TEST, "text", "tokens", "label", "labels", "tags", "split", "classes", *FACTS}
 
 
@@ -54,7 +57,11 @@ def read_task(spec: str) -> Task:
         near = get_close_matches(unknown[0], FIELDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(sorted(FIELDS))}"
         raise UserError(f"task {quoted(spec)}: {unknown[0]!r} is not known: {hint}")
+    _check_values(f"task {quoted(spec, 200)}", described)
     splits, kind, notes = _examples(spec, described, folder)
+    if "metric" in described and described["metric"] not in METRICS[kind]:
+        known = ", ".join(METRICS[kind])
+        raise UserError(f"task {quoted(spec, 200)}: metric {quoted(described['metric'])} is not one of {known}")
     facts = {fact: str(described[fact]) for fact in FACTS if fact in described}
     task = check_task(spec, name, splits, kind, described.get("classes"), facts, notes)
     was_read(f"task {spec}", task.fingerprint)
@@ -76,6 +83,7 @@ def _described(spec: str) -> tuple[dict[str, Any], tuple[Path, str]]:
     name, equals, file = spec.partition("=")
     if name in named and (equals or not Path(spec).exists()):
         found, folder = dict(named[name]), bundled_data() / "tasks"
+        form = found.pop("form", None)
         if equals:
             if not file:
                 raise UserError(f"task {spec!r} names no file: write it like {name}=FILE")
@@ -83,7 +91,7 @@ def _described(spec: str) -> tuple[dict[str, Any], tuple[Path, str]]:
                 raise UserError(f"task {quoted(spec, 200)}: no such file; give one with its labels and split")
             return found | {"data": file}, (Path(), name)
         if "data" not in found:
-            where = f" (see the data set {found['hub']} on the hub)" if "hub" in found else ""
+            where = f" (on the hub {found['hub']} has {form})" if "hub" in found else ""
             raise UserError(f"task {spec!r} does not ship with its data{where}: give a file, as {name}=FILE")
         return found, (folder, name)
     if spec.endswith(".toml"):
@@ -98,6 +106,23 @@ def _described(spec: str) -> tuple[dict[str, Any], tuple[Path, str]]:
         hint = f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(named)}, or name a file"
         raise UserError(f"task {quoted(spec, 200)} is not known, and no such file exists: {hint}")
     return {"data": spec}, (Path(), Path(spec).name.split(".")[0] if not spec.startswith("hf:") else spec)
+
+
+def _check_values(called: str, described: Mapping[str, Any]) -> None:
+    """Refuse what a description cannot mean.
+
+    Raises:
+        UserError: a value that is not text, a list of classes that is not one.
+    """
+    for name in described:
+        value = described[name]
+        if name == "classes":
+            if not isinstance(value, list) or any(isinstance(one, list | dict) for one in value):
+                raise UserError(f"{called}: classes {quoted(value)} is not a list of names: write it like ['a', 'b']")
+            if len({str(one) for one in value}) < len(value):
+                raise UserError(f"{called}: classes {quoted(value)} names one twice: name each once")
+        elif not isinstance(value, str) or not value.strip():
+            raise UserError(f"{called}: {name} {quoted(value)} is not text: write it in quotes, or leave it out")
 
 
 def _exists(spec: str) -> bool:
@@ -131,6 +156,8 @@ def _examples(
             kind = row.kind
             labels, others = as_bio(row.labels, row.where) if kind == "tags" else (row.labels, 0)
             changed += others
+            if lone := next((one for one in row.words or (row.text,) if not _is_text(one)), None):
+                raise UserError(f"{row.where}: {quoted(lone)} has half a surrogate pair, which is not text: fix it")
             split = given or _split(row.facts, str(described.get("split", "split")), row.where)
             found[split].append(Example(row.id, row.text, labels, row.words))
     if changed:
@@ -195,7 +222,7 @@ def _rows(place: Path | str, kind: Kind | None, described: Mapping[str, Any], ca
             raise UserError(f"{where}: {lacking} among {held}: name the column, in a .toml file")
         value = _in_words(facts[column], corpus.classes.get(column), column, where)
         if kind == "tags":
-            yield _tagged(document.id, where, facts.get(text), value, facts)
+            yield _tagged(document.id, where, facts.get(text, document.text), value, facts)
             continue
         kind = kind or ("labels" if isinstance(value, list) else "label")
         labels = _labels(value, kind == "labels", column, where)
@@ -260,7 +287,8 @@ def _labels(value: Any, several: bool, column: str, where: str) -> tuple[str, ..
     if several != isinstance(value, list):
         wanted = "a list of classes" if several else "one class"
         raise UserError(f"{where}: {column} {quoted(value)} is not {wanted}")
-    labels = tuple("" if one is None else str(one) for one in (value if several else [value]))
+    # A number that is none stands for a lacking value.
+    labels = tuple("" if one is None or one != one else str(one) for one in (value if several else [value]))
     if not all(one.strip() for one in labels):
         raise UserError(f"{where}: {column} {quoted(value)} has an empty class: name it or drop the row")
     if len(set(labels)) < len(labels):
@@ -268,9 +296,17 @@ def _labels(value: Any, several: bool, column: str, where: str) -> tuple[str, ..
     return labels
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _split(facts: Mapping[str, Any], column: str, where: str) -> str:
     if column not in facts:
         raise UserError(f"{where}: no column {column!r}, which says train, dev or test: add it, or give files a split")
-    if facts[column] not in SPLITS:
+    if not isinstance(facts[column], str) or facts[column] not in SPLITS:
         raise UserError(f"{where}: {column} {quoted(facts[column])} is not one of train, dev, test")
     return SPLITS[facts[column]]

@@ -53,17 +53,21 @@ def entity_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]])
         for at, entities in enumerate((held, said, held & said)):
             for kind, *_ in entities:
                 counts[at, row, types[kind]] += 1
-    # F1 = 2 TP / (held + said).
-    twice, either = 2.0 * counts[2], counts[0] + counts[1]
-    macro, micro = _without(twice, either), _without(twice.sum(1)[:, None], either.sum(1)[:, None])
     right = np.array([[sum(a == b for a, b in zip(*tags, strict=True))] for tags in zip(gold, found, strict=True)])
     words = np.array([[len(tags)] for tags in gold])
     accuracy = _without(right.astype(float), words.astype(float))
-    n = len(gold)
+    return scores_of_counts(*counts) | {ACCURACY: Reading(float(accuracy[-1, 0]), accuracy[:-1, 0], len(gold))}
+
+
+def scores_of_counts(held: np.ndarray, said: np.ndarray, right: np.ndarray) -> dict[str, Reading]:
+    """Macro and micro F1 of entities from how many each sentence has, is said to have, and both: (n, types) each."""
+    # F1 = 2 TP / (held + said).
+    twice, either = 2.0 * right, held + said
+    macro, micro = _without(twice, either), _without(twice.sum(1)[:, None], either.sum(1)[:, None])
+    n = len(held)
     return {
         MACRO: Reading(float(macro[-1].mean()), macro[:-1].mean(1), n),
         MICRO: Reading(float(micro[-1, 0]), micro[:-1, 0], n),
-        ACCURACY: Reading(float(accuracy[-1, 0]), accuracy[:-1, 0], n),
     }
 
 

@@ -88,6 +88,9 @@ BAD: dict[str, tuple[Rows, str]] = {
     "no label": (without("label"), "no column 'label' or 'labels' among 'split'"),
     "no split": (without("split"), "no column 'split', which says train, dev or test"),
     "other split": (changed(3, split="tset"), "split 'tset' is not one of train, dev, test"),
+    "split is a list": (changed(3, split=["train"]), "split \"['train']\" is not one of train, dev, test"),
+    "not a number": (changed(3, label=float("nan")), "label 'nan' has an empty class"),
+    "half a pair": (changed(3, text="a \ud800 b"), "has half a surrogate pair, which is not text"),
     "no text": (without("text"), "no column 'text'; it has 'split', 'label'"),
 }
 
@@ -110,6 +113,14 @@ def test_bad_rows_are_one_line(case: str, tmp_path: Path) -> None:
         ('data = "t.jsonl"\ntrain = "t.jsonl"', "give either data with a split column, or train and test"),
         ('data = "t.jsonl"\nkind = "tag"', "kind 'tag' is not one of label, labels, tags"),
         ('data = "t.jsonl"\nkind = "labels"\nlabels = "label"', "is not a list of classes"),
+        ('data = "t.jsonl"\nclasses = 3', "classes '3' is not a list of names"),
+        ('data = "t.jsonl"\nclasses = "ab"', "classes 'ab' is not a list of names"),
+        ('data = "t.jsonl"\n[classes]\na = 1', "is not a list of names"),
+        ('data = "t.jsonl"\nclasses = ["a", "b", "a"]', "names one twice"),
+        ('data = ""', "data '' is not text: write it in quotes"),
+        ('data = "t.jsonl"\ntext = ["text"]', "text \"['text']\" is not text"),
+        ('data = "t.jsonl"\nmetric = "AUC"', "metric 'AUC' is not one of F1, micro F1, accuracy"),
+        ('data = "t.jsonl"\nmetric = "entity F1"', "metric 'entity F1' is not one of F1, micro F1, accuracy"),
         ("data = ", "cannot be read"),
     ],
 )
@@ -128,7 +139,7 @@ def test_bad_descriptions_are_one_line(described: str, said: str, tmp_path: Path
         ("", "is empty"),
         ("section", "did you mean 'sections'?"),
         ("nothing-like-it", "choose among sections, entities, gad, hoc, chemprot"),
-        ("hoc", "does not ship with its data"),
+        ("hoc", "(on the hub bigbio/hallmarks_of_cancer has sentences, whose"),
         ("hoc=", "names no file: write it like hoc=FILE"),
         ("hoc=none.jsonl", "no such file"),
         ("none.toml", "cannot be read"),

@@ -70,7 +70,7 @@ def test_evaluate(cka: Run, models: list[str], tmp_path: Path) -> None:
     code, latex, _ = cka("summary", tmp_path / "run", "--format", "latex")
     assert r"\begin{tabular}{lrrr}" in latex
     code, _, err = cka("summary", tmp_path / "run", tmp_path / "run")
-    assert (code, "is a run of `cka evaluate`" in err) == (2, True)
+    assert (code, "is a run of `cka evaluate`, whose table is of one run: name it alone\n" in err) == (2, True)
 
     # The hub reads the block; finished runs are found, not made again.
     code, index, err = cka("evaluate", *models, *tasks, "--seeds", 2, *FAST, "--out", "run", "--model-index")

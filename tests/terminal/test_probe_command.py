@@ -14,7 +14,7 @@ from cka_tools import compute_features, interpolate, probe, transplant
 from cka_tools.comparison.readout_results import KINDS, Probe
 from cka_tools.errors import UserError
 from cka_tools.extraction import extract
-from cka_tools.formatting import percent
+from cka_tools.formatting import percent, tokens_in_words
 from cka_tools.tasks import classifier, read_task
 
 Run = Callable[..., tuple[int, str, str]]
@@ -65,6 +65,17 @@ def test_probe(cka: Run, models: list[str], task: str, tmp_path: Path) -> None:
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = cka("summary", tmp_path / "run")
     assert (code, "is a run of `cka probe`" in err) == (2, True)
+
+
+def test_texts_that_are_cut_are_counted_among_all_that_were_read(models: list[str], task: str) -> None:
+    found = probe(models[:1], task, device="cpu", layers=(0,), max_length=5)
+    read = read_task(task)
+    texts = {one.text for one in (*read.train, *read.test)}
+    cut = sum(len(text.split()) + 2 > 5 for text in texts)  # a word is a token, two are special
+    assert cut > 0
+    said = f"{models[0]}: {cut} of {len(texts)} texts were cut to 5 tokens; the bag of words reads them whole."
+    assert said in found.summary["notes"]
+    assert f"{percent(cut / len(texts))} % of documents cut" in tokens_in_words(found.record)
 
 
 @pytest.fixture(scope="module")
