@@ -28,7 +28,7 @@ from cka_tools.comparison.record import (
 from cka_tools.comparison.results import Ablation
 from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import FeatureRun, Progress, open_run
-from cka_tools.interventions.record import describe_readouts
+from cka_tools.interventions.readout_runs import describe_readouts
 from cka_tools.manifest import NoiseKind, read_manifest
 from cka_tools.models import (
     CausalSource,

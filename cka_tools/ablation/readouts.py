@@ -10,7 +10,7 @@ from cka_tools.ablation.fine_tuned import EVALUATE, FineTuned, fine_tuned
 from cka_tools.comparison.record import JsonObject, interval_entry
 from cka_tools.compute import FeatureRun, Progress
 from cka_tools.errors import UserError
-from cka_tools.interventions.readout_choice import choose_readouts
+from cka_tools.interventions.readout_runs import choose_readouts
 from cka_tools.readouts import Readout
 from cka_tools.readouts.features import DIVERGENCE
 from cka_tools.readouts.of_models import read_models

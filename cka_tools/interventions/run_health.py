@@ -13,7 +13,7 @@ from cka_tools.comparison.readout_results import Health
 from cka_tools.comparison.record import HEALTH, JsonObject, interval_entry, provenance
 from cka_tools.compute import CorpusGiven, Progress, open_run
 from cka_tools.errors import UserError
-from cka_tools.interventions.record import draw_of, kept_settings, readout_summary
+from cka_tools.interventions.readout_runs import draw_of, kept_settings, readout_summary
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models import ModelGiven
 from cka_tools.readouts.of_models import ModelReadings, language_readout, quantities_of, read_models

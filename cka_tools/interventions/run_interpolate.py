@@ -14,8 +14,14 @@ from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, Told, open_run
 from cka_tools.errors import UserError
 from cka_tools.interventions.hybrids import Read, as_run, inputs_of, read_all, value_arrays
-from cka_tools.interventions.readout_choice import check_room, choose_readouts, refuse_same
-from cka_tools.interventions.record import draw_of, kept_settings, readout_summary
+from cka_tools.interventions.readout_runs import (
+    check_room,
+    choose_readouts,
+    draw_of,
+    kept_settings,
+    readout_summary,
+    refuse_same,
+)
 from cka_tools.models import InterpolatedSource, ModelGiven, as_source
 from cka_tools.models.folder import hash_json
 from cka_tools.models.graft import interpolated, load_two

@@ -15,8 +15,15 @@ from cka_tools.comparison.warnings import grouped_warnings
 from cka_tools.compute import CorpusGiven, FeatureRun, Progress, Told, open_run
 from cka_tools.interventions.hybrids import Read, as_run, everything, hybrid, inputs_of, read_all, value_arrays
 from cka_tools.interventions.plan import THIRDS, Graft, Groups, plan_grafts
-from cka_tools.interventions.readout_choice import ROLES, check_room, choose_readouts, refuse_same
-from cka_tools.interventions.record import draw_of, kept_settings, readout_summary
+from cka_tools.interventions.readout_runs import (
+    ROLES,
+    check_room,
+    choose_readouts,
+    draw_of,
+    kept_settings,
+    readout_summary,
+    refuse_same,
+)
 from cka_tools.interventions.save import check_target, save_graft
 from cka_tools.models import GraftSource, LoadedModel, ModelGiven, as_source
 from cka_tools.models.folder import hash_json

@@ -18,7 +18,7 @@ from cka_tools.errors import UserError
 from cka_tools.extraction.activations import resolve_layers
 from cka_tools.extraction.words import need_places, word_features, word_rows
 from cka_tools.formatting import layer_list
-from cka_tools.interventions.record import draw_of, readout_summary
+from cka_tools.interventions.readout_runs import draw_of, readout_summary
 from cka_tools.models import ModelGiven
 from cka_tools.processes import from_first
 from cka_tools.readouts.probe import QUANTITIES, TaskProbe, one_row_each

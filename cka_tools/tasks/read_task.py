@@ -17,8 +17,7 @@ from cka_tools.errors import UserError, one_line, reason_of
 from cka_tools.formatting import counted, quoted
 from cka_tools.planning import was_read
 from cka_tools.settings import Reading
-from cka_tools.tasks.bio import as_bio
-from cka_tools.tasks.conll import is_conll, read_conll
+from cka_tools.tasks.tags import as_bio, is_conll, read_conll
 from cka_tools.tasks.task import DEV, TEST, TRAIN, Example, Kind, Task, check_task
 
 SPLITS = dict.fromkeys((TRAIN, "training"), TRAIN) | dict.fromkeys((DEV, "devel", "validation", "valid", "val"), DEV)

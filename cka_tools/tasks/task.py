@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from cka_tools.errors import UserError
 from cka_tools.formatting import counted, quoted
-from cka_tools.tasks.bio import types_of
+from cka_tools.tasks.tags import types_of
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 

@@ -1,9 +1,12 @@
-"""CoNLL files: a word and its tag a line (first and last column), a blank line between sentences."""
+"""Tags of words: BIO and what is read as it (IOB1, BIOES and BILOU say the same in other letters), and CoNLL files.
+
+A CoNLL file has a word and its tag a line (first and last column), and a blank line between sentences.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +14,43 @@ from cka_tools.documents.open_file import bare_name, read_lines
 from cka_tools.errors import UserError
 from cka_tools.formatting import quoted
 from cka_tools.settings import Reading
-from cka_tools.tasks.bio import TAG
+
+UNTYPED = "entity"
+"""The type of entities whose tags are plain B and I."""
+
+TAG = re.compile(r"O|([BIESLU])(?:-(\S(?:.*\S)?))?")
+
+
+def as_bio(tags: Sequence[str], where: str) -> tuple[tuple[str, ...], int]:
+    """The BIO tags of a sentence, and how many other tags were changed to them.
+
+    A tag I that continues no entity of its type begins one (as in IOB1, and as seqeval and conlleval count);
+    E and L end, S and U are an entity of one word. Plain B and I get the type "entity".
+
+    Raises:
+        UserError: a tag of another form.
+    """
+    found, changed, inside = [], 0, None
+    for tag in tags:
+        parts = TAG.fullmatch(tag)
+        if parts is None:
+            raise UserError(f"{where}: tag {quoted(tag)} is not BIO: write O, B-TYPE or I-TYPE")
+        letter, kind = parts[1], parts[2] or UNTYPED
+        if letter is None:
+            found.append("O")
+            inside = None
+            continue
+        begins = letter in "BSU" or inside != kind
+        found.append(f"{'B' if begins else 'I'}-{kind}")
+        changed += letter != ("B" if begins else "I")
+        inside = None if letter in "ESLU" else kind
+    return tuple(found), changed
+
+
+def types_of(tags: Sequence[str]) -> list[str]:
+    """The type of each entity of a sentence in BIO, in order."""
+    return [tag[2:] for tag in tags if tag.startswith("B-")]
+
 
 SUFFIXES = (".conll", ".iob", ".iob2", ".bio", ".bioes")
 """Always read as CoNLL."""
