@@ -14,7 +14,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from cka_tools.errors import UserError
 from cka_tools.tasks import read_task
-from cka_tools.tasks.bio import as_bio, types_of
+from cka_tools.tasks.tags import as_bio, types_of
 
 WORDS = ["Loss", "of", "BRCA1", "in", "breast", "cancer"]
 TAGS = ["O", "O", "B-Gene", "O", "B-Disease", "I-Disease"]
