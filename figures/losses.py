@@ -1,6 +1,6 @@
 """Training and held-out losses of the demo family, both objectives.
 
-    python figures/losses.py [--ablation RUN --corpora FOLDER] [--out PATH]
+    python figures/losses.py [--ablation RUN --corpora FOLDER [--start THETA0]] [--out PATH]
 
 With no argument: the recorded losses. With an ablation they are measured again, on documents that no model
 was trained on: where a piece of Phase 1 or a decay ends, its held-out loss.
@@ -97,6 +97,7 @@ def main() -> None:
     made = parser(__doc__, __file__)
     made.add_argument("--ablation", type=Path, help="a run directory of `cka ablate`: measure again")
     made.add_argument("--corpora", type=Path, help="folder of the training and held-out texts")
+    made.add_argument("--start", type=Path, help="the ablation's start model, where it was not trained there")
     options = made.parse_args()
     if options.ablation:
         measure(options).to_csv(LOSSES, index=False, float_format="%.4f")
@@ -113,7 +114,10 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
     }
     rows = []
     for run, objective in RUNS.items():
-        start, *own = lineage(manifests, find_run(manifests, (objective, "mlm")))
+        own = lineage(manifests, find_run(manifests, (objective, "mlm")))
+        start = own.pop(0) if manifests[own[0]]["phase"]["name"] in START_PHASES else options.start
+        if start is None:
+            raise UserError("the start model was not trained in this ablation: name it with --start")
         _, tokenizer = load_start(start)
         held_out = pack_held_out(
             texts(options.corpora / "pubmed_heldout.jsonl.gz"), tokenizer, DEMO.sequence_length, HELD_OUT_TOKENS
