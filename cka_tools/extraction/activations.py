@@ -248,6 +248,7 @@ class PooledForward:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
+        self._counting.clear()  # they know this object: a circle would keep the model in memory
 
     def _make_hook(self, *, last: bool) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:

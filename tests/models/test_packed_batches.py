@@ -30,7 +30,7 @@ PACKING = {
     *("bert", "bert (feed-forward in pieces)", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"),
     *("nomic_bert", "gte", "modernbert", "roberta-prelayernorm", "xlm-roberta-xl", "eurobert", "neomme", "esm"),
     *("gpt2", "gpt_neox", "gptj", "opt", "opt (projected, as OPT-350m)", "ctrl", "llama", "mistral", "qwen2", "phi"),
-    *("olmo2", "gemma3_text", "cohere", "glm4", "mixtral", "llama4_text"),
+    *("albert", "albert (two groups)", "olmo2", "gemma3_text", "cohere", "glm4", "mixtral", "llama4_text"),
 }
 FEW = {"bert", "roberta", "modernbert", "llama", "gemma3_text", "fnet", "bloom", "deberta"}
 RUNNING = [animal for animal in ZOO if animal.result != "refused"]
