@@ -86,11 +86,11 @@ def _read(
     run: FeatureRun, alphas: np.ndarray, readouts: Sequence[Readout], progress: Progress | None
 ) -> tuple[list[Read], dict[str, Inputs], list[dict[str, Any]]]:
     """One point after the other: two models and the point's own parameters are in memory."""
-    told = Told(progress, len(run.prepared[0].kept) * len(readouts) * len(alphas))
     heads = any(one.head is not None for one in readouts)
     a, b = load_two(run.sources[0], run.sources[1], run.options.with_head(heads))
     found: list[Read] = []
     inputs = inputs_of(run, [a, b], readouts)
+    told = Told(progress, sum(len(one.documents) for one in inputs.values()) * len(alphas))
     for alpha in alphas.tolist():
         variant = Variant(f"{a.name} at {alpha:g}", a, interpolated(a, b, alpha))
         found += read_all(run, [variant], inputs, readouts, told)[0]

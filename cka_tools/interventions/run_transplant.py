@@ -128,7 +128,6 @@ def _read(
     heads = any(one.head is not None for one in readouts)
     options = run.options.with_head(heads)
     groups = len(run.sources) - 1
-    told = Told(progress, len(run.prepared[0].kept) * len(readouts) * groups)
     base, donor = load_two(run.sources[0], run.sources[1], options)
     taken = [select(base, one.layers, one.parts) for one in grafts]
     all_of_it = everything(base)
@@ -138,6 +137,7 @@ def _read(
 
     sets = [set(), all_of_it, *taken, *([all_of_it - names for names in taken] if reverse else [])]
     inputs = inputs_of(run, [base, donor], readouts)
+    told = Told(progress, sum(len(one.documents) for one in inputs.values()) * groups)
     found, cost = read_all(run, variants(donor, sets), inputs, readouts, told)
     count = len(grafts)
     grafted = {FORWARD: found[2 : 2 + count]} | ({REVERSE: found[2 + count :]} if reverse else {})

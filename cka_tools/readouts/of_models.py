@@ -64,7 +64,7 @@ def read_models(run: FeatureRun, readout: Readout, progress: Progress | None = N
     """
     announce_readings(run)
     stop_if_planning()
-    told = Told(progress, len(run.prepared[0].kept) * len(run.sources))
+    told: Told | None = None
     found: list[ModelReadings] = []
     for at, source in enumerate(run.sources):
         first = run.copies.get(at)
@@ -73,6 +73,7 @@ def read_models(run: FeatureRun, readout: Readout, progress: Progress | None = N
             continue
         loaded = source.load(run.options.with_head(readout.head is not None))
         inputs = readout.inputs(loaded, drawn_inputs(run, at, [loaded]), run.settings)
+        told = told or Told(progress, len(inputs.documents) * (len(run.sources) - len(run.copies)))
         rows, _ = read_variants([Variant(source.name, loaded)], inputs, readout, run.settings, told)
         notes = [*loaded.notes, *inputs.notes]
         readings = readout.readings(rows[0], inputs)

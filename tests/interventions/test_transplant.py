@@ -39,6 +39,17 @@ def result(models: list[str], texts: list[str]) -> Transplant:
     return transplant(base, donor, texts, control=control, reverse=True, readout=readout, parts=["all", "mlp"], **FEW)
 
 
+def test_what_is_waited_for_is_all_that_is_read(models: list[str], texts: list[str]) -> None:
+    base, donor, control = models
+    for run in (
+        lambda to: transplant(base, donor, texts, control=control, readout=["mlm", "divergence"], progress=to, **FEW),
+        lambda to: health([base, donor, base], texts, progress=to, **FEW),
+    ):
+        told: list[tuple[int, int, int]] = []
+        run(lambda *now, told=told: told.append(now))
+        assert {total for _, _, total in told} == {told[-1][0]}
+
+
 def test_every_hybrid_reads_as_its_graft_does_by_itself(
     result: Transplant, models: list[str], texts: list[str]
 ) -> None:

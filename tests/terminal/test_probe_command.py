@@ -138,7 +138,12 @@ def test_as_a_readout_it_is_the_last_layer(found: Probe, models: list[str], task
     assert len(moved.hybrids) == 3
     assert moved.figure().axes
     assert any("fitted on 60 texts of train and read on 40 of test" in note for note in moved.summary["notes"])
-    line = interpolate(*models, texts, points=3, readout=[f"probe:{task}"], device="cpu")
+    told: list[tuple[int, int, int]] = []  # the task has more texts than the corpus: its own are what is waited for
+    line = interpolate(
+        *models, texts, points=3, readout=[f"probe:{task}"], device="cpu", progress=lambda *now: told.append(now)
+    )
+    assert {total for _, _, total in told} == {told[-1][0]}
+    assert told[-1][0] > 3 * len(texts)
     with pytest.raises(UserError, match="two readouts have the name 'probe:halves': rename a file"):
         transplant(
             *models,
