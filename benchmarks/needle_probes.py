@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from probe_coverage import write_table
 from scipy.special import ndtr
 from sklearn.linear_model import LogisticRegression
 
@@ -50,10 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     start, rng = time.process_time(), np.random.default_rng(0)
     rows = [{"width": width, "apart": apart} | accuracies(rng, width, apart) for width in WIDTHS for apart in APART]
-    table = pd.DataFrame(rows)
-    table.to_csv(options.out, index=False, float_format="%.4f")
-    print(table.to_string(index=False))
-    print(f"{time.process_time() - start:.0f} CPU s")
+    write_table(rows, options.out, start)
 
 
 if __name__ == "__main__":

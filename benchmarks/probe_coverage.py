@@ -132,6 +132,14 @@ def held(intervals: list[Interval], truth: float) -> dict[str, float]:
     }
 
 
+def write_table(rows: list[dict[str, Any]], out: Path, start: float) -> None:
+    """Write a benchmark's table as CSV and print it, with the processor's seconds since `start`."""
+    table = pd.DataFrame(rows)
+    table.to_csv(out, index=False, float_format="%.4f")
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+    print(f"{time.process_time() - start:.0f} CPU s")
+
+
 def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -146,10 +154,7 @@ def main() -> None:
         for one in POPULATIONS:
             rows += measure(one.name, one.draw, options.draws, documents)
         rows += measure("fitted probes", fitted, options.draws, documents)
-    table = pd.DataFrame(rows)
-    table.to_csv(options.out, index=False, float_format="%.4f")
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
-    print(f"{time.process_time() - start:.0f} CPU s")
+    write_table(rows, options.out, start)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from coverage import RATIOS, RatioPopulation
-from probe_coverage import held
+from probe_coverage import held, write_table
 
 from cka_tools.comparison.readout_results import Transplant
 from cka_tools.statistics.intervals import Interval
@@ -155,10 +154,7 @@ def main() -> None:
         base, hybrid, donor = values.mean(1)
         truth = float(hybrid - base), float((hybrid - base) / (donor - base))
         rows.append(measure(name, truth, resampled(values, *chosen)))
-    table = pd.DataFrame(rows)
-    table.to_csv(options.out, index=False, float_format="%.4f")
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
-    print(f"{time.process_time() - start:.0f} CPU s")
+    write_table(rows, options.out, start)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from probe_coverage import held
+from probe_coverage import held, write_table
 
 from cka_tools.statistics.intervals import INTERVAL_DOCUMENTS, Interval
 from cka_tools.tasks.scores import MACRO, MICRO, scores_of_counts
@@ -142,10 +141,7 @@ def main() -> None:
     for n in options.sentences:
         if n >= INTERVAL_DOCUMENTS * IN_DOCUMENT:
             rows += measure(Population((0.8, 0.75), in_documents=True), options.draws, n)
-    table = pd.DataFrame(rows)
-    table.to_csv(options.out, index=False, float_format="%.4f")
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
-    print(f"{time.process_time() - start:.0f} CPU s")
+    write_table(rows, options.out, start)
 
 
 if __name__ == "__main__":

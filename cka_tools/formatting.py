@@ -176,6 +176,15 @@ def times_interval(entry: dict[str, Any]) -> str | None:
     return _interval(entry, times)
 
 
+def is_text(text: str) -> bool:
+    """Whether text can be written as UTF-8: it holds no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def counted(number: int, noun: str) -> str:
     """ "1 document", "2 documents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

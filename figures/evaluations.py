@@ -19,10 +19,11 @@ from figure_files import RESULTS, parser
 from cka_tools.comparison.evaluation_table import headlines
 from cka_tools.comparison.findings import Entry, stated
 from cka_tools.comparison.readout_results import Evaluation
+from cka_tools.comparison.run_directory import ARRAYS, RESULT
 from cka_tools.errors import UserError
 from cka_tools.formatting import counted, quoted
 
-KEPT = ("arrays.safetensors", "evaluation.csv", "result.json")
+KEPT = (ARRAYS, Evaluation.table, RESULT)
 DETOUR, BASELINE = "clm-detour", "mlm-baseline"
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     made.add_argument("--results", type=Path, default=RESULTS / "evaluate")
     options = made.parse_args()
     for folder in options.runs:
-        if not (folder / "result.json").is_file():
+        if not (folder / RESULT).is_file():
             print(f"{folder}: no table yet, passed over", file=sys.stderr)
             continue
         run = Evaluation.load(folder)
@@ -81,7 +82,7 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             copyfile(folder / name, kept / name)
-    for folder in sorted(path.parent for path in options.results.glob("*/result.json")):
+    for folder in sorted(path.parent for path in options.results.glob(f"*/{RESULT}")):
         print(*sentences(Evaluation.load(folder)), sep="\n")
 
 

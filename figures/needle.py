@@ -39,10 +39,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     def run() -> RunResult:
-        matcher, tokenizer = word_matcher(str(bundled_data() / "models" / "theta0"))
-        control = matcher.to(getattr(torch, options.dtype)), tokenizer
+        models = options.models
+        if not models:
+            matcher, tokenizer = word_matcher(str(bundled_data() / "models" / "theta0"))
+            models = [*MODELS, (matcher.to(getattr(torch, options.dtype)), tokenizer)]
         return needle(
-            options.models or [*MODELS, control],
+            models,
             options.corpus,
             lengths=[int(one) for one in options.lengths.split(",")],
             examples=options.examples,

@@ -77,6 +77,10 @@ class SummaryTable:
     notes: list[str]
 
 
+OF_ONE_RUN = (EVALUATION, NEEDLE)
+ALONE = ", whose table is of one run: name it alone"
+
+
 def read_runs(folders: Sequence[Path]) -> tuple[list[Comparison | None], list[str]]:
     """Load comparisons; what else stands beside them, as in `runs/*`, is passed over.
 
@@ -95,15 +99,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Comparison | None], list[st
         if kind is None and not (folder / RESULT).exists():
             skipped.append(f"{str(folder)!r} holds no {RESULT}")
         elif kind in COMMANDS and kind != COMPARISON:
-            alone = ", whose table is of one run: name it alone" if kind in (EVALUATION, NEEDLE) else ""
-            skipped.append(f"{str(folder)!r} is a run of `cka {COMMANDS[kind]}`{alone}")
+            skipped.append(f"{str(folder)!r} is a run of `cka {COMMANDS[kind]}`{ALONE if kind in OF_ONE_RUN else ''}")
         else:
             found.append(Comparison.load(folder))
             continue
         found.append(None)
     if not any(found):
         told = f": {skipped[0]}" if skipped else ""
-        hint = "" if told.endswith("alone") else "; name directories that it wrote"
+        hint = "" if told.endswith(ALONE) else "; name directories that it wrote"
         raise UserError(f"no run of `cka compare` given{told}{hint}")
     return found, skipped
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cka_tools.comparison.run_trajectory import expand
 from cka_tools.errors import UserError
-from cka_tools.formatting import quoted
+from cka_tools.formatting import is_text, quoted
 from cka_tools.manifest import noise_kind, read_manifest
 from cka_tools.models.folder import ADAPTER, parse_spec
 from cka_tools.studies.analyses import ANALYSES
@@ -179,10 +179,8 @@ def _text(text: str) -> str:
     Raises:
         UserError: half a surrogate pair, as the name of a file that is not UTF-8 has.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{quoted(text)} is not UTF-8, which a study file is: rename it") from error
+    if not is_text(text):
+        raise UserError(f"{quoted(text)} is not UTF-8, which a study file is: rename it")
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

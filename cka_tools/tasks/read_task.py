@@ -14,7 +14,7 @@ from cka_tools.bundled import bundled_data
 from cka_tools.documents.corpus_spec import open_corpus
 from cka_tools.documents.document import Corpus, Document
 from cka_tools.errors import UserError, one_line, reason_of
-from cka_tools.formatting import counted, quoted
+from cka_tools.formatting import counted, is_text, quoted
 from cka_tools.planning import was_read
 from cka_tools.settings import Reading
 from cka_tools.tasks.tags import as_bio, is_conll, read_conll
@@ -155,7 +155,7 @@ def _examples(
             kind = row.kind
             labels, others = as_bio(row.labels, row.where) if kind == "tags" else (row.labels, 0)
             changed += others
-            if lone := next((one for one in row.words or (row.text,) if not _is_text(one)), None):
+            if lone := next((one for one in row.words or (row.text,) if not is_text(one)), None):
                 raise UserError(f"{row.where}: {quoted(lone)} has half a surrogate pair, which is not text: fix it")
             split = given or _split(row.facts, str(described.get("split", "split")), row.where)
             found[split].append(Example(row.id, row.text, labels, row.words))
@@ -293,14 +293,6 @@ def _labels(value: Any, several: bool, column: str, where: str) -> tuple[str, ..
     if len(set(labels)) < len(labels):
         raise UserError(f"{where}: {column} {quoted(value)} names a class twice: name each once")
     return labels
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _split(facts: Mapping[str, Any], column: str, where: str) -> str:

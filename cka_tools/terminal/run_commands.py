@@ -16,7 +16,7 @@ from cka_tools.comparison.results import Comparison, RunResult
 from cka_tools.comparison.run_directory import FIGURE, RESULT, run_kind, write_figure, write_whole
 from cka_tools.errors import UserError
 from cka_tools.figure_choices import PAGE, Choices, drawn_with
-from cka_tools.formatting import NOTHING, printable
+from cka_tools.formatting import NOTHING, counted, printable
 from cka_tools.settings import option
 from cka_tools.terminal.options import Output, with_options
 from cka_tools.terminal.output import as_json, echo, emit, print_result, say, tell
@@ -158,8 +158,7 @@ def layers_command(
         columns.append(Column("reach", ends(reach, None, None), 5, "left"))
         print_table(console, columns, "--json")
         if (blocks := len({layer.path for layer in described})) < len(described):
-            of = f"{blocks} block{'s' * (blocks > 1)}"
-            say(console, f"Layers share weights: {len(described)} layers are runs of {of}.")
+            say(console, f"Layers share weights: {len(described)} layers are runs of {counted(blocks, 'block')}.")
         last = "is what comes out: the model has no norm after it"
         if loaded.final_norm is not None:
             last = "is taken before the final norm, which hidden_states[-1] is after; --final-norm compares that too"
