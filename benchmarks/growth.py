@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from peak_memory import peak_mib, settle
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -121,7 +121,7 @@ def statistics_of(size: dict[str, int], repeats: int) -> Row:
 
     a, b = (random_layers(**size, seed=seed) for seed in (1, 2))
     pairs = [(i, i) for i in range(size["layers"])]
-    before = peak_mib()
+    before = settle()
     seconds = timed(lambda: compare_features(a, b, pairs, [0]), repeats)
     return {"seconds": seconds, "peak_mib": peak_mib() - before}
 
@@ -131,10 +131,6 @@ def random_layers(documents: int, layers: int, width: int, seed: int) -> list[np
     rng = np.random.default_rng(seed)
     common = np.random.default_rng(0).standard_normal((documents, width), np.float32)
     return [common + rng.standard_normal((documents, width), np.float32) for _ in range(layers)]
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 AXES: dict[str, Callable[[int, int], Iterator[Row]]] = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from peak_memory import peak_mib
 
 
 def generated_texts(documents: int, words: int) -> Iterator[str]:
@@ -55,18 +55,14 @@ def peak(documents: int, pooling: str, words: int, streamed: bool) -> dict[str, 
         with corpus.open("w", encoding="utf-8") as file:
             file.writelines(f"{text}\n" for text in generated_texts(documents, words))
         run = open_run(["demo:clm-detour", "demo:mlm-baseline"], corpus, settings)
-    before = _peak_mib()
+    before = peak_mib()
     (found,) = compare_pairs(run, [Pair(0, 1, whole=True)])
     sides = [extraction.features[at] for extraction, at in found.extractions]
     kept = [layer for features in sides for layer in features.features]
     assert bool(kept) != streamed
     assert streamed or all(features.on_disk for features in sides)
     size = sum(layer.nbytes for layer in kept)
-    return {"documents": documents, "features MiB": size / 2**20, "before MiB": before, "peak MiB": _peak_mib()}
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"documents": documents, "features MiB": size / 2**20, "before MiB": before, "peak MiB": peak_mib()}
 
 
 def main() -> None:

@@ -13,8 +13,6 @@ Runs on Linux.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from memory import generated_texts
+from peak_memory import peak_mib, settle
 
 LARGE = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 64}
@@ -93,27 +92,6 @@ def rise(step: str, folder: Path, documents: int, words: int) -> dict[str, float
     else:
         compare("large")
     return {"MiB": peak_mib() - before}
-
-
-def settle(*, reset: bool = True) -> float:
-    """Give free memory back, reset the peak if asked, and return the resident MiB."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    return _status_mib("VmRSS")
-
-
-def peak_mib() -> float:
-    """Highest resident MiB since the reset."""
-    return _status_mib("VmHWM")
-
-
-def _status_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 2**10
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ import argparse
 import gc
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate.state import AcceleratorState
+from peak_memory import peak_mib, settle
 from transformers import (
     DataCollatorForLanguageModeling,
     ModernBertConfig,
@@ -187,10 +187,9 @@ def one(options: argparse.Namespace) -> None:
     # Weights, gradients and both moments: what every way holds; one more copy lives here.
     held = sum(p.numel() * p.element_size() for p in model.parameters()) * 4 / 2**20
     del model
-    gc.collect()
-    before = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 2**20
+    before = settle()
     bench.run(objective, way, 2)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before - held))
+    print(json.dumps(peak_mib() - before - held))
 
 
 def main() -> None:
