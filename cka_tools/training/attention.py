@@ -1,28 +1,35 @@
-"""Attention within documents in training: its masks, and a blocked kernel for a CPU."""
+"""Attention within documents in training: its masks, a blocked kernel for a CPU, and PyTorch's flex attention."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from cka_tools.errors import UserError
 from cka_tools.models.attention import FULL, SLIDING, dense_masks, reach
 
 BLOCKED = "blocked"
-IMPLEMENTATIONS = ("sdpa", "eager", BLOCKED)
+FLEX = "flex"
+ANYWHERE = ("sdpa", "eager", BLOCKED)
+IMPLEMENTATIONS = (*ANYWHERE, FLEX)
+"""Flex attention has a backward pass on a GPU alone."""
 
 
 def attention_masks(
     model: PreTrainedModel, document_ids: Tensor, *, causal: bool
-) -> dict[str, Tensor] | dict[str, BlockedMask]:
+) -> dict[str, Tensor] | dict[str, BlockedMask] | dict[str, BlockMask]:
     """Return the masks of both kinds of layers in the form that the model's attention implementation takes.
 
-    Blocked attention takes the masks of `dense_masks` cut to the blocks that it computes.
+    Blocked attention takes the masks of `dense_masks` cut to the blocks that it computes, flex attention the
+    blocks in which anything is seen.
 
     Raises:
         UserError: an attention implementation that is not offered for training.
@@ -33,9 +40,11 @@ def attention_masks(
             f"attention implementation {implementation!r} is not offered for training: "
             f"load the model with one of {', '.join(IMPLEMENTATIONS)}"
         )
+    windows = {FULL: None, SLIDING: reach(model)}
     if implementation == BLOCKED:
-        windows = {FULL: None, SLIDING: reach(model)}
         return {k: BlockedMask.of(document_ids, causal=causal, window=w) for k, w in windows.items()}
+    if implementation == FLEX:
+        return {k: flex_mask(document_ids, causal=causal, window=w) for k, w in windows.items()}
     return dense_masks(model, document_ids, causal=causal)
 
 
@@ -178,3 +187,95 @@ def blocked_attention(
 
 
 AttentionInterface.register(BLOCKED, blocked_attention)
+
+
+FLEX_BLOCK = 128
+"""Queries, and keys, of a block of flex attention: what its kernels are made for."""
+
+
+def flex_mask(document_ids: Tensor, *, causal: bool, window: int | None) -> BlockMask:
+    """Return who may see whom as flex attention takes it: blocks that are left out, taken whole, or looked into.
+
+    No tensor of queries by keys is made, so that memory grows with the sequence and not with its square.
+
+    Args:
+        document_ids: (batch, length) integers, equal for the tokens of one document and for no others.
+        window: how far a token sees to each side; None for as far as the sequence goes.
+    """
+    batch, length = document_ids.shape
+    blocks = -(-length // FLEX_BLOCK)
+    # The last id again up to the end of the last block: it changes neither the least nor the greatest there.
+    padded = torch.cat([document_ids, document_ids[:, -1:].expand(batch, blocks * FLEX_BLOCK - length)], dim=1)
+    least, greatest = padded.view(batch, blocks, FLEX_BLOCK).aminmax(dim=-1)
+    begin = torch.arange(blocks, device=document_ids.device) * FLEX_BLOCK
+    end = (begin + FLEX_BLOCK).clamp(max=length) - 1
+    # Ids of two blocks whose ranges do not meet differ all; of one document each, they are all equal.
+    some = (least[:, :, None] <= greatest[:, None, :]) & (least[:, None, :] <= greatest[:, :, None])
+    every = some & (least == greatest)[:, :, None] & (least == greatest)[:, None, :]
+    query, key = (begin[:, None], end[:, None]), (begin[None, :], end[None, :])
+    if causal:
+        some, every = some & (key[0] <= query[1]), every & (key[1] <= query[0])
+    if window is not None:
+        nearest = torch.maximum(query[0] - key[1], key[0] - query[1])
+        furthest = torch.maximum(query[1] - key[0], key[1] - query[0])
+        some, every = some & (nearest <= window), every & (furthest <= window)
+    whole = end - begin + 1 == FLEX_BLOCK
+    every = every & whole[:, None] & whole[None, :]
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~every),
+        *_listed(every),
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=_sees(document_ids, causal, window),
+        seq_lengths=(length, length),
+    )
+
+
+def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each block of queries how many blocks of keys are chosen, and which: these first. For all heads."""
+    order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1, dtype=torch.int32)[:, None], order.to(torch.int32)[:, None]
+
+
+def _sees(document_ids: Tensor, causal: bool, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = document_ids[batch, query] == document_ids[batch, key]
+        if causal:
+            seen = seen & (key <= query)
+        if window is not None:
+            seen = seen & ((query - key).abs() <= window)
+        return seen
+
+    return sees
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def flex_within_documents(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: BlockMask,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Return (batch, length, heads, width) of three (batch, heads, length, width), as transformers calls it.
+
+    Compiled on a GPU; on a CPU, where PyTorch offers no backward pass of it, as it is.
+
+    Raises:
+        ValueError: attention dropout, which flex attention does not offer.
+    """
+    if dropout:
+        raise ValueError(f"attention dropout of {dropout} is not offered by flex attention: use sdpa")
+    attend = _compiled_flex() if query.is_cuda else flex_attention
+    dtype = query.dtype
+    out = attend(query, key.to(dtype), value.to(dtype), block_mask=attention_mask, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(FLEX, flex_within_documents)

@@ -68,8 +68,10 @@ class TrainingOptions(RecipeOptions):
     sequences_per_forward: int | None = option(
         None, "Sequences that a process takes at once; less needs less memory.", least=1
     )
-    attention: Literal["auto", "blocked", "sdpa", "eager"] = option(
-        "auto", "Attention implementation: blocked on a CPU."
+    attention: Literal["auto", "blocked", "sdpa", "eager", "flex"] = option(
+        "auto",
+        "Attention implementation: auto is blocked on a CPU, else sdpa. flex, on a GPU, makes no mask of the whole "
+        "sequence and leaves other documents out.",
     )
     device: Literal["auto", "cpu"] = option("auto", "auto or cpu.")
 

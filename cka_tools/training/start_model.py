@@ -27,7 +27,7 @@ from cka_tools.errors import UserError, one_line
 from cka_tools.models.folder import check_folder, parse_spec
 from cka_tools.models.load import quiet_transformers
 from cka_tools.models.snapshot import fetch_snapshot
-from cka_tools.training.attention import BLOCKED, IMPLEMENTATIONS
+from cka_tools.training.attention import ANYWHERE, BLOCKED, FLEX, IMPLEMENTATIONS
 from cka_tools.training.checkpoint import copy_tokenizer, whole_folder
 
 AUTO = "auto"
@@ -86,7 +86,8 @@ def load_start(
         folder: a directory that `check_start` accepts.
         attention: one of `IMPLEMENTATIONS`, or "auto": blocked on a CPU, where it is half as fast again as
             SDPA, SDPA elsewhere and for models with attention dropout.
-        device_type: where it will be trained, as `torch.device.type` has it: chooses between the two.
+        device_type: where it will be trained, as `torch.device.type` has it: chooses between the two, and flex
+            attention is for a GPU alone.
         given: how the user named the directory, for errors.
 
     Raises:
@@ -97,12 +98,17 @@ def load_start(
         raise UserError(
             f"attention implementation {attention!r} is not offered: choose {', '.join(IMPLEMENTATIONS)} or {AUTO}"
         )
+    if device_type in ("cpu", "mps") and attention not in (AUTO, *ANYWHERE):
+        raise UserError(
+            f"attention implementation {attention!r} has no backward pass on {device_type!r}: "
+            f"choose {', '.join(ANYWHERE)} or {AUTO}"
+        )
     name = given or str(folder)
     model_class = CLASSES[check_start(folder, given)]
     dropout = read_config(folder).get("attention_dropout") or 0.0
-    if dropout and attention == BLOCKED:
+    if dropout and attention in (BLOCKED, FLEX):
         raise UserError(
-            f"start model {name!r} has attention dropout of {dropout}, which blocked attention does not "
+            f"start model {name!r} has attention dropout of {dropout}, which {attention} attention does not "
             f"offer: choose sdpa"
         )
     if attention == AUTO:

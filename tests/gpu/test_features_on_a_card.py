@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel, BitsAndBytesConfig
 
 import cka_tools
 from cka_tools import compare
@@ -180,6 +181,35 @@ def test_flash_attention_gives_what_sdpa_gives(in_memory: Callable[..., Any], te
         found.append(layers(opened([(model, tokenizer)], texts, torch.device("cuda"), "bfloat16")))
     for x, y in zip(*found, strict=True):
         assert np.abs((x - y) / y.std(0)).max() < BOUNDS["bfloat16"]
+
+
+@pytest.mark.parametrize("how", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}])
+def test_features_of_quantized_weights_are_those_of_the_package(
+    how: dict[str, Any],
+    fresh_model: Callable[..., Any],
+    fresh_tokenizer: Callable[..., Any],
+    texts: list[str],
+    device: torch.device,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    full, folder = tmp_path / "full", tmp_path / "quantized"
+    fresh_model("bert", hidden_size=64, intermediate_size=64, num_hidden_layers=3).save_pretrained(full)
+    place = {"": str(device)}
+    quantized = AutoModel.from_pretrained(full, quantization_config=BitsAndBytesConfig(**how), device_map=place)
+    quantized.save_pretrained(folder)
+    words = fresh_tokenizer()
+    words.save_pretrained(folder)
+    run = opened([folder], texts[:8], device)
+    found = layers(run)
+    plain = AutoModel.from_pretrained(folder, device_map=place).eval()
+    kept = [run.draws[0].documents[row].text for row in run.prepared[0].kept]
+    assert sorted(kept) == sorted(texts[:8])
+    for at, text in enumerate(kept):
+        ids = torch.tensor([words(text)["input_ids"]], device=device)
+        with torch.no_grad():
+            states = plain(input_ids=ids, output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(found[1][at], states[2][0].float().mean(0).cpu(), atol=5e-3)
 
 
 TWO = """

@@ -8,7 +8,7 @@ from transformers import ModernBertForMaskedLM
 
 from cka_tools.errors import UserError
 from cka_tools.processes import make_accelerator
-from cka_tools.training.attention import IMPLEMENTATIONS
+from cka_tools.training.attention import ANYWHERE
 from cka_tools.training.loop import LOSS_ROWS, PhaseState, adamw, check_fits, evaluate, run_steps, sequences_of
 from cka_tools.training.objectives import Objective, TargetLoss
 from cka_tools.training.packing import PackedTokens, pack_tokens
@@ -70,7 +70,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         make_accelerator(cpu=False)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ANYWHERE)
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_ten_sequences_are_learnt_by_heart(
     tiny_model: Build, pack: Callable[..., PackedTokens], objective: ObjectiveName, implementation: str

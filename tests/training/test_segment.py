@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertModel
 
 from cka_tools.errors import UserError
 from cka_tools.training import checkpoint, segment
-from cka_tools.training.attention import IMPLEMENTATIONS
+from cka_tools.training.attention import ANYWHERE
 from cka_tools.training.loop import sequences_of
 from cka_tools.training.packing import PackedTokens
 from cka_tools.training.recipe import Masking, OptimizerSettings, Phase
@@ -276,7 +276,7 @@ def test_a_second_process_is_kept_out(start: Start, detour: Path, tmp_path: Path
     decayed(detour, start[1], tmp_path / "d", report=again)
 
 
-@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize("attention", ANYWHERE)
 def test_a_decoder_learns_by_clm_and_mlm(tmp_path: Path, attention: str) -> None:
     data = write_start(tmp_path / "theta0", decoder=True)
     losses: dict[str, list[float]] = {"clm": [], "mlm": []}
