@@ -42,4 +42,6 @@ def failing_as(problem: str) -> Iterator[None]:
 def one_line(error: BaseException, limit: int = 160) -> str:
     """The first line of an exception's text, cut to `limit` characters, or its class name."""
     text = " ".join(str(error).split())
+    if isinstance(error, KeyError):  # whose text is the key alone
+        text = f"there is no {text}"
     return text if 0 < len(text) <= limit else (text[: limit - 1] + "…" if text else type(error).__name__)

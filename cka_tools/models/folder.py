@@ -14,6 +14,7 @@ import torch
 
 from cka_tools.bundled import bundled_data
 from cka_tools.errors import UserError, failing_as
+from cka_tools.formatting import quoted
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.\-]*/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?")
 _GRAMMAR = "write demo:NAME, a directory, org/name, org/name@revision, or BASE+ADAPTER"
@@ -175,6 +176,12 @@ def check_folder(given: str, folder: Path, *, allow_bin: bool = False) -> dict[s
     if not (folder / "config.json").is_file():
         raise UserError(f"model {given!r} has no config.json: {_inside(folder)}")
     config = read_object(folder / "config.json", given)
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        raise UserError(
+            f"model {given!r}: architectures in config.json is {quoted(classes)}, not a list of names of classes: "
+            "correct it, or write it with save_pretrained"
+        )
     for file in weight_files(folder, given, allow_bin=allow_bin):
         _check_whole(file, given)
     if not has_tokenizer(folder):

@@ -200,7 +200,7 @@ def load_weights(
     quantized = getattr(checkpoint.config, "quantization_config", None)
     # Quantized weights are made on the device where they stay.
     place = device_map or ({"": device} if quantized else None)
-    problem = f"model {given!r} cannot be loaded"
+    problem = f"model {given!r} cannot be loaded as its config.json says"
     if quantized:
         problem += f", its weights are quantized ({quantization(checkpoint.config)}): install what reads them, or"
         problem += " give a checkpoint in full precision"

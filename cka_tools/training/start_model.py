@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import safe_open
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     ModernBertConfig,
     ModernBertDecoderForCausalLM,
@@ -23,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cka_tools.errors import UserError, one_line
-from cka_tools.models.folder import check_folder, parse_spec
+from cka_tools.errors import UserError, failing_as
+from cka_tools.models.folder import check_folder, parse_spec, weight_files
 from cka_tools.models.load import quiet_transformers
 from cka_tools.models.snapshot import fetch_snapshot
 from cka_tools.training.attention import ANYWHERE, BLOCKED, FLEX, IMPLEMENTATIONS
@@ -45,11 +47,31 @@ def find_start(given: str) -> Path:
 
     Raises:
         UserError: not a model spec, a repository that cannot be fetched, a directory without config, weights
-            or tokenizer, or a class that cannot be trained here.
+            or tokenizer, a class that cannot be trained here, or a config that does not fit the weights.
     """
     folder = fetch_snapshot(parse_spec(given)).folder
-    check_start(folder, given)
+    _check_config(folder, given, CLASSES[check_start(folder, given)])
     return folder
+
+
+def _check_config(folder: Path, given: str, model_class: type[PreTrainedModel]) -> None:
+    """Raise a UserError where a config makes no model, or one of other shapes than the weights have."""
+    with (
+        failing_as(f"start model {given!r} cannot be made as its config.json says"),
+        quiet_transformers(),
+        torch.device("meta"),
+    ):
+        model = model_class._from_config(AutoConfig.from_pretrained(folder))
+    made = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for file in weight_files(folder, given):
+        with safe_open(file, "pt") as weights:
+            held = {name: weights.get_slice(name).get_shape() for name in weights.keys() if name in made}  # noqa: SIM118
+        for name, shape in held.items():
+            if shape != made[name]:
+                raise UserError(
+                    f"start model {given!r} has a {name} of {shape}, not the {made[name]} of its config.json: correct "
+                    "that, or give the weights that belong to it"
+                )
 
 
 def check_start(folder: Path, given: str | None = None) -> str:
@@ -106,6 +128,10 @@ def load_start(
     name = given or str(folder)
     model_class = CLASSES[check_start(folder, given)]
     dropout = read_config(folder).get("attention_dropout") or 0.0
+    if isinstance(dropout, int | float) and not 0 <= dropout < 1:
+        raise UserError(
+            f"start model {name!r} has attention dropout of {dropout}, not a share of 0 to below 1: correct config.json"
+        )
     if dropout and attention in (BLOCKED, FLEX):
         raise UserError(
             f"start model {name!r} has attention dropout of {dropout}, which {attention} attention does not "
@@ -113,14 +139,11 @@ def load_start(
         )
     if attention == AUTO:
         attention = BLOCKED if device_type == "cpu" and not dropout else "sdpa"
-    try:
-        with quiet_transformers():
-            model, info = model_class.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"start model {name!r} cannot be loaded ({one_line(error)})") from error
+    with failing_as(f"start model {name!r} cannot be loaded as its config.json says"), quiet_transformers():
+        model, info = model_class.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"start model {name!r} lacks the weights of {missing[0]} (and {len(missing) - 1} more): "
@@ -159,7 +182,8 @@ def shaped_config(config: dict[str, Any], layers: int, hidden: int) -> dict[str,
     heads = max(1, hidden // width)
     if layers < 1 or hidden < 2 or hidden % heads or hidden // heads % 2:
         raise UserError(f"shape {layers}x{hidden} does not fit: give layers x hidden size, a multiple of {width}")
-    kinds = config["layer_types"]
+    # Of older files other settings say which layers are local.
+    kinds = config.get("layer_types") or ModernBertConfig(**config).layer_types
     every = next((i for i in range(1, len(kinds)) if kinds[i] == kinds[0]), 3)
     return config | {
         "num_hidden_layers": layers,

@@ -61,6 +61,23 @@ def edit_config(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.parametrize("classes", ["BertModel", 3, True, [1], {"a": 1}])
+def test_architectures_that_are_no_list_of_names_are_refused(copied: Path, classes: object) -> None:
+    edit_config(copied, architectures=classes)
+    assert "architectures in config.json is" in refusal(copied)
+
+
+@pytest.mark.parametrize("classes", [None, []])
+def test_a_config_may_name_no_architecture(copied: Path, classes: object) -> None:
+    edit_config(copied, architectures=classes)
+    assert load_model(copied, device="cpu").blocks
+
+
+def test_an_unknown_activation_is_named(copied: Path) -> None:
+    edit_config(copied, hidden_act="nope")
+    assert refusal(copied).endswith("cannot be loaded as its config.json says: there is no 'nope'")
+
+
 def test_weights_quantized_by_an_unknown_method_are_refused(copied: Path) -> None:
     """They would else be read as if their numbers were the weights."""
     edit_config(copied, quantization_config={"quant_method": "of-our-own", "bits": 8})
