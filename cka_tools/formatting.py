@@ -9,7 +9,6 @@ from pathlib import PurePath
 from typing import Any
 
 from cka_tools.errors import UserError
-from cka_tools.manifest import NOISE_IN_WORDS
 
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
 
@@ -322,6 +321,22 @@ def layers_in_words(layers: Sequence[int]) -> str:
 def level_in_words(summary: dict[str, Any]) -> str:
     """The level of a run's intervals: "95 %"."""
     return f"{100 * summary['interval']['level']:g} %"
+
+
+NOISE_IN_WORDS: dict[str, str] = {
+    "masks": "the same data in the same order with other masks",
+    "order": "the data in another order with other masks",
+    "unknown": "a run whose manifest does not say in what it differs",
+}
+"""What a control is, beside the model that it is a control of."""
+
+
+DIFFER_IN: dict[str, str] = {
+    "masks": "masks",
+    "order": "masks and the order of the data",
+    "unknown": "what their manifests do not say",
+}
+"""In what runs of one group differ, by kind of noise: completes "checkpoints that differ in …"."""
 
 
 def noise_sentence(of: str, kinds: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cka_tools.errors import UserError
+from cka_tools.forms import NUMBER, TEXT, WHOLE, fault_in
 
 MANIFEST = "training.json"
 RUN, FINAL = "run.json", "final"
@@ -19,20 +20,17 @@ RUN, FINAL = "run.json", "final"
 LOSSES, HELD_OUT = "loss.csv", "held_out.csv"
 
 NoiseKind = Literal["masks", "order", "unknown"]
-NOISE_IN_WORDS: dict[str, str] = {
-    "masks": "the same data in the same order with other masks",
-    "order": "the data in another order with other masks",
-    "unknown": "a run whose manifest does not say in what it differs",
-}
-"""What a control is, beside the model that it is a control of."""
 
-
-DIFFER_IN: dict[str, str] = {
-    "masks": "masks",
-    "order": "masks and the order of the data",
-    "unknown": "what their manifests do not say",
-}
-"""In what runs of one group differ, by kind of noise: completes "checkpoints that differ in …"."""
+PHASE = {"name": str, "objective": str, "tokens": int}
+RECIPE = {"phases": [PHASE], "name?": TEXT, "scale?": TEXT}
+FORM = {
+    "recipe?": RECIPE, "phase?": PHASE, "start?": TEXT, "corpus?": TEXT, "model?": TEXT, "segment?": TEXT,
+    "key?": ({"parent_weights_sha256": str, "phase": PHASE, "phase_index": int}, None),
+    "data_sha256?": TEXT, "weights_sha256?": TEXT, "weights_dtype?": str, "optimizer_sha256?": TEXT,
+    "state_sha256?": TEXT, "seed?": WHOLE, "data_seed?": WHOLE, "tokens?": WHOLE, "run_tokens?": WHOLE,
+    "next_sequence?": WHOLE, "final_loss?": (NUMBER, {"*": NUMBER}), "notes?": [str],
+}  # fmt: skip
+"""What is read of a manifest, as `forms` has it."""
 
 
 def read_manifest(folder: Path | None) -> dict[str, Any] | None:
@@ -42,7 +40,7 @@ def read_manifest(folder: Path | None) -> dict[str, Any] | None:
     `data_seed`, one number fixed both: it is filled in.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is not of `FORM`.
     """
     if folder is None:
         return None
@@ -55,6 +53,8 @@ def read_manifest(folder: Path | None) -> dict[str, Any] | None:
         raise UserError(f"manifest {str(file)!r} cannot be read: remove its directory") from error
     if not isinstance(manifest, dict):
         raise UserError(f"manifest {str(file)!r} holds no JSON object: remove its directory")
+    if fault := fault_in(manifest, FORM, whole="it"):
+        raise UserError(f"manifest {str(file)!r} was not written by `cka train` ({fault}): correct it, or move it away")
     if "seed" in manifest:
         manifest.setdefault("data_seed", manifest["seed"])
     return manifest
@@ -106,7 +106,7 @@ def identical_until(one: Mapping[str, Any] | None, other: Mapping[str, Any] | No
     key, other_key = one.get("key"), other.get("key")
     if key and other_key:
         parent, other_parent = key["parent_weights_sha256"], other_key["parent_weights_sha256"]
-        if key == other_key or one["weights_sha256"] == other_parent or other["weights_sha256"] == parent:
+        if key == other_key or one.get("weights_sha256") == other_parent or other.get("weights_sha256") == parent:
             return THE_EARLIER
         trained = min(key["phase_index"], other_key["phase_index"]) > 0
         return f"the phase {key['phase']['name']!r}" if trained and parent == other_parent else None

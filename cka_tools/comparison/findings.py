@@ -12,6 +12,7 @@ from cka_tools.comparison.results import Ablation, Comparison, Contrast, ModelMa
 from cka_tools.comparison.verdict import verdict
 from cka_tools.formatting import (
     NEEDLE_PROBES,
+    NOISE_IN_WORDS,
     contrast_sentence,
     counted,
     fine_tuning_in_words,
@@ -35,7 +36,6 @@ from cka_tools.formatting import (
     times_interval,
     tokens_in_words,
 )
-from cka_tools.manifest import NOISE_IN_WORDS
 
 NAME_LETTERS, TITLE_LETTERS = 60, 40
 

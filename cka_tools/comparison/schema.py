@@ -1,15 +1,9 @@
-"""What the record and arrays of a run must hold, checked when a run is read: it may come from anywhere.
-
-A form is a type, a set of values, a list of one form, a mapping of names (with "?" behind what may lack, or
-"*" for any name) to forms, a tuple of alternatives, or None. What is there beyond the form is let be.
-"""
+"""What the record and arrays of a run must hold, checked when a run is read: it may come from anywhere."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -29,14 +23,9 @@ from cka_tools.comparison.record import (
     TRANSPLANT,
     JsonObject,
 )
-from cka_tools.formatting import NEEDLE_PROBES, quoted
-from cka_tools.manifest import DIFFER_IN, NOISE_IN_WORDS
+from cka_tools.formatting import DIFFER_IN, NEEDLE_PROBES, NOISE_IN_WORDS
+from cka_tools.forms import NUMBER, TEXT, WHOLE, Form, fault_in
 
-Form = Any
-LARGEST = 1e18
-"""Of a number: beyond it nothing here counts or measures."""
-
-NUMBER, TEXT, WHOLE = (float, None), (str, None), (int, None)
 INTERVAL = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "reason?": TEXT}
 VALUE = {"value": float, "ci_low": NUMBER, "ci_high": NUMBER, "reason?": TEXT}
 REASONED = (VALUE, {"value": None, "ci_low": None, "ci_high": None, "reason": str})
@@ -218,53 +207,12 @@ def _form(record: JsonObject, kind: str) -> Form:
 
 def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
     """What is wrong with a run, in words; None where nothing is."""
-    fault = _fault(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
-    fault = fault or _fault(record, _form(record, kind), "")
+    fault = fault_in(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
+    fault = fault or fault_in(record, _form(record, kind), "")
     if not fault and kind != ABLATION:  # version 0.1 kept none of those
         settings = READING if kind in (TRANSPLANT, HEALTH) else TUNED if kind == EVALUATION else SETTINGS
-        fault = _fault(record["provenance"], {"settings": settings}, "provenance")
+        fault = fault_in(record["provenance"], {"settings": settings}, "provenance")
     return fault or _unfit(record, arrays, kind)
-
-
-def _fault(value: Any, form: Form, at: str) -> str | None:
-    if isinstance(form, tuple):
-        faults = [_fault(value, one, at) for one in form]
-        return None if None in faults else faults[0]
-    if isinstance(form, dict):
-        return _fault_in_object(value, form, at)
-    if isinstance(form, list):
-        if not isinstance(value, list):
-            return f"{at} is {quoted(value)}, not a list"
-        return next((fault for i, one in enumerate(value) if (fault := _fault(one, form[0], f"{at}[{i}]"))), None)
-    if isinstance(form, set):
-        fits, words = isinstance(value, str) and value in form, f"one of {', '.join(sorted(form))}"
-    elif form is None:
-        fits, words = value is None, "null"
-    elif form in (int, float):
-        number = isinstance(value, int | form) and not isinstance(value, bool)
-        fits, words = number and abs(value) < LARGEST and math.isfinite(value), "a number of such a size"
-    else:
-        fits, words = (
-            isinstance(value, form),
-            {str: "text", bool: "true or false", dict: "an object"}.get(form, "a list"),
-        )
-    return None if fits else f"{at} is {quoted(value)}, not {words}"
-
-
-def _fault_in_object(value: Any, form: dict[str, Form], at: str) -> str | None:
-    if not isinstance(value, dict):
-        return f"{at or 'the record'} is {quoted(value)}, not an object"
-    if "*" in form:
-        form = dict.fromkeys(value, form["*"])
-    for key, inner in form.items():
-        name = key.removesuffix("?")
-        place = f"{at}.{name}" if at else name
-        if name not in value:
-            if key == name:
-                return f"there is no {place}"
-        elif fault := _fault(value[name], inner, place):
-            return fault
-    return None
 
 
 def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
@@ -282,7 +230,7 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         if not record["layers"] or not any(pair["role"] == "pair" for pair in pairs):
             return "it has no layers, or no pair"
         measures = dict.fromkeys(record["layers"][0]["measures"], INTERVAL)
-        if fault := _fault(record["layers"], [{"measures": measures}], "layers"):
+        if fault := fault_in(record["layers"], [{"measures": measures}], "layers"):
             return fault
         size = (len(record["matrix"]["layers_a"]), len(record["matrix"]["layers_b"]))
         shapes = {f"matrix.{estimator}": size for estimator in ESTIMATORS}
@@ -293,7 +241,7 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         depth = max(len(pair["layers"]) for pair in checkpoints)
         shapes = {"x": (len(checkpoints),), "divergence.debiased": (len(checkpoints), depth)}
     elif kind == MATRIX:
-        if fault := _fault(models, [{"weights_sha256": TEXT}], "provenance.models"):
+        if fault := fault_in(models, [{"weights_sha256": TEXT}], "provenance.models"):
             return fault
         if sorted(record["linkage"]["order"]) != list(range(len(models))):
             return "linkage.order does not name every model once"
@@ -306,7 +254,7 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         if not all(one["quantities"] for one in readouts):
             return "a readout of summary.readouts has no quantity"
         names = [f"{one['name']}.{q['name']}" for one in readouts for q in one["quantities"]]
-        if fault := _fault(pairs, [{"readouts": dict.fromkeys(names, IN_CELL)}], "pairs"):
+        if fault := fault_in(pairs, [{"readouts": dict.fromkeys(names, IN_CELL)}], "pairs"):
             return fault
     elif kind == CONTRAST and len(record["summary"]["groups"]) != 2:
         return f"summary.groups has {len(record['summary']['groups'])} groups, not 2"
@@ -321,7 +269,7 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
         if len(record["summary"]["readouts"]) != 1:
             return "summary.readouts is not of one readout"
         shuffled = dict.fromkeys(("shuffled", "selectivity"), OF_PROBE) if record["summary"]["label_shuffle"] else {}
-        if fault := _fault(found, [{"layers": [shuffled]}], "models"):
+        if fault := fault_in(found, [{"layers": [shuffled]}], "models"):
             return fault
         depth = max(len(one["layers"]) for one in found)
         shapes = {"accuracy": (len(found), depth, record["summary"]["n_documents"])}
@@ -344,7 +292,7 @@ def _unfit(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> s
                 return "a layer has a ratio, and no control"
             # Tables of several pairs name the measures once.
             measures = dict.fromkeys(pair["layers"][0].get("measures", {}), INTERVAL)
-            if fault := _fault(layer.get("measures", {}), measures, "measures"):
+            if fault := fault_in(layer.get("measures", {}), measures, "measures"):
                 return fault
     for name, shape in shapes.items():
         if name not in arrays:
@@ -375,14 +323,14 @@ def _unfit_evaluation(record: JsonObject) -> str | None:
         names = ["mean"] if one["task"] is None else [q["name"] for q in tasks[one["task"]]["quantities"]]
         if one["task"] is not None and tasks[one["task"]]["headline"] not in names:
             return "a task's headline is not among its quantities"
-        if fault := _fault(one["readouts"], dict.fromkeys(names, dict), "readouts"):
+        if fault := fault_in(one["readouts"], dict.fromkeys(names, dict), "readouts"):
             return fault
         if any(not 0 <= one[side] < len(models) for side in "ab" if side in one):
             return "a difference is of a model that is not there"
         if "runs" in one and one["task"] is not None:
             if [run["seed"] for run in one["runs"]] != seeds:
                 return "scores are not of the seeds of the summary"
-            if fault := _fault(one["runs"], [{"readouts": dict.fromkeys(names, float)}], "runs"):
+            if fault := fault_in(one["runs"], [{"readouts": dict.fromkeys(names, float)}], "runs"):
                 return fault
     return None
 
@@ -421,17 +369,17 @@ def _unfit_readouts(record: JsonObject, kind: str) -> str | None:
         names = [name for name in names if not name.startswith("divergence.")]
     form = {"readouts": dict.fromkeys(names, dict)}
     parts = {TRANSPLANT: ("ends", "hybrids"), INTERPOLATION: ("points",), HEALTH: ("models",)}[kind]
-    if fault := next((found for part in parts if (found := _fault(record[part], [form], part))), None):
+    if fault := next((found for part in parts if (found := fault_in(record[part], [form], part))), None):
         return fault
     if kind == HEALTH:
         told = {name: dict for name in names if not name.endswith(".perplexity")}
-        return _fault(record["differences"], [{"readouts": told}], "differences")
+        return fault_in(record["differences"], [{"readouts": told}], "differences")
     if kind == INTERPOLATION:
         if len(record["summary"]["names"]) != 2:
             return f"summary.names has {len(record['summary']['names'])} names, not 2"
         ends = [one["divergence"] for one in record["points"]]
-        return _fault(ends, [dict.fromkeys(ends[0], INTERVAL)], "points.divergence")
+        return fault_in(ends, [dict.fromkeys(ends[0], INTERVAL)], "points.divergence")
     sizes = Counter(one["direction"] for one in record["hybrids"])
     if len(set(sizes.values())) != 1:
         return "its directions have different numbers of hybrids"
-    return _fault(record["gap"], dict.fromkeys(names, INTERVAL), "gap")
+    return fault_in(record["gap"], dict.fromkeys(names, INTERVAL), "gap")

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cka_tools.formatting import quantities, recovery_refusals, shorten
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.formatting import NOISE_IN_WORDS, quantities, recovery_refusals, shorten
 from cka_tools.plotting.layer_curves import numbers
 from cka_tools.plotting.style import (
     BAND,

@@ -13,6 +13,7 @@ from cka_tools.comparison.results import Contrast, ModelMatrix, RunResult, Traje
 from cka_tools.comparison.summary import Column as SummaryColumn
 from cka_tools.comparison.summary import SummaryTable
 from cka_tools.formatting import (
+    DIFFER_IN,
     NOTHING,
     contrast_sentence,
     counted,
@@ -30,7 +31,6 @@ from cka_tools.formatting import (
     times,
     times_interval,
 )
-from cka_tools.manifest import DIFFER_IN
 from cka_tools.terminal.output import say, say_remarks, say_settings
 from cka_tools.terminal.tables import Column, divergence_columns, fitted_table, natural_width, print_table
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cka_tools.comparison.readout_results import Health, Interpolation, Transplant
 from cka_tools.formatting import (
+    NOISE_IN_WORDS,
     NOTHING,
     counted,
     in_unit,
@@ -20,7 +21,6 @@ from cka_tools.formatting import (
     settings_in_words,
     shorten,
 )
-from cka_tools.manifest import NOISE_IN_WORDS
 from cka_tools.readouts.fill import Filled
 from cka_tools.terminal.output import say, say_remarks
 from cka_tools.terminal.tables import ALWAYS, Column, print_table

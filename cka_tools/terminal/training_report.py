@@ -11,7 +11,8 @@ from rich.console import Console
 
 from cka_tools.errors import UserError, one_line
 from cka_tools.formatting import counted, printable, three_decimals
-from cka_tools.manifest import HELD_OUT, LOSSES, MANIFEST, RUN, read_manifest
+from cka_tools.forms import fault_in
+from cka_tools.manifest import FORM, HELD_OUT, LOSSES, MANIFEST, RECIPE, RUN, read_manifest
 from cka_tools.terminal.output import say
 from cka_tools.terminal.tables import Column, print_table
 
@@ -34,6 +35,8 @@ def training_data(folder: Path) -> Data:
     """
     manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
     run = manifest if manifest is not None else _read(folder / RUN)
+    if fault := fault_in(run, FORM | {"recipe": RECIPE}, whole=RUN):
+        raise UserError(f"{str(folder)!r} is not a whole training run ({fault}): train it again")
     try:
         phases = [{name: phase[name] for name in ("name", "objective", "tokens")} for phase in run["recipe"]["phases"]]
         losses = _losses(folder)
@@ -57,7 +60,7 @@ def training_data(folder: Path) -> Data:
             "finished": manifest is None and done >= wanted,
             "checkpoint": manifest is not None,
             "losses": losses,
-            "held_out": _table(folder / HELD_OUT, tokens=int, loss=float),
+            "held_out": _table(folder / HELD_OUT, checkpoint=str, phase=str, objective=str, tokens=int, loss=float),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
@@ -87,6 +90,7 @@ def _losses(folder: Path) -> list[Data]:
 
 
 COLUMNS: dict[str, Any] = {
+    "phase": str,
     "step": int,
     "tokens": int,
     "learning_rate": float,
@@ -112,7 +116,7 @@ def print_training(data: Data, folder: Path, console: Console) -> None:
     left: Any = "left"
     columns = [
         Column("phase", [printable(phase["name"]) for phase in phases], justify=left),
-        Column("objective", [phase["objective"].upper() for phase in phases], justify=left),
+        Column("objective", [printable(phase["objective"].upper()) for phase in phases], justify=left),
         Column("tokens", [f"{phase['tokens']:,}" for phase in phases]),
         Column("first loss", [three_decimals(phase.get("first_loss")) for phase in phases]),
         Column("last loss", [three_decimals(phase.get("last_loss")) for phase in phases]),
@@ -139,7 +143,7 @@ def print_training(data: Data, folder: Path, console: Console) -> None:
         ]
         for objective in dict.fromkeys(row["objective"] for row in held):
             cells = [three_decimals(by_place.get((checkpoint, objective))) for checkpoint, *_ in places]
-            columns.append(Column(f"{objective.upper()} loss", cells))
+            columns.append(Column(f"{printable(objective.upper())} loss", cells))
         print_table(console, columns, HELD_OUT)
     say(console, _stand(data, folder), style="bold")
 

@@ -16,7 +16,7 @@ from cka_tools.comparison import compare
 from cka_tools.comparison import pairs as pairs_engine
 from cka_tools.comparison.results import Ablation
 from cka_tools.compute import FeatureRun
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.formatting import NOISE_IN_WORDS
 from cka_tools.models import CausalSource, as_source, load_model
 
 SMALL = ("--sequence-length", 16, "--sequences-per-step", 2, "--precision", "float32", "--device", "cpu")

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from cka_tools import compare, trajectory
-from cka_tools.formatting import ratio_sentence
-from cka_tools.manifest import MANIFEST, NOISE_IN_WORDS
+from cka_tools.formatting import NOISE_IN_WORDS, ratio_sentence
+from cka_tools.manifest import MANIFEST
 from cka_tools.terminal.output import print_result
 
 MANIFESTS: dict[str, dict[str, Any] | None] = {

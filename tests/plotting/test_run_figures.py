@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from synthetic_comparison import make_comparison
 
 from cka_tools import Trajectory
-from cka_tools.manifest import NOISE_IN_WORDS
+from cka_tools.formatting import NOISE_IN_WORDS
 from cka_tools.plotting import ablation_figure, comparison_figure, matrix_figure, trajectory_figure
 from cka_tools.plotting.ablation_page import SHARES
 

@@ -109,6 +109,15 @@ def test_held_out_losses_are_measured_kept_and_shown(cka: Cka, given: tuple[str,
     (out / "loss.csv").unlink()
     assert "Not finished: 1,280 of 1,408 tokens" in " ".join(cka("show", out)[1].split())
     assert "A checkpoint at 1,280 of 1,408 tokens" in " ".join(cka("show", out / "1-detour")[1].split())
+    # What files say is shown as text, whatever it is; a table without its columns is none.
+    manifest = json.loads((out / "1-detour" / "training.json").read_text())
+    manifest["recipe"]["phases"][0] |= {"objective": "c\x1b[31m", "name": "d\x1b[2J"}
+    (out / "1-detour" / "training.json").write_text(json.dumps(manifest))
+    code, shown, _ = cka("show", out / "1-detour")
+    assert code == 0
+    assert "\x1b[" not in shown
+    (out / "1-detour" / "held_out.csv").write_text("checkpoint,tokens\n1,2\n")
+    assert "is not a whole training run (KeyError: there is no 'phase')" in cka("show", out / "1-detour")[2]
     (out / "run.json").write_text("{}")
     code, printed, err = cka("show", out)
     assert (code, printed, err.count("\n")) == (2, "", 1)
