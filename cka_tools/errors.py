@@ -35,7 +35,10 @@ def failing_as(problem: str) -> Iterator[None]:
     """Say what goes wrong inside in one line, behind what it means."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        # Compiled packages (tokenizers) end in panics, which are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(f"{problem}: {one_line(error)}") from error
 
 

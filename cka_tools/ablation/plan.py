@@ -14,18 +14,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import Cell, check_axis, make_cells
-from cka_tools.ablation.starts import (
-    SECOND_SHAPE,
-    START_SEED,
-    Start,
-    StartKey,
-    find_starts,
-    load_tokenizer,
-    tokenizer_hash,
-)
+from cka_tools.ablation.starts import SECOND_SHAPE, START_SEED, Start, StartKey, find_starts, tokenizer_hash
 from cka_tools.ablation.tree import Budget, Tree, grow_tree
 from cka_tools.documents import stream_documents
 from cka_tools.errors import UserError
+from cka_tools.models.load import load_tokenizer
 from cka_tools.training.options import AblationSettings
 from cka_tools.training.packing import PackedTokens, pack_texts
 from cka_tools.training.recipe import SCALES, START_TOKENS
@@ -44,7 +37,7 @@ class PackedCorpus:
         self.epochs = epochs
         self.length = length
         self.texts = [document.text for document in stream_documents(spec)]
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(tokenizer_of)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(str(tokenizer_of), tokenizer_of)
         digest = hashlib.sha256()
         for text in self.texts:
             content = text.encode("utf-8", "surrogatepass")

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cka_tools.ablation.axes import StartName
 from cka_tools.errors import UserError
 from cka_tools.manifest import read_manifest, trained_tokens
 from cka_tools.models.folder import hash_json, hash_weights
-from cka_tools.models.load import quiet_transformers
+from cka_tools.models.load import load_tokenizer
 from cka_tools.training.recipe import Phase
 from cka_tools.training.start_model import DEFAULT_START, find_start, parse_shape, read_config, shaped_config
 
@@ -93,7 +93,7 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
     starts = list(encoders)
     for one in encoders if with_decoder else ():
         starts.append(given_decoders.get(one.size) or Start("decoder", one.size, None, one.config))
-    words = {tokenizer_hash(load_tokenizer(start.folder)) for start in starts if start.folder is not None}
+    words = {tokenizer_hash(load_tokenizer(start.given, start.folder)) for start in starts if start.folder is not None}
     if len(words) > 1:
         raise UserError("the start models have different tokenizers: give models of one tokenizer")
     return starts, template
@@ -102,11 +102,6 @@ def find_starts(given: list[str], decoders: list[str], *, with_decoder: bool) ->
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of a tokenizer's vocabulary."""
     return hash_json(tokenizer.get_vocab())
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with quiet_transformers():
-        return AutoTokenizer.from_pretrained(folder)
 
 
 def _start(name: StartName, given: str, models: dict[str, Path], template: Path) -> Start:

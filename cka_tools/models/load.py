@@ -341,15 +341,16 @@ def _load_config(given: str, folder: Path, written: dict[str, Any], trust: bool)
     return config
 
 
-def load_tokenizer(given: str, folder: Path, trust: bool) -> Any:
+def load_tokenizer(given: str, folder: Path, trust: bool = False) -> Any:
     """The tokenizer in a directory.
 
     Raises:
         UserError: it cannot be loaded, or has no vocabulary.
     """
     cure = "write it with tokenizer.save_pretrained"
-    with failing_as(f"model {given!r}: its tokenizer cannot be loaded, {cure}"):
+    with failing_as(f"model {given!r}: its tokenizer cannot be loaded, {cure}"), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        tokenizer("a b")  # some are found to be damaged by their first text
     # A tokenizer_config.json alone gives a tokenizer of special tokens only, without an error.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError(f"model {given!r}: its tokenizer has no vocabulary: save it with save_pretrained")

@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     ModernBertConfig,
     ModernBertDecoderForCausalLM,
     ModernBertForMaskedLM,
@@ -27,7 +26,7 @@ from transformers import (
 
 from cka_tools.errors import UserError, failing_as
 from cka_tools.models.folder import check_folder, parse_spec, weight_files
-from cka_tools.models.load import quiet_transformers
+from cka_tools.models.load import load_tokenizer, quiet_transformers
 from cka_tools.models.snapshot import fetch_snapshot
 from cka_tools.training.attention import ANYWHERE, BLOCKED, FLEX, IMPLEMENTATIONS
 from cka_tools.training.checkpoint import copy_tokenizer, whole_folder
@@ -143,7 +142,7 @@ def load_start(
         model, info = model_class.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(name, folder)
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"start model {name!r} lacks the weights of {missing[0]} (and {len(missing) - 1} more): "

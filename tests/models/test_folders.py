@@ -78,6 +78,18 @@ def test_an_unknown_activation_is_named(copied: Path) -> None:
     assert refusal(copied).endswith("cannot be loaded as its config.json says: there is no 'nope'")
 
 
+def test_a_tokenizer_that_panics_is_refused_in_one_line(copied: Path) -> None:
+    """Which Rust does beyond `Exception`: here at a text, as a special token is not in the table of them."""
+    file = copied / "tokenizer.json"
+    written = json.loads(file.read_text())
+    written["post_processor"] = {
+        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}], "pair": [],
+        "special_tokens": {},
+    }  # fmt: skip
+    file.write_text(json.dumps(written))
+    assert "its tokenizer cannot be loaded, write it with tokenizer.save_pretrained" in refusal(copied)
+
+
 def test_weights_quantized_by_an_unknown_method_are_refused(copied: Path) -> None:
     """They would else be read as if their numbers were the weights."""
     edit_config(copied, quantization_config={"quant_method": "of-our-own", "bits": 8})
