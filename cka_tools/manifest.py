@@ -25,12 +25,12 @@ PHASE = {"name": str, "objective": str, "tokens": int}
 RECIPE = {"phases": [PHASE], "name?": TEXT, "scale?": TEXT}
 FORM = {
     "recipe?": RECIPE, "phase?": PHASE, "start?": TEXT, "corpus?": TEXT, "model?": TEXT, "segment?": TEXT,
-    "key?": ({"parent_weights_sha256": str, "phase": PHASE, "phase_index": int}, None),
+    "key?": ({"parent_weights_sha256": str, "phase": {"name": str}, "phase_index": int}, None),
     "data_sha256?": TEXT, "weights_sha256?": TEXT, "weights_dtype?": str, "optimizer_sha256?": TEXT,
     "state_sha256?": TEXT, "seed?": WHOLE, "data_seed?": WHOLE, "tokens?": WHOLE, "run_tokens?": WHOLE,
     "next_sequence?": WHOLE, "final_loss?": (NUMBER, {"*": NUMBER}), "notes?": [str],
 }  # fmt: skip
-"""What is read of a manifest, as `forms` has it."""
+"""What is read of a manifest that `cka train` wrote, as `forms` has it."""
 
 
 def read_manifest(folder: Path | None) -> dict[str, Any] | None:
@@ -40,7 +40,7 @@ def read_manifest(folder: Path | None) -> dict[str, Any] | None:
     `data_seed`, one number fixed both: it is filled in.
 
     Raises:
-        UserError: it cannot be read, or is not of `FORM`.
+        UserError: it cannot be read. What it holds may still be anything: other programs write such files too.
     """
     if folder is None:
         return None
@@ -53,8 +53,6 @@ def read_manifest(folder: Path | None) -> dict[str, Any] | None:
         raise UserError(f"manifest {str(file)!r} cannot be read: remove its directory") from error
     if not isinstance(manifest, dict):
         raise UserError(f"manifest {str(file)!r} holds no JSON object: remove its directory")
-    if fault := fault_in(manifest, FORM, whole="it"):
-        raise UserError(f"manifest {str(file)!r} was not written by `cka train` ({fault}): correct it, or move it away")
     if "seed" in manifest:
         manifest.setdefault("data_seed", manifest["seed"])
     return manifest
@@ -100,9 +98,11 @@ def identical_until(one: Mapping[str, Any] | None, other: Mapping[str, Any] | No
         one, other: as `read_manifest` gives them; None where a checkpoint has none.
 
     Returns:
-        Words that complete "the same run until …"; None where the manifests show no such thing.
+        Words that complete "the same run until …"; None where the manifests show no such thing, or are not of `FORM`.
     """
     one, other = one or {}, other or {}
+    if any(fault_in(side, FORM) for side in (one, other)):
+        return None
     key, other_key = one.get("key"), other.get("key")
     if key and other_key:
         parent, other_parent = key["parent_weights_sha256"], other_key["parent_weights_sha256"]
