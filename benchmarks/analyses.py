@@ -109,16 +109,14 @@ def main() -> None:
         loaded: list[LoadedModel] = [load_model(one, device="cpu") for one in made]
         for way in ways(made[:2], options).values():
             way()  # imports, and files in the system's cache
-        from cka_tools.comparison import pairs, run_contrast, run_matrix, run_trajectory
+        from cka_tools.comparison import run_contrast, run_matrix, run_trajectory
         from cka_tools.interventions import run_health
         from cka_tools.probes import run_probe
 
         for module in (run_contrast, run_matrix, run_trajectory, run_health, run_probe, __import__("__main__")):
             watch.around("open", module, "open_run")
         watch.around("load", SpecSource, "load")
-        for module in (gathered_rows, pairs):
-            if hasattr(module, "run_batches"):
-                watch.around("passes", module, "run_batches")
+        watch.around("passes", gathered_rows, "run_batches")
         watch.around("passes", of_models, "read_variants")
         for count in options.models:
             for name, way in ways(made[:count], options).items():

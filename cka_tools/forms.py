@@ -25,7 +25,7 @@ def fault_in(value: Any, form: Form, at: str = "", whole: str = "the record") ->
         at: where the value lies, as "pairs[0].layers". whole: what all of it is called.
     """
     if isinstance(form, tuple):
-        faults = [fault_in(value, one, at) for one in form]
+        faults = [fault_in(value, one, at, whole) for one in form]
         return None if None in faults else faults[0]
     if isinstance(form, dict):
         return _fault_in_object(value, form, at, whole)

@@ -207,8 +207,8 @@ def _form(record: JsonObject, kind: str) -> Form:
 
 def find_fault(record: JsonObject, arrays: Mapping[str, np.ndarray], kind: str) -> str | None:
     """What is wrong with a run, in words; None where nothing is."""
-    fault = fault_in(record, {"summary": dict, "pairs": list, "provenance": dict}, "")
-    fault = fault or fault_in(record, _form(record, kind), "")
+    fault = fault_in(record, {"summary": dict, "pairs": list, "provenance": dict})
+    fault = fault or fault_in(record, _form(record, kind))
     if not fault and kind != ABLATION:  # version 0.1 kept none of those
         settings = READING if kind in (TRANSPLANT, HEALTH) else TUNED if kind == EVALUATION else SETTINGS
         fault = fault_in(record["provenance"], {"settings": settings}, "provenance")

@@ -140,8 +140,7 @@ class _Adapter:
             )
         self.tokenizer: Any = None
         if has_tokenizer(folder):
-            with quiet_transformers():
-                self.tokenizer = load_tokenizer(given, folder, False)
+            self.tokenizer = load_tokenizer(given, folder)
 
     def fingerprint(self) -> dict[str, Any]:
         """Hashes, JSON-ready; that of the config is also of the version of PEFT, whose code runs it."""

@@ -120,7 +120,7 @@ def open_checkpoint(spec: ModelSpec, *, trust_remote_code: bool = False, allow_b
     written = check_folder(spec.given, folder, allow_bin=allow_bin)
     with quiet_transformers():
         config = _load_config(spec.given, folder, written, trust_remote_code)
-        tokenizer = load_tokenizer(spec.given, folder, trust_remote_code)
+    tokenizer = load_tokenizer(spec.given, folder, trust_remote_code)
     notes, method = found.notes, quantization(config)
     if method is not None:
         notes = [*notes, f"The weights of {spec.given} are quantized ({method}): its features are of these weights."]

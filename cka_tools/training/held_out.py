@@ -42,7 +42,7 @@ def pack_for(texts: Sequence[str], start: Path, recipe: Recipe) -> PackedTokens:
     Raises:
         UserError: too few for one sequence.
     """
-    tokenizer = load_tokenizer(str(start), start, False)
+    tokenizer = load_tokenizer(str(start), start)
     packed = pack_held_out(texts, tokenizer, recipe.sequence_length)
     return packed.part(range(max(1, min(packed.sequences, MOST_TOKENS // recipe.sequence_length))))
 

@@ -64,13 +64,13 @@ def _check_config(folder: Path, given: str, model_class: type[PreTrainedModel]) 
     made = {name: list(value.shape) for name, value in model.state_dict().items()}
     for file in weight_files(folder, given):
         with safe_open(file, "pt") as weights:
-            held = {name: weights.get_slice(name).get_shape() for name in weights.keys() if name in made}  # noqa: SIM118
-        for name, shape in held.items():
-            if shape != made[name]:
-                raise UserError(
-                    f"start model {given!r} has a {name} of {shape}, not the {made[name]} of its config.json: correct "
-                    "that, or give the weights that belong to it"
-                )
+            for name in weights.keys():  # noqa: SIM118
+                shape = weights.get_slice(name).get_shape()
+                if shape != made.get(name, shape):
+                    raise UserError(
+                        f"start model {given!r} has a {name} of {shape}, not the {made[name]} of its config.json: "
+                        "correct that, or give the weights that belong to it"
+                    )
 
 
 def check_start(folder: Path, given: str | None = None) -> str:
